@@ -1,0 +1,61 @@
+# Third-party libraries, all from the distribution; each becomes one target agoq::NAME. What is missing is reported at
+# once, by the name of the Debian package that brings it.
+set(agoq_missing "")
+
+macro(agoq_find debian_package package)
+  find_package(${package} QUIET ${ARGN})
+  if(NOT ${package}_FOUND)
+    list(APPEND agoq_missing ${debian_package})
+  endif()
+endmacro()
+
+macro(agoq_find_by_pkg_config debian_package prefix module)
+  if(PkgConfig_FOUND)
+    pkg_check_modules(${prefix} QUIET IMPORTED_TARGET ${module})
+  endif()
+  if(NOT ${prefix}_FOUND)
+    list(APPEND agoq_missing ${debian_package})
+  endif()
+endmacro()
+
+agoq_find(libc6-dev Threads)
+agoq_find(pkg-config PkgConfig)
+agoq_find(libfmt-dev fmt)
+agoq_find(libspdlog-dev spdlog)
+agoq_find(nlohmann-json3-dev nlohmann_json)
+agoq_find(libcli11-dev CLI11)
+agoq_find_by_pkg_config(libxxhash-dev XXHASH libxxhash)
+# OpenBLAS threaded by OpenMP, so that it shares its threads with our loops instead of competing with them.
+agoq_find_by_pkg_config(libopenblas-openmp-dev OPENBLAS openblas)
+if(CMAKE_CXX_COMPILER_ID MATCHES "Clang")
+  agoq_find(libomp-dev OpenMP COMPONENTS CXX)
+else()
+  agoq_find(g++ OpenMP COMPONENTS CXX)
+endif()
+if(AGOQ_TESTS)
+  agoq_find("libgtest-dev;libgmock-dev" GTest)
+endif()
+if(AGOQ_BENCH)
+  agoq_find(libbenchmark-dev benchmark)
+endif()
+
+if(agoq_missing)
+  list(JOIN agoq_missing " " agoq_missing)
+  message(FATAL_ERROR "AGoQ cannot be built yet: libraries are missing. On Debian or Ubuntu they come with\n"
+                      "  sudo apt-get install ${agoq_missing}\n"
+                      "or run tools/install.sh build, which finds and installs all that the build needs.")
+endif()
+
+function(agoq_dependency name)
+  add_library(agoq_dep_${name} INTERFACE)
+  target_link_libraries(agoq_dep_${name} INTERFACE ${ARGN})
+  add_library(agoq::${name} ALIAS agoq_dep_${name})
+endfunction()
+
+agoq_dependency(fmt fmt::fmt)
+agoq_dependency(spdlog spdlog::spdlog Threads::Threads)
+agoq_dependency(json nlohmann_json::nlohmann_json)
+agoq_dependency(xxhash PkgConfig::XXHASH)
+agoq_dependency(openmp OpenMP::OpenMP_CXX)
+agoq_dependency(blas PkgConfig::OPENBLAS)
+agoq_dependency(cli11 CLI11::CLI11)

@@ -1,0 +1,13 @@
+# A floor is a folder of src/ and a static library agoq_<name>; its sources are found by globbing.
+function(agoq_floor name)
+  cmake_parse_arguments(FLOOR "" "" "LINKS" ${ARGN})
+  file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/${name}/*.cc)
+  list(REMOVE_ITEM sources ${CMAKE_SOURCE_DIR}/src/cli/main.cc)
+  if(sources)
+    add_library(agoq_${name} STATIC ${sources})
+    target_link_libraries(agoq_${name} PUBLIC agoq_flags ${FLOOR_LINKS})
+  else()
+    add_library(agoq_${name} INTERFACE)
+    target_link_libraries(agoq_${name} INTERFACE agoq_flags ${FLOOR_LINKS})
+  endif()
+endfunction()

@@ -1,0 +1,175 @@
+"""Text and conversations to Megatron-LM's .bin/.idx: `python -m agoq.data INPUT... --output PREFIX`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from agoq.command import UserError, run_command
+from agoq.documents import COMPRESSED, Piece, json_pieces, text_pieces
+from agoq.encode import Encoded, Recipe, encode_all
+from agoq.indexed import IndexedWriter, open_writer
+from agoq.tokenizer import Tokenizer, load_tokenizer
+
+EXAMPLES = """\
+examples:
+  agoq data corpus.jsonl --tokenizer Llama-3.1-8B --append-eod --output data/corpus
+  agoq data books.txt.xz --separator '<|endoftext|>' --tokenizer byte --append-eod --output data/books
+  agoq data --chat messages.jsonl --tokenizer Qwen2.5-7B-Instruct --output data/chat
+
+Each line of a JSON lines file is an object with the text under --text-key; each line of a --chat file is an object
+with "messages": [{"role": ..., "content": ...}, ...]. Any other file is UTF-8 text. Files that end with .gz, .xz or
+.bz2 are unpacked as they are read. Written: PREFIX.bin, PREFIX.idx, PREFIX.json, and for --chat PREFIX.mask.
+"""
+
+
+def parse_arguments(command_line: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="agoq data", description="Tokenize text or conversations for training.", epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("inputs", nargs="*", type=Path, metavar="INPUT", help="JSON lines (.jsonl) or plain text files")
+    parser.add_argument("--chat", nargs="+", type=Path, default=[], metavar="FILE",
+                        help="JSON lines with conversations; only what the assistant says counts in the loss")
+    parser.add_argument("--tokenizer", required=True, metavar="NAME",
+                        help="`byte`, a tokenizer.json, or a folder with tokenizer.json or vocab.json + merges.txt")
+    parser.add_argument("--output", required=True, type=Path, metavar="PREFIX", help="where to write PREFIX.bin, ...")
+    parser.add_argument("--text-key", default="text", metavar="KEY",
+                        help="key of the text in JSON lines (default: text)")
+    parser.add_argument("--separator", metavar="LINE", help="a line that ends a document in plain text; "
+                        "without it each file is one document")
+    parser.add_argument("--append-eod", action="store_true", help="end each document with the end-of-document token")
+    parser.add_argument("--eod-token", metavar="TOKEN", help="that token, where the tokenizer does not say which it is")
+    parser.add_argument("--prepend-bos", action="store_true", help="begin each document with the tokenizer's bos token")
+    parser.add_argument("--chat-template", type=Path, metavar="FILE", help="use this template, not the tokenizer's")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, metavar="N",
+                        help="processes that tokenize (default: one for each core)")
+    parser.add_argument("--overwrite", action="store_true", help="replace a dataset of the same name")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    return parser.parse_args(command_line)
+
+
+def is_json_lines(path: Path) -> bool:
+    name = path.with_suffix("") if path.suffix in COMPRESSED else path
+    return name.suffix in (".jsonl", ".json", ".ndjson")
+
+
+def check_inputs(arguments: argparse.Namespace) -> list[Path]:
+    if bool(arguments.inputs) == bool(arguments.chat):
+        raise UserError("give input files, or --chat with files of conversations (one of the two)")
+    if arguments.workers < 1:
+        raise UserError(f"--workers must be at least 1, not {arguments.workers}")
+    if arguments.chat and arguments.prepend_bos:
+        raise UserError("--prepend-bos has no meaning with --chat: the chat template writes the bos token")
+    files: list[Path] = arguments.inputs or arguments.chat
+    kinds = {is_json_lines(path) for path in files}
+    if arguments.inputs and len(kinds) > 1:
+        raise UserError("JSON lines and plain text files in one call: convert them one kind at a time")
+    if arguments.separator is not None and True in kinds:
+        raise UserError("--separator is for plain text; in JSON lines each line is a document")
+    for path in files:
+        if not path.is_file():
+            raise UserError(f"no such file: {path}")
+    return files
+
+
+def find_eod(tokenizer: Tokenizer, arguments: argparse.Namespace) -> int | None:
+    if arguments.eod_token is not None:
+        ids = tokenizer.encode([arguments.eod_token])[0]
+        if len(ids) != 1:
+            raise UserError(f"--eod-token '{arguments.eod_token}' is {len(ids)} tokens for this tokenizer, not one")
+        return int(ids[0])
+    if arguments.append_eod and tokenizer.eod is None:
+        raise UserError("the tokenizer does not say which token ends a document: name it with --eod-token")
+    return tokenizer.eod
+
+
+def find_template(tokenizer: Tokenizer, arguments: argparse.Namespace) -> str | None:
+    if not arguments.chat:
+        return None
+    if arguments.chat_template:
+        return str(arguments.chat_template.read_text(encoding="utf-8"))
+    if tokenizer.chat_template is None:
+        raise UserError(f"the tokenizer '{tokenizer.name}' has no chat template (chat_template.jinja, or the key "
+                        "chat_template of tokenizer_config.json): give one with --chat-template")
+    return tokenizer.chat_template
+
+
+def find_bos(tokenizer: Tokenizer, arguments: argparse.Namespace) -> int | None:
+    if arguments.prepend_bos and tokenizer.bos is None:
+        raise UserError(f"--prepend-bos: the tokenizer '{tokenizer.name}' has no bos token")
+    return tokenizer.bos if arguments.prepend_bos else None
+
+
+def read_pieces(files: list[Path], arguments: argparse.Namespace, advance: Callable[[int], Any]) -> Iterator[Piece]:
+    for path in files:
+        if arguments.chat or is_json_lines(path):
+            yield from json_pieces(path, advance)
+        else:
+            yield from text_pieces(path, arguments.separator, advance)
+
+
+def write_documents(encoded: Iterator[Encoded], writer: IndexedWriter, bos: int | None, eod: int | None) -> None:
+    """Documents one after the other; bos and eod frame those that hold tokens. Conversations come complete."""
+    for part in encoded:
+        if part.ids.size and bos is not None and not writer.open_tokens:
+            writer.add(np.array([bos]))
+        writer.add(part.ids, part.mask)
+        if part.last:
+            if eod is not None and writer.open_tokens:
+                writer.add(np.array([eod]))
+            writer.end_document()
+
+
+def describe(writer: IndexedWriter, tokenizer: Tokenizer, eod: int | None, files: list[Path]) -> dict[str, Any]:
+    description: dict[str, Any] = {
+        "tokenizer": tokenizer.name, "vocab_size": tokenizer.vocab_size, "eod_id": eod, "dtype": writer.dtype.name,
+        "documents": writer.documents, "tokens": writer.tokens, "empty_documents": writer.empty_documents}
+    if writer.masked:
+        description["target_tokens"] = writer.targets
+    return description | {"sources": [path.name for path in files]}
+
+
+def progress(files: list[Path], quiet: bool) -> tqdm[Any]:
+    total = sum(path.stat().st_size for path in files)
+    return tqdm(total=total, unit="B", unit_scale=True, unit_divisor=1024, disable=quiet, dynamic_ncols=True,
+                desc="tokenizing", mininterval=0.25)
+
+
+def main(command_line: list[str] | None = None) -> None:
+    arguments = parse_arguments(command_line)
+    files = check_inputs(arguments)
+    tokenizer = load_tokenizer(arguments.tokenizer)
+    template = find_template(tokenizer, arguments)
+    bos, eod = find_bos(tokenizer, arguments), find_eod(tokenizer, arguments)
+    appended = eod if arguments.append_eod else None
+    text_key = arguments.text_key if is_json_lines(files[0]) else None
+    recipe = Recipe(arguments.tokenizer, text_key, template, appended)
+    with (open_writer(arguments.output, tokenizer.vocab_size, template is not None, arguments.overwrite) as writer,
+          progress(files, arguments.quiet) as bar):
+        pieces = read_pieces(files, arguments, bar.update)
+        encoded = encode_all(pieces, recipe, arguments.workers)
+        write_documents(encoded, writer, bos, None if template else appended)
+        if not writer.documents:
+            raise UserError("the input holds no text: nothing was written")
+        writer.finish(describe(writer, tokenizer, eod, files))
+    report(writer)
+
+
+def report(writer: IndexedWriter) -> None:
+    print(f"{writer.path('bin')}: {writer.tokens:,} tokens in {writer.documents:,} documents ({writer.dtype.name})")
+    if writer.empty_documents:
+        print(f"left out {writer.empty_documents:,} documents without any text")
+    if writer.masked:
+        share = 100 * writer.targets / writer.tokens
+        print(f"{writer.targets:,} tokens ({share:.1f}%) count in the loss" + (
+            "" if writer.targets else ": no message has the role 'assistant'"))
+
+
+if __name__ == "__main__":
+    run_command("data", main)

@@ -1,0 +1,133 @@
+"""Reading documents: JSON lines and plain text, streamed, with the file and line of whatever is wrong."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import json
+import lzma
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+from agoq.command import UserError
+
+PIECE = 1 << 20  # characters; a longer text is tokenized piece by piece, cut at the next line break that is safe
+LONGEST_PIECE = 8 * PIECE  # without a safe one, at any line break
+COMPRESSED: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+# A single line break between two words is a border that byte-level tokenizers never merge over: cutting there changes
+# no token. Tokenizers that put a space before every text (LLaMA 2) get one more token at a cut, once in a MiB.
+SAFE_BREAK = re.compile(r"(?<=\S\n)(?=\S)")
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Part of a document: its bytes as they stand in the file (JSON lines), or its text."""
+
+    file: str
+    line: int
+    payload: str | bytes
+    last: bool  # the document ends here
+
+    @property
+    def where(self) -> str:
+        return f"{self.file}, line {self.line}"
+
+
+def read_lines(path: Path, advance: Callable[[int], Any]) -> Iterator[tuple[int, bytes]]:
+    """Numbered lines with their line ends; `advance` is told the bytes of the file consumed so far."""
+    try:
+        with path.open("rb") as raw:
+            opener = COMPRESSED.get(path.suffix)
+            stream = io.BufferedReader(opener(raw)) if opener else raw
+            told = 0
+            for number, line in enumerate(cast(BinaryIO, stream), 1):
+                yield number, line.removeprefix(BYTE_ORDER_MARK) if number == 1 else line
+                if number % 256 == 0 or len(line) > PIECE:
+                    told = tell(raw, told, advance)
+            tell(raw, told, advance)
+    except (EOFError, lzma.LZMAError, gzip.BadGzipFile) as error:
+        raise UserError(f"{path}: damaged compressed file: {error}") from None
+
+
+def tell(raw: BinaryIO, told: int, advance: Callable[[int], Any]) -> int:
+    position = raw.tell()
+    advance(position - told)
+    return position
+
+
+def decode_utf8(line: bytes, where: str) -> str:
+    try:
+        return line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{where}: invalid UTF-8: byte 0x{line[error.start]:02x} at byte {error.start} of the line; "
+                        "convert the file to UTF-8") from None
+
+
+def json_pieces(path: Path, advance: Callable[[int], Any]) -> Iterator[Piece]:
+    """A document for every line that is not blank; parsing is left to the workers."""
+    for number, line in read_lines(path, advance):
+        if line.strip():
+            yield Piece(str(path), number, line, last=True)
+
+
+def text_pieces(path: Path, separator: str | None, advance: Callable[[int], Any]) -> Iterator[Piece]:
+    """The file as one document, or as several that end with a line equal to `separator`."""
+    parts: list[str] = []
+    first, size = 1, 0
+    for number, raw in read_lines(path, advance):
+        line = decode_utf8(raw, f"{path}, line {number}")
+        at_separator = separator is not None and line.rstrip("\r\n") == separator
+        if at_separator or size >= LONGEST_PIECE or (size >= PIECE and breaks_safely(parts[-1], line)):
+            yield Piece(str(path), first, "".join(parts), last=at_separator)
+            parts, first, size = [], number + at_separator, 0
+        if not at_separator:
+            parts.append(line)
+            size += len(line)
+    if parts or separator is None:
+        yield Piece(str(path), first, "".join(parts), last=True)
+
+
+def breaks_safely(before: str, after: str) -> bool:
+    return SAFE_BREAK.search(before[-2:] + after[:1]) is not None
+
+
+def split_text(text: str) -> list[str]:
+    """Cut a long text at safe line breaks into parts of at least PIECE characters."""
+    parts, start = [], 0
+    while len(text) - start > PIECE:
+        found = SAFE_BREAK.search(text, start + PIECE, start + LONGEST_PIECE)
+        end = found.start() if found else text.find("\n", start + LONGEST_PIECE) + 1
+        if end == 0:
+            break
+        parts.append(text[start:end])
+        start = end
+    return [*parts, text[start:]]
+
+
+def parse_object(piece: Piece) -> dict[str, Any]:
+    assert isinstance(piece.payload, bytes)
+    line = decode_utf8(piece.payload, piece.where)
+    try:
+        value = json.loads(line)
+    except ValueError as error:
+        raise UserError(f"{piece.where}: not valid JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{piece.where}: expected a JSON object, found {type(value).__name__}")
+    return value
+
+
+def text_of(piece: Piece, key: str) -> str:
+    """The text of a JSON line."""
+    value = parse_object(piece)
+    if key not in value:
+        found = ", ".join(map(repr, value)) or "no keys"
+        raise UserError(f"{piece.where}: no key '{key}' (found {found}): name the key of the text with --text-key")
+    if not isinstance(value[key], str):
+        raise UserError(f"{piece.where}: '{key}' must be a string, found {type(value[key]).__name__}")
+    return cast(str, value[key])

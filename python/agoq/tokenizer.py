@@ -1,0 +1,226 @@
+"""Text to token ids and back: `python -m agoq.tokenizer --tokenizer X encode|decode`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Protocol, TextIO
+
+import numpy as np
+
+from agoq.command import UserError, run_command
+
+BYTE_EOD = 256
+USUAL_EOD = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>")
+
+Offsets = list[tuple[int, int]]
+
+
+class Tokenizer(Protocol):
+    """Ids below vocab_size; offsets are positions of characters in the text."""
+
+    name: str
+    vocab_size: int
+    eod: int | None
+    bos: int | None
+    special: dict[str, str]  # bos_token, eos_token, ... as chat templates name them
+    chat_template: str | None
+
+    def encode(self, texts: Sequence[str]) -> list[np.ndarray]: ...
+
+    def encode_with_offsets(self, text: str) -> tuple[list[int], Offsets]: ...
+
+    def decode(self, ids: Sequence[int]) -> str: ...
+
+    def special_texts(self) -> set[str]: ...
+
+
+class ByteTokenizer:
+    """The 256 bytes of UTF-8, and 256 for the end of a document."""
+
+    name = "byte"
+    vocab_size = 257
+    eod: int | None = BYTE_EOD
+    bos: int | None = None
+    chat_template: str | None = None
+
+    def __init__(self) -> None:
+        self.special: dict[str, str] = {}
+
+    def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
+        return [np.frombuffer(text.encode("utf-8"), np.uint8).astype(np.int32) for text in texts]
+
+    def encode_with_offsets(self, text: str) -> tuple[list[int], Offsets]:
+        encoded = [character.encode("utf-8") for character in text]
+        offsets = [(at, at + 1) for at, part in enumerate(encoded) for _ in part]
+        return list(b"".join(encoded)), offsets
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return bytes(i for i in ids if i < BYTE_EOD).decode("utf-8", errors="replace")
+
+    def special_texts(self) -> set[str]:
+        return set()
+
+
+class FileTokenizer:
+    """A Hugging Face tokenizer read from files; it adds no special tokens of its own accord."""
+
+    def __init__(self, name: str, inner: Any, folder: Path) -> None:
+        self.name = name
+        self.inner = inner
+        vocabulary = inner.get_vocab(with_added_tokens=True)
+        self.vocab_size = max(vocabulary.values()) + 1  # ids may have gaps
+        self.special = read_special_tokens(folder)
+        self.chat_template = read_chat_template(folder)
+        usual = [token for token in USUAL_EOD if token in vocabulary]
+        self.eod = vocabulary.get(self.special.get("eos_token", usual[0] if usual else ""))
+        self.bos = vocabulary.get(self.special.get("bos_token", ""))
+
+    def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
+        encodings = self.inner.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
+
+    def encode_with_offsets(self, text: str) -> tuple[list[int], Offsets]:
+        encoding = self.inner.encode(text, add_special_tokens=False)
+        return encoding.ids, encoding.offsets
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return str(self.inner.decode(list(ids), skip_special_tokens=True))
+
+    def special_texts(self) -> set[str]:
+        added = self.inner.get_added_tokens_decoder().values()
+        return {token.content for token in added} | set(self.special.values())
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; empty when there is no such file."""
+    if not path.is_file():
+        return {}
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path}: not valid JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: expected a JSON object")
+    return value
+
+
+def read_special_tokens(folder: Path) -> dict[str, str]:
+    settings = read_json(folder / "special_tokens_map.json") | read_json(folder / "tokenizer_config.json")
+    tokens = {}
+    for key, value in settings.items():
+        text = value.get("content") if isinstance(value, dict) else value
+        if key.endswith("_token") and isinstance(text, str):
+            tokens[key] = text
+    return tokens
+
+
+def read_chat_template(folder: Path) -> str | None:
+    path = folder / "chat_template.jinja"
+    if path.is_file():
+        return path.read_text(encoding="utf-8")
+    template = read_json(folder / "tokenizer_config.json").get("chat_template")
+    if isinstance(template, list):  # several named templates
+        template = {entry.get("name"): entry.get("template") for entry in template}.get("default")
+    return template if isinstance(template, str) else None
+
+
+def load_gpt2_files(vocabulary: Path, merges: Path) -> Any:
+    from tokenizers import Tokenizer as Inner
+    from tokenizers import decoders, models, pre_tokenizers
+
+    inner = Inner(models.BPE.from_file(str(vocabulary), str(merges)))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    inner.add_special_tokens([token for token in USUAL_EOD if inner.token_to_id(token) is not None])
+    return inner
+
+
+def find_gpt2_files(folder: Path) -> tuple[Path, Path] | None:
+    vocabulary = sorted(folder.glob("*vocab.json"))
+    merges = sorted([*folder.glob("*merges.txt"), *folder.glob("*vocab.bpe")])
+    return (vocabulary[0], merges[0]) if len(vocabulary) == 1 and len(merges) == 1 else None
+
+
+def load_tokenizer(name: str) -> Tokenizer:
+    """`byte`, a tokenizer.json, or a folder with one (or with vocab.json and merges.txt, as GPT-2 has them)."""
+    if name == "byte":
+        return ByteTokenizer()
+    from tokenizers import Tokenizer as Inner
+
+    path = Path(name)
+    if not path.exists():
+        raise UserError(f"no tokenizer at '{name}': give `byte`, a tokenizer.json, or a folder that holds one")
+    folder = path if path.is_dir() else path.parent
+    file = path / "tokenizer.json" if path.is_dir() else path
+    gpt2 = None if file.is_file() else find_gpt2_files(folder)
+    if not file.is_file() and gpt2 is None:
+        raise UserError(f"folder '{name}' holds neither tokenizer.json nor one vocab.json with merges.txt")
+    try:
+        inner = load_gpt2_files(*gpt2) if gpt2 else Inner.from_file(str(file))
+    except Exception as error:  # the library raises plain Exception
+        raise UserError(f"{name}: not a tokenizer that can be read: {error}") from None
+    return FileTokenizer(name, inner, folder)
+
+
+def parse_ids(text: str, vocab_size: int) -> list[int]:
+    ids = []
+    for word in text.split():
+        if not word.isdecimal() or int(word) >= vocab_size:
+            raise UserError(f"'{word}' is not a token id: expected integers from 0 to {vocab_size - 1}")
+        ids.append(int(word))
+    return ids
+
+
+def join(ids: Iterable[int]) -> str:
+    return " ".join(map(str, ids))
+
+
+def answer_lines(tokenizer: Tokenizer, action: str, source: TextIO, sink: TextIO) -> None:
+    for number, line in enumerate(source, 1):
+        if action == "decode":
+            answer = json.dumps(tokenizer.decode(parse_ids(line, tokenizer.vocab_size)))
+        else:
+            try:
+                text = json.loads(line)
+            except ValueError:
+                text = None
+            if not isinstance(text, str):
+                raise UserError(f"line {number}: expected a JSON string")
+            answer = join(tokenizer.encode([text])[0])
+        print(answer, file=sink, flush=True)
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="agoq tokenizer", description="Turn text on standard input into token ids, or ids into text.")
+    parser.add_argument("--tokenizer", required=True, metavar="NAME",
+                        help="`byte`, a tokenizer.json, or a folder with tokenizer.json or vocab.json + merges.txt")
+    parser.add_argument("--json-lines", action="store_true",
+                        help="answer line by line, for a program that keeps this process open; texts are JSON strings")
+    parser.add_argument("action", choices=("encode", "decode"),
+                        help="encode: text to ids, separated by spaces; decode: ids to text")
+    return parser.parse_args()
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    tokenizer = load_tokenizer(arguments.tokenizer)
+    for stream in (sys.stdin, sys.stdout):
+        stream.reconfigure(encoding="utf-8", newline="")  # type: ignore[union-attr]
+    try:
+        if arguments.json_lines:
+            answer_lines(tokenizer, arguments.action, sys.stdin, sys.stdout)
+        elif arguments.action == "encode":
+            print(join(tokenizer.encode([sys.stdin.read()])[0]))
+        else:
+            sys.stdout.write(tokenizer.decode(parse_ids(sys.stdin.read(), tokenizer.vocab_size)))
+    except UnicodeDecodeError as error:
+        raise UserError(f"standard input is not UTF-8: {error}") from None
+
+
+if __name__ == "__main__":
+    run_command("tokenizer", main)

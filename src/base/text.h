@@ -1,0 +1,50 @@
+// Small helpers for text that people write and read: sizes, suggestions, tables.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace agoq {
+
+std::string human_bytes(uint64_t bytes);  // "512 B", "1.50 GiB"
+std::string human_count(uint64_t count);  // "950", "1.24M", "8.03B"
+
+// "80GiB", "1.5 GiB" (powers of 1024), "24GB" (powers of 1000), "4096"; letters in any case. Throws on anything else.
+uint64_t parse_bytes(std::string_view text);
+
+// Up to `limit` candidates that `name` may be a misspelling of, best first.
+std::vector<std::string> nearest(std::string_view name, std::span<const std::string> candidates, size_t limit = 1);
+
+// The end of an error message about an unknown name: "; did you mean 'x'?", or nothing when none is close.
+std::string did_you_mean(std::string_view name, std::span<const std::string> candidates);
+
+std::string_view trim(std::string_view text);                           // without white space at both ends
+std::vector<std::string> split(std::string_view text, char separator);  // "a,,b" has three parts, "" has none
+std::string join(std::span<const std::string> parts, std::string_view separator);
+
+// Columns whose cells are all numbers (with a unit, perhaps) are aligned right. Short rows are filled with empty cells.
+class Table {
+ public:
+  explicit Table(std::vector<std::string> headers);
+  void add_row(std::vector<std::string> cells);
+  void add_rule();  // a line before the next row, for totals; Markdown has none
+
+  std::string text() const;      // for a terminal
+  std::string markdown() const;  // also aligned, so that the source can be read
+
+ private:
+  struct Column {
+    size_t width;
+    bool right;
+  };
+  std::vector<Column> columns() const;
+
+  std::vector<std::string> headers_;
+  std::vector<std::vector<std::string>> rows_;  // a row without cells is a rule
+};
+
+}  // namespace agoq

@@ -1,0 +1,32 @@
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+
+#include "base/text.h"
+#include "cli/command.h"
+#include "cli/machine.h"
+
+namespace agoq::cli {
+namespace {
+
+void print_findings(const std::vector<Finding>& findings) {
+  Table table({"", "what", "found"});
+  for (const Finding& f : findings) table.add_row({f.present ? "ok" : f.needed ? "MISSING" : "absent", f.what, f.found});
+  fmt::print("{}", table.text());
+  bool heading = false;
+  for (const Finding& f : findings) {
+    if (f.present || f.remedy.empty()) continue;
+    if (!heading) fmt::print("\nHow to get what is not there:\n");
+    heading = true;
+    fmt::print("  {}: {}\n", f.what, f.remedy);
+  }
+}
+
+}  // namespace
+
+Command add_doctor(CLI::App& program) {
+  CLI::App* app = program.add_subcommand("doctor", "this machine, its libraries and devices, and what is missing");
+  return {app, [] { print_findings(examine_machine()); }};
+}
+
+}  // namespace agoq::cli

@@ -1,0 +1,41 @@
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+
+#include "base/text.h"
+#include "cli/command.h"
+#include "train/inference.h"
+
+namespace agoq::cli {
+namespace {
+
+struct ExportOptions {
+  std::string source, destination;
+  std::string dtype = "bf16";
+};
+
+void export_model(const ExportOptions& options) {
+  train::TrainConfig config;
+  config.seq_length = 1;  // nothing is computed, so no memory for it
+  train::LoadedModel loaded(options.source, config);
+  loaded.export_folder(options.destination, dtype_from_name(options.dtype).value());
+  fmt::print("{}: {} parameters in {}; AutoModelForCausalLM.from_pretrained loads it\n", options.destination,
+             human_count(static_cast<uint64_t>(loaded.model().parameters())), options.dtype);
+}
+
+}  // namespace
+
+Command add_export(CLI::App& program) {
+  CLI::App* app = program.add_subcommand("export", "write a model as a Hugging Face folder");
+  auto options = std::make_shared<ExportOptions>();
+  app->add_option("SOURCE", options->source, "a run folder, a checkpoint or a Hugging Face folder")->required();
+  app->add_option("DESTINATION", options->destination, "the new folder; it appears complete or not at all")->required();
+  app->add_option("--dtype", options->dtype, "type of the weights in the files (default: bf16)")
+      ->type_name("bf16|fp16|fp32")
+      ->check(CLI::IsMember({"bf16", "fp16", "fp32"}).description(""));
+  app->footer("Tokenizer, chat template and generation config of the folder that training began with come along unchanged.\n"
+              "Example: agoq export runs/first exported --dtype bf16");
+  return {app, [options] { export_model(*options); }};
+}
+
+}  // namespace agoq::cli

@@ -1,0 +1,83 @@
+#include "codec/codec.h"
+
+#include <cstring>
+
+#include "codec/codec_cpu.h"
+
+namespace agoq::codec {
+namespace {
+
+template <class Allocate>
+Quantized make(Codec codec, Device device, int64_t rows, RowBlocks row, Allocate&& allocate) {
+  require(rows >= 0 && row.cols > 0, "a quantized tensor needs rows and columns, not [{}, {}]", rows, row.cols);
+  Quantized q{codec, device, rows, row, {}, {}};
+  if (!q.kept()) return q;
+  q.codes = allocate(DType::U8, Shape{rows, row_bytes(codec, row)});
+  if (has_scales(codec)) q.scales = allocate(DType::BF16, Shape{rows, row.blocks()});
+  return q;
+}
+
+void check(const Quantized& q, const Tensor& x, const char* what) {
+  require(q.kept(), "{}: the tensor is not kept (codec none): recompute it instead", what);
+  require(x.shape.rank() > 0 && x.rows() == q.rows && x.cols() == q.row.cols,
+          "{}: numbers of shape {} do not match codes of shape [{}, {}]", what, x.shape.text(), q.rows, q.row.cols);
+  require(x.dtype == DType::F32 || x.dtype == DType::BF16, "{}: numbers must be fp32 or bf16, not {}", what,
+          name_of(x.dtype));
+  require(x.device == q.device, "{}: numbers are on {}, codes on {}", what, name_of(x.device), name_of(q.device));
+}
+
+// True if there is work for the CPU; a dry run has none.
+bool on_cpu(Device device, const char* what) {
+  require(device != Device::Cuda, "{}: this build has no CUDA backend; use the CPU", what);
+  return device == Device::Cpu;
+}
+
+}  // namespace
+
+Quantized allocate(Arena& arena, const std::string& owner, Codec codec, int64_t rows, RowBlocks row) {
+  return make(codec, arena.device(), rows, row,
+              [&](DType dtype, Shape shape) { return arena.allocate(owner, dtype, shape); });
+}
+
+Quantized push(const Context& ctx, Codec codec, int64_t rows, RowBlocks row) {
+  return make(codec, ctx.device(), rows, row, [&](DType dtype, Shape shape) { return ctx.empty(dtype, shape); });
+}
+
+void encode(const Context& ctx, const Tensor& x, const Quantized& out, const Rounding& rounding) {
+  check(out, x, "encode");
+  if (!on_cpu(out.device, "encode")) return;
+  Timed timed(ctx.profile, Work::Codec);
+  encode_cpu(x, out, rounding);
+}
+
+void decode(const Context& ctx, const Quantized& in, const Tensor& out) {
+  check(in, out, "decode");
+  if (!on_cpu(in.device, "decode")) return;
+  Timed timed(ctx.profile, Work::Codec);
+  decode_cpu(in, out);
+}
+
+void zero(const Context& ctx, const Quantized& q) {
+  if (!q.kept() || !on_cpu(q.device, "zero")) return;
+  Timed timed(ctx.profile, Work::Codec);
+  std::memset(q.codes.data, 0, q.codes.bytes());
+  if (q.scales) std::memset(q.scales.data, 0, q.scales.bytes());
+}
+
+void encode_row(const Quantized& q, int64_t row, const float* x, const Rounding& rounding) {
+  encode_blocks_cpu(q, row, 0, q.row.blocks(), x, rounding);
+}
+
+void decode_row(const Quantized& q, int64_t row, float* x) {
+  decode_blocks_cpu(q, row, 0, q.row.blocks(), x);
+}
+
+void encode_block(const Quantized& q, int64_t row, int64_t block, const float* x, const Rounding& rounding) {
+  encode_blocks_cpu(q, row, block, block + 1, x, rounding);
+}
+
+void decode_block(const Quantized& q, int64_t row, int64_t block, float* x) {
+  decode_blocks_cpu(q, row, block, block + 1, x);
+}
+
+}  // namespace agoq::codec

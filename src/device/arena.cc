@@ -1,0 +1,69 @@
+#include "device/arena.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+
+#include "device/context.h"
+
+namespace agoq {
+namespace {
+
+constexpr size_t kAlignment = 256;
+
+size_t aligned(size_t bytes) {
+  return (bytes + kAlignment - 1) / kAlignment * kAlignment;
+}
+
+}  // namespace
+
+Arena::Arena(Device device, size_t capacity) : device_(device), capacity_(device == Device::Meta ? 0 : capacity) {
+  require(device != Device::Cuda, "this build has no CUDA backend; use --device cpu");
+  if (capacity_ == 0) return;
+  void* memory = mmap(nullptr, capacity_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  require(memory != MAP_FAILED, "cannot reserve {} bytes of memory for the arena: {}", capacity_, std::strerror(errno));
+  base_ = static_cast<uint8_t*>(memory);
+}
+
+Arena::~Arena() {
+  if (base_) munmap(base_, capacity_);
+}
+
+Tensor Arena::allocate(const std::string& owner, DType dtype, Shape shape) {
+  Tensor tensor{nullptr, dtype, device_, shape};
+  const size_t bytes = aligned(tensor.bytes());
+  if (device_ != Device::Meta) {
+    require(bottom_ + bytes + top_ <= capacity_, "arena of {} bytes is full: '{}' asks for {} more", capacity_, owner, bytes);
+    tensor.data = base_ + bottom_;
+  }
+  bottom_ += bytes;
+  auto known = std::find_if(owners_.begin(), owners_.end(), [&](const OwnerBytes& o) { return o.owner == owner; });
+  if (known == owners_.end()) known = owners_.insert(owners_.end(), OwnerBytes{owner, 0});
+  known->bytes += bytes;
+  return tensor;
+}
+
+Tensor Arena::push(DType dtype, Shape shape) {
+  Tensor tensor{nullptr, dtype, device_, shape};
+  const size_t bytes = aligned(tensor.bytes());
+  if (device_ != Device::Meta) {
+    require(bottom_ + top_ + bytes <= capacity_, "arena of {} bytes is full: a temporary {} asks for {} more", capacity_,
+            shape.text(), bytes);
+    tensor.data = base_ + (capacity_ - top_ - bytes);
+  }
+  top_ += bytes;
+  peak_top_ = std::max(peak_top_, top_);
+  return tensor;
+}
+
+std::vector<OwnerBytes> Arena::by_owner() const {
+  std::vector<OwnerBytes> all = owners_;
+  all.push_back({"workspace", peak_top_});
+  return all;
+}
+
+Scope::Scope(const Context& ctx) : Scope(ctx.arena()) {}
+
+}  // namespace agoq

@@ -1,0 +1,70 @@
+// The arena: one block of memory per device, reserved before step 0, in which every byte has a named owner.
+//
+// Two ends of one block: owned tensors (weights, moments, saved activations, ...) grow from the bottom and stay; temporaries
+// live on a strict stack that grows from the top and are freed by scope. On Device::Meta nothing is reserved: the same
+// calls only count, and the totals of such a dry run are the capacity of the real arena.
+#pragma once
+
+#include <map>
+#include <string>
+#include <vector>
+
+#include "base/tensor.h"
+
+namespace agoq {
+
+struct OwnerBytes {
+  std::string owner;
+  size_t bytes = 0;
+};
+
+class Arena {
+ public:
+  // Cpu reserves `capacity` zeroed bytes at once (error if the machine cannot); Meta ignores it.
+  Arena(Device device, size_t capacity);
+  ~Arena();
+  Arena(const Arena&) = delete;
+  Arena& operator=(const Arena&) = delete;
+
+  Device device() const { return device_; }
+  // A tensor that lives as long as the arena, zeroed, 256-byte aligned.
+  Tensor allocate(const std::string& owner, DType dtype, Shape shape);
+  // A temporary, uninitialised; freed when the enclosing Scope ends.
+  Tensor push(DType dtype, Shape shape);
+
+  size_t owned_bytes() const { return bottom_; }
+  size_t stack_bytes() const { return top_; }           // now
+  size_t peak_stack_bytes() const { return peak_top_; }  // the most so far
+  size_t total_bytes() const { return bottom_ + peak_top_; }
+  size_t capacity() const { return capacity_; }
+  // Owners in the order of their first allocation, the stack's peak last as "workspace".
+  std::vector<OwnerBytes> by_owner() const;
+
+ private:
+  friend class Scope;
+  uint8_t* base_ = nullptr;
+  Device device_;
+  size_t capacity_ = 0;
+  size_t bottom_ = 0;
+  size_t top_ = 0;
+  size_t peak_top_ = 0;
+  std::vector<OwnerBytes> owners_;
+};
+
+class Context;
+
+// Frees at its end all temporaries pushed since its start.
+class Scope {
+ public:
+  explicit Scope(Arena& arena) : arena_(arena), top_(arena.top_) {}
+  explicit Scope(const Context& ctx);
+  ~Scope() { arena_.top_ = top_; }
+  Scope(const Scope&) = delete;
+  Scope& operator=(const Scope&) = delete;
+
+ private:
+  Arena& arena_;
+  size_t top_;
+};
+
+}  // namespace agoq

@@ -1,0 +1,124 @@
+#include "model/decoder_layer.h"
+
+#include "ops/linear.h"
+#include "ops/rms_norm.h"
+#include "ops/rope.h"
+#include "ops/swiglu.h"
+
+namespace agoq::model {
+namespace {
+
+const ops::MainGrad& of(const LayerGradients& grads, Param p) {
+  return grads[static_cast<size_t>(p)];
+}
+
+}  // namespace
+
+DecoderLayer::DecoderLayer(const ModelConfig& config, const LayerSpec& spec, Tensor rope_table)
+    : spec_(spec),
+      attention_{config.heads, config.window},
+      eps_(config.norm_eps),
+      qk_norm_(config.qk_norm),
+      rope_table_(rope_table) {}
+
+void DecoderLayer::forward(const Context& ctx, const Tensor& x, const LayerWeights& w, const Saved& saved) const {
+  attention_forward(ctx, x, w, saved);  // x1 -> x2
+  mlp_forward(ctx, x, w, saved);        // x2 -> x3
+}
+
+void DecoderLayer::backward(const Context& ctx, const Tensor& dx, const LayerWeights& w, const Saved& saved,
+                            const LayerGradients& grads) const {
+  mlp_backward(ctx, dx, w, saved, grads);        // dx3 -> dx2
+  attention_backward(ctx, dx, w, saved, grads);  // dx2 -> dx1
+}
+
+void DecoderLayer::backward_from_x1(const Context& ctx, const Tensor& dx, const LayerWeights& w, const Saved& saved,
+                                    const LayerGradients& grads) const {
+  Scope scope(ctx);
+  const Saved again(ctx, spec_, dx.rows());
+  {
+    Scope forward_again(ctx);
+    forward(ctx, saved.copy(ctx, Kept::X1), w, again);
+  }
+  backward(ctx, dx, w, again, grads);
+}
+
+void DecoderLayer::attention_forward(const Context& ctx, const Tensor& x, const LayerWeights& w, const Saved& saved) const {
+  Scope scope(ctx);
+  const Tensor n1 = ops::rms_norm(ctx, x, w[Param::AttentionNorm], eps_, saved[Kept::X1], saved.stat(Kept::Rstd1));  // [T, H]
+  saved.keep(ctx, Kept::N1, n1);
+  const Tensor qkv = ops::linear(ctx, n1, w[Param::Qkv], w[Param::QkvBias]);  // [T, (Hq + 2 Hkv) D]
+  if (qk_norm_) {
+    saved.keep(ctx, Kept::Qkv, qkv);  // backward needs q and k before their norm, and can redo the rest
+    ops::qk_norm(ctx, qkv, attention_.heads, w[Param::QNorm], w[Param::KNorm], eps_, saved.stat(Kept::QkRstd));
+  }
+  ops::rope(ctx, qkv, attention_.heads, rope_table_);
+  if (!qk_norm_) saved.keep(ctx, Kept::Qkv, qkv);
+  const Tensor o = ops::attention(ctx, qkv, attention_, saved.stat(Kept::Lse));  // [T, Hq D]
+  saved.keep(ctx, Kept::O, o);
+  ops::linear_add(ctx, o, w[Param::Out], x);
+}
+
+void DecoderLayer::mlp_forward(const Context& ctx, const Tensor& x, const LayerWeights& w, const Saved& saved) const {
+  Scope scope(ctx);
+  const Tensor n2 = ops::rms_norm(ctx, x, w[Param::MlpNorm], eps_, saved[Kept::X2], saved.stat(Kept::Rstd2));  // [T, H]
+  saved.keep(ctx, Kept::N2, n2);
+  const Tensor gate_up = ops::linear(ctx, n2, w[Param::GateUp]);                               // [T, 2F]
+  const Tensor h = ops::swiglu(ctx, gate_up, saved[Kept::GateUp], saved[Kept::Hidden]);  // [T, F]
+  ops::linear_add(ctx, h, w[Param::Down], x);
+}
+
+void DecoderLayer::mlp_backward(const Context& ctx, const Tensor& dx, const LayerWeights& w, const Saved& saved,
+                                const LayerGradients& grads) const {
+  Scope scope(ctx);
+  const Tensor dh = ops::linear_dx(ctx, dx, w[Param::Down]);  // [T, F]
+  const auto [d_gate_up, h] = ops::swiglu_backward(ctx, dh, saved[Kept::GateUp], saved[Kept::Hidden]);
+  ops::accumulate_dw(ctx, of(grads, Param::Down), dx, h);
+  const Tensor n2 = saved.kept(Kept::N2)
+                        ? saved.load(ctx, Kept::N2)
+                        : ops::rms_norm_again(ctx, saved[Kept::X2], saved.stat(Kept::Rstd2), w[Param::MlpNorm]);
+  ops::accumulate_dw(ctx, of(grads, Param::GateUp), d_gate_up, n2);
+  const Tensor dn2 = ops::linear_dx(ctx, d_gate_up, w[Param::GateUp]);
+  ops::rms_norm_backward_into(ctx, dn2, saved[Kept::X2], saved.stat(Kept::Rstd2), w[Param::MlpNorm], dx, dx,
+                              of(grads, Param::MlpNorm));
+}
+
+void DecoderLayer::attention_backward(const Context& ctx, const Tensor& dx, const LayerWeights& w, const Saved& saved,
+                                      const LayerGradients& grads) const {
+  Scope scope(ctx);
+  const Tensor qkv = rotated_qkv(ctx, w, saved);
+  Tensor o, lse;
+  if (saved.kept(Kept::O)) {
+    o = saved.load(ctx, Kept::O);
+    lse = saved.stat(Kept::Lse);
+  } else {
+    lse = ctx.empty(DType::F32, {attention_.heads.query, dx.rows()});
+    o = ops::attention(ctx, qkv, attention_, lse);
+  }
+  const Tensor d_o = ops::linear_dx(ctx, dx, w[Param::Out]);
+  ops::accumulate_dw(ctx, of(grads, Param::Out), dx, o);
+  const Tensor dqkv = ops::attention_backward(ctx, d_o, qkv, o, lse, attention_);
+  ops::rope_backward(ctx, dqkv, attention_.heads, rope_table_);
+  if (qk_norm_)
+    ops::qk_norm_backward(ctx, dqkv, saved.load(ctx, Kept::Qkv), attention_.heads, w[Param::QNorm], w[Param::KNorm],
+                          saved.stat(Kept::QkRstd), of(grads, Param::QNorm), of(grads, Param::KNorm));
+  if (w[Param::QkvBias]) ops::accumulate_db(ctx, of(grads, Param::QkvBias), dqkv);
+  const Tensor n1 = saved.kept(Kept::N1)
+                        ? saved.load(ctx, Kept::N1)
+                        : ops::rms_norm_again(ctx, saved[Kept::X1], saved.stat(Kept::Rstd1), w[Param::AttentionNorm]);
+  ops::accumulate_dw(ctx, of(grads, Param::Qkv), dqkv, n1);
+  const Tensor dn1 = ops::linear_dx(ctx, dqkv, w[Param::Qkv]);
+  ops::rms_norm_backward_into(ctx, dn1, saved[Kept::X1], saved.stat(Kept::Rstd1), w[Param::AttentionNorm], dx, dx,
+                              of(grads, Param::AttentionNorm));
+}
+
+// q, k, v as attention saw them.
+Tensor DecoderLayer::rotated_qkv(const Context& ctx, const LayerWeights& w, const Saved& saved) const {
+  if (!qk_norm_) return saved.load(ctx, Kept::Qkv);
+  const Tensor qkv = saved.copy(ctx, Kept::Qkv);
+  ops::qk_norm_again(ctx, qkv, attention_.heads, w[Param::QNorm], w[Param::KNorm], saved.stat(Kept::QkRstd));
+  ops::rope(ctx, qkv, attention_.heads, rope_table_);
+  return qkv;
+}
+
+}  // namespace agoq::model

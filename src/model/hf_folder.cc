@@ -1,0 +1,351 @@
+#include "model/hf_folder.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstring>
+#include <map>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <set>
+#include <span>
+
+#include "base/atomic_file.h"
+#include "base/error.h"
+#include "base/safetensors.h"
+#include "base/text.h"
+
+namespace agoq::model {
+namespace {
+
+namespace fs = std::filesystem;
+using Json = nlohmann::json;
+
+constexpr const char* kSingleFile = "model.safetensors";
+constexpr const char* kIndexFile = "model.safetensors.index.json";
+constexpr const char* kConfigFile = "config.json";
+constexpr int64_t kSlab = 1 << 20;  // numbers converted at a time
+
+// One Hugging Face tensor, and the part of a parameter that it is.
+struct Piece {
+  std::string name;
+  ParamId id;
+  int64_t begin = 0;           // its first row in the parameter; first element of a 1-D one
+  std::vector<int64_t> shape;  // in the file
+  int64_t count() const { return shape.size() == 1 ? shape[0] : shape[0] * shape[1]; }
+};
+
+std::vector<Piece> pieces_of(const ModelConfig& config, const LayerSpec& spec) {
+  std::vector<Piece> pieces;
+  for (const ParamId& id : all_params(config, spec)) {
+    const ParamRow& row = spec[id.param];
+    int64_t begin = 0;
+    for (const HfPart& part : row.parts) {
+      std::vector<int64_t> shape = {part.extent};
+      if (!row.one_dimensional()) shape.push_back(row.cols);
+      pieces.push_back({hf_name(part, id), id, begin, std::move(shape)});
+      begin += part.extent;
+    }
+  }
+  return pieces;
+}
+
+// body(first, n, weight): a slab of the piece, its first number counted within the piece, and where it lies in the
+// parameter. A 1-D piece comes with the whole parameter: there is no part of a part.
+template <class Body>
+void for_slabs(const Piece& piece, const ops::Weight& weight, Body&& body) {
+  if (piece.shape.size() == 1) return body(0, piece.count(), weight);
+  const int64_t rows = piece.shape[0], cols = piece.shape[1], step = std::max<int64_t>(kSlab / cols, 1);
+  for (int64_t row = 0; row < rows; row += step) {
+    const int64_t end = std::min(row + step, rows);
+    body(row * cols, (end - row) * cols, weight.row_range(piece.begin + row, piece.begin + end));
+  }
+}
+
+std::string read_text(const fs::path& path) {
+  const MappedFile file(path.string());
+  return {file.bytes().begin(), file.bytes().end()};
+}
+
+// The safetensors files of a folder as one table of tensors.
+class WeightFiles {
+ public:
+  struct Tensor {
+    const SafetensorsFile* file = nullptr;
+    const TensorEntry* entry = nullptr;
+  };
+
+  explicit WeightFiles(const fs::path& folder) {
+    if (fs::exists(folder / kSingleFile))
+      add(folder / kSingleFile);
+    else if (fs::exists(folder / kIndexFile))
+      add_shards(folder);
+    else
+      fail("{} has neither {} nor {}; other formats must be saved as safetensors first", folder.string(), kSingleFile,
+           kIndexFile);
+  }
+
+  const std::map<std::string, Tensor>& tensors() const { return tensors_; }
+
+ private:
+  void add(const fs::path& path) {
+    files_.push_back(std::make_unique<SafetensorsFile>(path.string()));
+    const SafetensorsFile& file = *files_.back();
+    for (const TensorEntry& entry : file.entries()) {
+      const auto [place, is_new] = tensors_.try_emplace(entry.name, Tensor{&file, &entry});
+      require(is_new, "tensor '{}' is in {} and in {}", entry.name, place->second.file->path(), file.path());
+    }
+  }
+
+  void add_shards(const fs::path& folder) {
+    const std::string index = (folder / kIndexFile).string();
+    const std::map<std::string, std::string> places = read_index(index);
+    std::set<std::string> names;
+    for (const auto& [tensor, file] : places) names.insert(file);
+    for (const std::string& name : names) add(folder / name);
+    for (const auto& [tensor, name] : places) {
+      const auto found = tensors_.find(tensor);
+      require(found != tensors_.end() && fs::path(found->second.file->path()).filename() == name,
+              "{} says that tensor '{}' is in {}, where it is not", index, tensor, name);
+    }
+  }
+
+  static std::map<std::string, std::string> read_index(const std::string& path) {
+    try {
+      const Json json = Json::parse(read_text(path));
+      auto places = json.at("weight_map").get<std::map<std::string, std::string>>();
+      for (const auto& [tensor, file] : places)
+        require(fs::path(file).filename() == file && file.ends_with(".safetensors"),
+                "{}: tensor '{}' is said to be in '{}', which is no safetensors file of this folder", path, tensor,
+                file);
+      return places;
+    } catch (const Json::exception& e) {
+      fail("{} is not an index of safetensors shards: {}", path, e.what());
+    }
+  }
+
+  std::vector<std::unique_ptr<SafetensorsFile>> files_;
+  std::map<std::string, Tensor> tensors_;
+};
+
+std::string shape_text(const std::vector<int64_t>& shape) {
+  return fmt::format("[{}]", fmt::join(shape, ", "));
+}
+
+bool ignored(const std::string& name, const ModelConfig& config) {
+  // Old files hold RoPE's frequencies; some hold a copy of the embedding as head although the two are tied.
+  return name.ends_with("rotary_emb.inv_freq") || (config.tied_embeddings && name == "lm_head.weight");
+}
+
+void check_tensors(const fs::path& folder, const WeightFiles& files, const std::vector<Piece>& pieces,
+                   const ModelConfig& config) {
+  std::set<std::string_view> expected;
+  for (const Piece& piece : pieces) expected.insert(piece.name);
+  std::vector<std::string> unexpected;
+  for (const auto& [name, tensor] : files.tensors())
+    if (!expected.contains(name) && !ignored(name, config)) unexpected.push_back(name);
+
+  for (const Piece& piece : pieces) {
+    const auto found = files.tensors().find(piece.name);
+    if (found == files.tensors().end())
+      fail("{} has no tensor '{}' {}, which its config.json asks for{}", folder.string(), piece.name,
+           shape_text(piece.shape), did_you_mean(piece.name, unexpected));
+    const auto& [file, entry] = found->second;
+    require(entry->shape == piece.shape, "tensor '{}' of {} has shape {}, and config.json asks for {}", piece.name,
+            file->path(), shape_text(entry->shape), shape_text(piece.shape));
+    require(entry->dtype == DType::F32 || entry->dtype == DType::BF16 || entry->dtype == DType::F16,
+            "tensor '{}' of {} has dtype {}; weights must be F32, BF16 or F16", piece.name, file->path(),
+            entry->format_dtype);
+  }
+  if (unexpected.empty()) return;
+  fail("tensor '{}' of {} belongs to no parameter of a {} with this config.json ({} such tensors)", unexpected[0],
+       files.tensors().at(unexpected[0]).file->path(), config.model_type, unexpected.size());
+}
+
+std::vector<uint8_t> to_bytes(std::span<const float> values, DType dtype, const std::string& tensor) {
+  std::vector<uint8_t> bytes(values.size() * size_of(dtype));
+  const auto convert = [&]<class T>(auto&& one) {
+    for (size_t i = 0; i < values.size(); ++i) {
+      const T element = one(values[i]);
+      std::memcpy(bytes.data() + i * sizeof(T), &element, sizeof(T));
+    }
+  };
+  if (dtype == DType::F32) {
+    std::memcpy(bytes.data(), values.data(), bytes.size());
+  } else if (dtype == DType::BF16) {
+    convert.template operator()<Bf16>([](float x) { return to_bf16(x); });
+  } else {
+    convert.template operator()<uint16_t>([&](float x) {
+      const uint16_t half = float_to_half(x);
+      require(!std::isfinite(x) || (half & 0x7c00u) != 0x7c00u,
+              "tensor '{}' has the value {}, beyond fp16's largest, 65504; export as bf16 or fp32", tensor, x);
+      return half;
+    });
+  }
+  return bytes;
+}
+
+using Shard = std::span<const Piece>;
+
+uint64_t bytes_of(const Piece& piece, DType dtype) {
+  return static_cast<uint64_t>(piece.count()) * size_of(dtype);
+}
+
+uint64_t bytes_of(Shard shard, DType dtype) {
+  uint64_t sum = 0;
+  for (const Piece& piece : shard) sum += bytes_of(piece, dtype);
+  return sum;
+}
+
+// As many tensors a shard as fit, in order; a tensor is never cut.
+std::vector<Shard> divide(const std::vector<Piece>& pieces, DType dtype, int64_t max_bytes) {
+  require(max_bytes > 0, "the largest shard must have more than {} bytes", max_bytes);
+  std::vector<Shard> shards;
+  size_t begin = 0;
+  uint64_t size = 0;
+  for (size_t i = 0; i < pieces.size(); ++i) {
+    const uint64_t bytes = bytes_of(pieces[i], dtype);
+    if (i > begin && size + bytes > static_cast<uint64_t>(max_bytes)) {
+      shards.push_back(Shard(pieces).subspan(begin, i - begin));
+      begin = i;
+      size = 0;
+    }
+    size += bytes;
+  }
+  shards.push_back(Shard(pieces).subspan(begin));
+  return shards;
+}
+
+void write_shard(const fs::path& path, Shard shard, const Parameters& params, DType dtype) {
+  std::vector<TensorHeader> headers;
+  for (const Piece& piece : shard) headers.push_back({piece.name, dtype, piece.shape});
+  SafetensorsWriter writer(path.string(), headers, {{"format", "pt"}, {"producer", "agoq"}});
+  std::vector<float> values;
+  for (const Piece& piece : shard) {
+    writer.begin(piece.name);
+    for_slabs(piece, params.at(piece.id), [&](int64_t, int64_t n, const ops::Weight& weight) {
+      values.resize(static_cast<size_t>(weight.value.count()));
+      ops::load_fp32(weight, values.data());
+      const size_t first = piece.shape.size() == 1 ? static_cast<size_t>(piece.begin) : 0;
+      writer.append(to_bytes(std::span(values).subspan(first, static_cast<size_t>(n)), dtype, piece.name));
+    });
+  }
+  writer.commit();
+}
+
+void write_weights(const fs::path& folder, const std::vector<Piece>& pieces, const Parameters& params, DType dtype,
+                   int64_t max_shard_bytes) {
+  const std::vector<Shard> shards = divide(pieces, dtype, max_shard_bytes);
+  if (shards.size() == 1) return write_shard(folder / kSingleFile, shards[0], params, dtype);
+  Json index = {{"metadata", {{"total_size", bytes_of(pieces, dtype)}}}};
+  for (size_t i = 0; i < shards.size(); ++i) {
+    const std::string name = fmt::format("model-{:05}-of-{:05}.safetensors", i + 1, shards.size());
+    write_shard(folder / name, shards[i], params, dtype);
+    for (const Piece& piece : shards[i]) index["weight_map"][piece.name] = name;
+  }
+  write_file_atomically((folder / kIndexFile).string(), index.dump(2) + "\n");
+}
+
+// Weights in any format, what describes them, and what the new folder writes itself.
+bool stays_behind(const std::string& name) {
+  constexpr std::array<std::string_view, 14> kEnds = {".safetensors", ".index.json", ".bin",     ".pt",   ".pth",
+                                                      ".ckpt",        ".h5",         ".msgpack", ".gguf", ".onnx",
+                                                      ".md",          ".lock",       ".tmp",     ".npz"};
+  const auto ends = [&](std::string_view end) { return name.ends_with(end); };
+  return name == kConfigFile || name.starts_with('.') || std::any_of(kEnds.begin(), kEnds.end(), ends);
+}
+
+void copy_files(const fs::path& from, const fs::path& to) {
+  for (const fs::directory_entry& entry : fs::directory_iterator(from))
+    if (entry.is_regular_file() && !stays_behind(entry.path().filename().string()))
+      write_file_atomically((to / entry.path().filename()).string(), read_text(entry.path()));
+}
+
+void copy_companions(const fs::path& source, const fs::path& folder) {
+  copy_files(source, folder);
+  const fs::path templates = source / "additional_chat_templates";
+  if (!fs::is_directory(templates)) return;
+  fs::create_directory(folder / templates.filename());
+  copy_files(templates, folder / templates.filename());
+  sync_directory((folder / templates.filename()).string());
+}
+
+bool is_our_export(const fs::path& folder) {
+  if (!fs::exists(folder / kConfigFile)) return false;
+  for (const fs::directory_entry& entry : fs::directory_iterator(folder)) {
+    if (entry.path().extension() != ".safetensors") continue;
+    const auto metadata = SafetensorsFile(entry.path().string()).metadata();
+    const auto producer = metadata.find("producer");
+    return producer != metadata.end() && producer->second == "agoq";
+  }
+  return false;
+}
+
+void check_destination(const fs::path& folder, const fs::path& source) {
+  require(source.empty() || fs::is_directory(source), "cannot take the tokenizer from {}: it is no folder",
+          source.string());
+  if (!fs::exists(folder)) return;
+  require(fs::is_directory(folder), "cannot export to {}: it is a file; name a new folder", folder.string());
+  require(source.empty() || !fs::equivalent(folder, source),
+          "cannot export to {}: the model's tokenizer and config come from there; name another folder",
+          folder.string());
+  require(fs::is_empty(folder) || is_our_export(folder),
+          "cannot export to {}: it holds other things than an earlier export; name a new folder", folder.string());
+}
+
+// Leaves nothing half written behind.
+struct Discard {
+  fs::path path;
+  ~Discard() {
+    std::error_code nothing_to_do;
+    fs::remove_all(path, nothing_to_do);
+  }
+};
+
+void put_in_place(const fs::path& finished, const fs::path& destination) {
+  if (!fs::exists(destination) || fs::is_empty(destination))
+    return rename_directory_durably(finished.string(), destination.string());
+  const fs::path old = destination.string() + ".tmp-replaced";
+  fs::remove_all(old);
+  fs::rename(destination, old);
+  rename_directory_durably(finished.string(), destination.string());
+  fs::remove_all(old);
+}
+
+}  // namespace
+
+void import_weights(const fs::path& folder, const ModelConfig& config, const LayerSpec& spec,
+                    const Parameters& params) {
+  const WeightFiles files(folder);
+  const std::vector<Piece> pieces = pieces_of(config, spec);
+  check_tensors(folder, files, pieces, config);
+  std::vector<float> values;
+  for (const Piece& piece : pieces) {
+    const auto& [file, entry] = files.tensors().at(piece.name);
+    const ops::Weight& whole = params.at(piece.id);
+    for_slabs(piece, whole, [&, file = file, entry = entry](int64_t first, int64_t n, const ops::Weight& weight) {
+      values.resize(static_cast<size_t>(weight.value.count()));
+      const bool part = weight.value.count() != n;  // of a 1-D parameter: keep the rest of it
+      if (part) ops::load_fp32(weight, values.data());
+      const size_t at = part ? static_cast<size_t>(piece.begin) : 0;
+      file->read_floats(*entry, first, std::span(values).subspan(at, static_cast<size_t>(n)));
+      ops::store_fp32(weight, values.data());
+    });
+  }
+}
+
+void export_folder(const fs::path& destination, const ModelConfig& config, const LayerSpec& spec,
+                   const Parameters& params, DType dtype, const fs::path& source, int64_t max_shard_bytes) {
+  fs::path folder = fs::absolute(destination).lexically_normal();
+  if (!folder.has_filename()) folder = folder.parent_path();  // a slash at the end
+  check_destination(folder, source);
+  const Discard temporary{folder.string() + ".tmp-export"};  // also what a killed export left
+  fs::remove_all(temporary.path);
+  fs::create_directories(temporary.path);
+  write_file_atomically((temporary.path / kConfigFile).string(), config_to_json(config, dtype));
+  if (!source.empty()) copy_companions(source, temporary.path);
+  write_weights(temporary.path, pieces_of(config, spec), params, dtype, max_shard_bytes);
+  put_in_place(temporary.path, folder);
+}
+
+}  // namespace agoq::model

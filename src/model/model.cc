@@ -1,0 +1,88 @@
+#include "model/model.h"
+
+#include "ops/embedding.h"
+#include "ops/linear.h"
+#include "ops/rms_norm.h"
+
+namespace agoq::model {
+namespace {
+
+Tensor make_rope_table(Arena& arena, const ModelConfig& config, int64_t positions) {
+  const Tensor table = arena.allocate("rope table", DType::F32, {positions, config.heads.dim});
+  if (arena.device() != Device::Meta) ops::fill_rope_table(config.rope, table);
+  return table;
+}
+
+const Saved kNothingKept;
+
+}  // namespace
+
+Model::Model(Arena& arena, const ModelConfig& config, const LayerSpec& spec, int64_t positions)
+    : config_(config), spec_(spec), layer_(config, spec, make_rope_table(arena, config, positions)) {}
+
+Tensor Model::embed(const Context& ctx, const Parameters& params, const Tensor& tokens) const {
+  return ops::embedding(ctx, tokens, params.at({-1, Param::Embedding}));
+}
+
+void Model::forward(const Context& ctx, const Parameters& params, const Tensor& x, int64_t begin, int64_t end,
+                    const std::vector<Saved>& saved) const {
+  for (int64_t l = begin; l < end; ++l) {
+    Scope scope(ctx);
+    layer_.forward(ctx, x, params.acquire(ctx, l), saved.empty() ? kNothingKept : saved[static_cast<size_t>(l - begin)]);
+  }
+}
+
+void Model::backward(const Context& ctx, const Parameters& params, const Tensor& dx, int64_t begin, int64_t end,
+                     const std::vector<Saved>& saved, const GradientSource& grads) const {
+  for (int64_t l = end - 1; l >= begin; --l) {
+    Scope scope(ctx);
+    const Saved& kept = saved[static_cast<size_t>(l - begin)];
+    const LayerWeights w = params.acquire(ctx, l);
+    if (kept.kept(Kept::Qkv))
+      layer_.backward(ctx, dx, w, kept, layer_gradients(l, grads));
+    else
+      layer_.backward_from_x1(ctx, dx, w, kept, layer_gradients(l, grads));
+  }
+}
+
+void Model::loss(const Context& ctx, const Parameters& params, const Tensor& x, const ops::Targets& targets,
+                 const Tensor& nll) const {
+  Scope scope(ctx);
+  const Tensor norm = params.acquire(ctx, {-1, Param::FinalNorm});
+  const Tensor n = ops::rms_norm(ctx, x, norm, config_.norm_eps);  // [T, H]
+  ops::head_loss(ctx, n, params.acquire(ctx, params.head_id()), targets, nll);
+}
+
+void Model::loss_backward(const Context& ctx, const Parameters& params, const Tensor& x, const ops::Targets& targets,
+                          float scale, const Tensor& nll, const GradientSource& grads) const {
+  Scope scope(ctx);
+  const Tensor norm = params.acquire(ctx, {-1, Param::FinalNorm});
+  const Tensor rstd = ctx.empty(DType::F32, {x.rows()});
+  const codec::Codec plain = ctx.compute() == DType::BF16 ? codec::Codec::Bf16 : codec::Codec::Fp32;
+  const codec::Quantized kept_x = codec::push(ctx, plain, x.rows(), codec::RowBlocks(x.cols()));
+  const Tensor n = ops::rms_norm(ctx, x, norm, config_.norm_eps, kept_x, rstd);  // [T, H]
+  const Tensor head = params.acquire(ctx, params.head_id());
+  const Tensor dn = ops::head_loss_backward(ctx, n, head, targets, scale, nll, grads.grad(params.head_id()));
+  ops::rms_norm_backward_into(ctx, dn, kept_x, rstd, norm, {}, x, grads.grad({-1, Param::FinalNorm}));
+}
+
+void Model::embed_backward(const Context& ctx, const Tensor& tokens, const Tensor& dx, const GradientSource& grads) const {
+  ops::embedding_backward(ctx, tokens, dx, grads.grad({-1, Param::Embedding}));
+}
+
+Tensor Model::logits(const Context& ctx, const Parameters& params, const Tensor& x) const {
+  const Tensor out = ctx.empty(DType::F32, {x.rows(), config_.vocab_size});
+  Scope scope(ctx);
+  const Tensor n = ops::rms_norm(ctx, x, params.acquire(ctx, {-1, Param::FinalNorm}), config_.norm_eps);
+  ops::gemm(ctx, n, ops::Transpose::No, params.acquire(ctx, params.head_id()), ops::Transpose::Yes, out);
+  return out;
+}
+
+LayerGradients Model::layer_gradients(int64_t layer, const GradientSource& grads) const {
+  LayerGradients all;
+  for (const ParamRow& row : spec_.params)
+    if (in_layer(row.param) && row.present()) all[static_cast<size_t>(row.param)] = grads.grad({layer, row.param});
+  return all;
+}
+
+}  // namespace agoq::model

@@ -1,0 +1,52 @@
+// The shape of a LLaMA-architecture model, read from and written as a Hugging Face config.json.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/dtype.h"
+#include "ops/heads.h"
+#include "ops/rope.h"
+
+namespace agoq::model {
+
+struct ModelConfig {
+  std::string model_type = "llama";  // llama, mistral, qwen2 or qwen3
+  int64_t vocab_size = 0;            // V
+  int64_t hidden_size = 0;           // H
+  int64_t ffn_size = 0;              // F
+  int64_t layers = 0;                // L
+  ops::Heads heads;                  // Hq, Hkv, D
+  int64_t max_positions = 0;
+  float norm_eps = 1e-5f;
+  ops::RopeSpec rope;
+  int64_t window = 0;  // sliding window of attention, 0: none
+  bool tied_embeddings = false;
+  bool qkv_bias = false;  // Qwen2.5
+  bool qk_norm = false;   // Qwen3
+  float init_std = 0.02f;
+  std::string original_json;  // the config.json it came from, so that export changes nothing it doesn't know
+
+  int64_t parameters() const;  // a tied head counts once
+  // Floating-point operations of the matrix products of one training token, forward and backward, at sequence length S:
+  //   6 · (weights of all matrices, the head's included, the embedding's not) + 12 · L · Hq · D · c
+  // where c is the mean number of keys that a token attends to: (S + 1) / 2, or less with a sliding window. What
+  // recomputation adds is not counted: it is model FLOPs, not hardware FLOPs.
+  double flops_per_token(int64_t sequence_length) const;
+};
+
+// Parses a config.json. An architecture that would compute something else than this code is refused by name; keys that
+// are missing mean what they mean in transformers. `file` is for messages.
+ModelConfig config_from_json(const std::string& text, const std::string& file);
+// A config.json for AutoModelForCausalLM of transformers 4 and 5: original_json if there is one, otherwise all keys.
+// With `dtype` it names the type of the weights beside it; nothing else of original_json changes.
+std::string config_to_json(const ModelConfig& config, std::optional<DType> dtype = std::nullopt);
+// llama2-7b, llama2-13b, llama3-8b, llama3.2-1b, codellama-34b, demo; an error lists the names.
+ModelConfig preset(const std::string& name);
+std::vector<std::string> preset_names();
+// A preset's name, a Hugging Face folder, or a config.json.
+ModelConfig find_config(const std::string& name_or_path);
+
+}  // namespace agoq::model

@@ -1,0 +1,36 @@
+// What one layer's forward leaves for backward. Layer code keeps and loads; whether a tensor is stored as codes, as it is,
+// or not at all is the recipe's business.
+#pragma once
+
+#include <array>
+
+#include "codec/codec.h"
+#include "model/recipe.h"
+
+namespace agoq::model {
+
+class Saved {
+ public:
+  Saved() = default;  // keeps nothing (evaluation)
+  // Slots for T tokens of layer `layer`, owned by the arena under "saved NAME".
+  Saved(Arena& arena, const LayerSpec& spec, const Recipe& recipe, int64_t layer, int64_t tokens);
+  // Exact temporaries in the compute type for a layer whose forward is run again inside its backward.
+  Saved(const Context& ctx, const LayerSpec& spec, int64_t tokens);
+
+  const codec::Quantized& operator[](Kept k) const { return slots_[static_cast<size_t>(k)]; }
+  bool kept(Kept k) const { return (*this)[k].kept(); }
+  // rstd [T], lse [Hq, T], qk_rstd [T, Hq + Hkv]; an empty tensor if not kept.
+  Tensor stat(Kept k) const;
+
+  void keep(const Context& ctx, Kept k, const Tensor& x) const;
+  // The tensor in the compute type: the slot itself if it is stored so, otherwise decoded into a temporary. Read only.
+  Tensor load(const Context& ctx, Kept k) const;
+  // The same, always a temporary that may be changed in place.
+  Tensor copy(const Context& ctx, Kept k) const;
+
+ private:
+  std::array<codec::Quantized, kKept> slots_{};
+  int64_t tokens_ = 0;
+};
+
+}  // namespace agoq::model

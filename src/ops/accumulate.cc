@@ -1,0 +1,113 @@
+#include "ops/accumulate.h"
+
+#include <algorithm>
+
+#include "ops/accumulate_cpu.h"
+#include "ops/cpu.h"
+
+namespace agoq::ops {
+namespace {
+
+constexpr int64_t kSlabFloats = 1 << 20;   // of dW made at a time: stays in the last-level cache
+constexpr int64_t kPanelFloats = 1 << 21;  // of bf16 operands widened at a time
+
+void check_grad(const MainGrad& grad, const char* op) {
+  require(grad.data.kept(), "{}: the main gradient has codec none; choose fp32, bf16 or an 8-bit codec", op);
+  require(grad.data.codec != codec::Codec::Dyn8Unsigned, "{}: codec {} cannot hold negative gradients", op,
+          codec::name_of(grad.data.codec));
+}
+
+void check_numbers(const Tensor& t, const char* op, const char* name) {
+  require(t.shape.rank() == 2 && (t.dtype == DType::F32 || t.dtype == DType::BF16),
+          "{}: {} is {} {}, expected fp32 or bf16 of two dimensions", op, name, name_of(t.dtype), t.shape.text());
+}
+
+Tensor row_room(const Context& ctx, const MainGrad& grad) {
+  return cpu::thread_scratch(ctx, grad.data.row.cols);
+}
+
+// Rows of dW made at a time, and tokens widened at a time.
+int64_t slab_rows(int64_t out, int64_t in) {
+  return std::min(out, std::max<int64_t>(kSlabFloats / std::max<int64_t>(in, 1) / 8 * 8, 8));
+}
+int64_t panel_tokens(int64_t tokens, int64_t columns) {
+  return std::min(tokens, std::max<int64_t>(kPanelFloats / columns, 64));
+}
+
+}  // namespace
+
+codec::Rounding MainGrad::rounding(const RandomKey& step_key) const {
+  if (!stochastic) return codec::Rounding::nearest();
+  RandomKey key = step_key;
+  key.purpose = Purpose::Gradient;
+  key.tensor = tensor;
+  return codec::Rounding::random(key);
+}
+
+void accumulate(const Context& ctx, const MainGrad& grad, const Tensor& delta, int64_t begin) {
+  check_grad(grad, "accumulate");
+  check_numbers(delta, "accumulate", "delta");
+  require(delta.cols() == grad.data.row.cols && begin >= 0 && begin + delta.shape[0] <= grad.data.rows,
+          "accumulate: delta {} for rows from {} on does not fit a gradient of shape [{}, {}]", delta.shape.text(),
+          begin, grad.data.rows, grad.data.row.cols);
+  Scope scope(ctx);
+  const Tensor room = row_room(ctx, grad);
+  if (ctx.meta()) return;
+  cpu::require_cpu(ctx, "accumulate");
+  Timed timed(ctx.profile, Work::Codec);
+  cpu::accumulate(ctx, grad, delta, begin, false, room);
+}
+
+void accumulate_dw(const Context& ctx, const MainGrad& grad, const Tensor& dy, const Tensor& x) {
+  check_grad(grad, "accumulate_dw");
+  check_numbers(dy, "accumulate_dw", "dy");
+  check_numbers(x, "accumulate_dw", "x");
+  const int64_t tokens = x.shape[0], out = grad.data.rows, in = grad.data.row.cols;
+  require(dy.shape == Shape{tokens, out} && x.shape == Shape{tokens, in} && dy.dtype == x.dtype,
+          "accumulate_dw: dy is {} {} and x {} {}, but the gradient is [{}, {}]", name_of(dy.dtype), dy.shape.text(),
+          name_of(x.dtype), x.shape.text(), out, in);
+  if (tokens == 0) return;
+  const bool plain = grad.data.codec == codec::Codec::Fp32, widen = x.dtype == DType::BF16;
+  const int64_t rows = slab_rows(out, in), panel = panel_tokens(tokens, in + rows);
+
+  Scope scope(ctx);
+  cpu::PanelRoom panels;
+  if (widen) panels = {cpu::scratch(ctx, DType::F32, {panel, rows}), cpu::scratch(ctx, DType::F32, {panel, in})};
+  Tensor slab, room;
+  if (!plain) {
+    slab = cpu::scratch(ctx, DType::F32, {rows, in});
+    room = row_room(ctx, grad);
+  }
+  if (ctx.meta()) return;
+  cpu::require_cpu(ctx, "accumulate_dw");
+  for (int64_t begin = 0; begin < out; begin += rows) {
+    const int64_t end = std::min(begin + rows, out);
+    {
+      Timed timed(ctx.profile, Work::Gemm);
+      float* c = plain ? grad.data.plain().as<float>() + begin * in : slab.as<float>();
+      cpu::dw_slab(dy, x, begin, end, plain, c, panels);
+    }
+    if (plain) continue;
+    Timed timed(ctx.profile, Work::Codec);
+    cpu::accumulate(ctx, grad, slab.row_range(0, end - begin), begin, widen, room);
+  }
+  if (ctx.profile) ctx.profile->gemm_flops += 2.0 * static_cast<double>(tokens) * static_cast<double>(out * in);
+}
+
+void accumulate_db(const Context& ctx, const MainGrad& grad, const Tensor& dy) {
+  check_grad(grad, "accumulate_db");
+  check_numbers(dy, "accumulate_db", "dy");
+  require(grad.data.rows == 1 && grad.data.row.cols == dy.cols(),
+          "accumulate_db: dy is {}, but the gradient of the bias is [{}, {}]", dy.shape.text(), grad.data.rows,
+          grad.data.row.cols);
+  Scope scope(ctx);
+  const Tensor sums = ctx.empty(DType::F32, {1, dy.cols()});
+  const Tensor room = row_room(ctx, grad);
+  if (ctx.meta()) return;
+  cpu::require_cpu(ctx, "accumulate_db");
+  Timed timed(ctx.profile, Work::Elementwise);
+  cpu::column_sums(dy, sums);
+  cpu::accumulate(ctx, grad, sums, 0, false, room);
+}
+
+}  // namespace agoq::ops

@@ -1,0 +1,24 @@
+// Main gradients: accumulated over micro-batches in 8 bits (QuanGrad, design 4).
+#pragma once
+
+#include "codec/codec.h"
+
+namespace agoq::ops {
+
+// Where the gradient of one parameter accumulates. Codec Fp32 or Bf16: plain; otherwise decode + add + encode in one
+// pass.
+struct MainGrad {
+  codec::Quantized data;                                      // [rows, cols] like the parameter
+  uint32_t tensor = 0;                                        // logical tensor id, for the draws
+  bool stochastic = true;                                     // how sums are rounded
+  codec::Rounding rounding(const RandomKey& step_key) const;  // Purpose::Gradient of this tensor
+};
+
+// main += delta; delta is fp32 or bf16 [end - begin, cols] for rows [begin, end) of the gradient.
+void accumulate(const Context& ctx, const MainGrad& grad, const Tensor& delta, int64_t begin = 0);
+// main += dyᵀ·x; dy [T, out], x [T, in]. The product is made and folded in by slabs of rows, so no full dW exists.
+void accumulate_dw(const Context& ctx, const MainGrad& grad, const Tensor& dy, const Tensor& x);
+// main += column sums of dy [T, out], for a bias (grad is [1, out]).
+void accumulate_db(const Context& ctx, const MainGrad& grad, const Tensor& dy);
+
+}  // namespace agoq::ops

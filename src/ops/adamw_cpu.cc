@@ -1,0 +1,130 @@
+#include "ops/adamw_cpu.h"
+
+#include <cmath>
+
+#include "ops/cpu.h"
+
+namespace agoq::ops::cpu {
+namespace {
+
+using codec::Codec;
+using codec::kBlock;
+
+constexpr int64_t kSerialBlocks = 64;  // fewer are done before the threads have woken up
+
+// The scalars of one step, computed in double and rounded once, as PyTorch does.
+struct Scalars {
+  explicit Scalars(const AdamWStep& s) {
+    const auto step = static_cast<double>(s.step);
+    decay = static_cast<float>(1 - s.lr * s.weight_decay);
+    one_minus_beta1 = static_cast<float>(1 - s.beta1);
+    beta2 = static_cast<float>(s.beta2);
+    one_minus_beta2 = static_cast<float>(1 - s.beta2);
+    step_size = static_cast<float>(s.lr / (1 - std::pow(s.beta1, step)));
+    root_correction = static_cast<float>(std::sqrt(1 - std::pow(s.beta2, step)));
+    eps = static_cast<float>(s.eps);
+    gradient_scale = static_cast<float>(s.gradient_scale);
+  }
+  float decay, one_minus_beta1, beta2, one_minus_beta2, step_size, root_correction, eps, gradient_scale;
+};
+
+// A block of each operand, in fp32.
+struct Block {
+  alignas(64) float g[kBlock], m[kBlock], v[kBlock], p[kBlock];
+};
+
+// Whole blocks always, so that the loop has a fixed length; what lies behind a short block is not stored.
+void update(const Scalars& s, Block& b) {
+  for (int i = 0; i < kBlock; ++i) {
+    const float g = b.g[i] * s.gradient_scale;
+    b.m[i] += s.one_minus_beta1 * (g - b.m[i]);
+    b.v[i] = b.v[i] * s.beta2 + s.one_minus_beta2 * (g * g);
+    const float denominator = std::sqrt(b.v[i]) / s.root_correction + s.eps;
+    b.p[i] = b.p[i] * s.decay - s.step_size * (b.m[i] / denominator);
+  }
+}
+
+// n elements of the weight from element `first` on.
+void load(const Weight& w, int64_t first, int64_t n, float* p) {
+  if (w.correction) {
+    const auto* high = static_cast<const Bf16*>(w.value.data) + first;
+    const auto* low = static_cast<const int16_t*>(w.correction.data) + first;
+    for (int64_t i = 0; i < n; ++i) p[i] = join_fp32(high[i], low[i]);
+  } else {
+    const Tensor& exact = w.master ? w.master : w.value;
+    std::memcpy(p, static_cast<const float*>(exact.data) + first, static_cast<size_t>(n) * sizeof(float));
+  }
+}
+
+void store(const Weight& w, int64_t first, int64_t n, const float* p) {
+  auto* value = static_cast<Bf16*>(w.value.data) + first;
+  if (w.correction) {
+    auto* low = static_cast<int16_t*>(w.correction.data) + first;
+    for (int64_t i = 0; i < n; ++i) split_fp32(p[i], value[i], low[i]);
+    return;
+  }
+  const Tensor& exact = w.master ? w.master : w.value;
+  std::memcpy(static_cast<float*>(exact.data) + first, p, static_cast<size_t>(n) * sizeof(float));
+  if (!w.master) return;
+  for (int64_t i = 0; i < n; ++i) {  // the same bf16 as in split form, so that both forms train alike
+    int16_t low;
+    split_fp32(p[i], value[i], low);
+  }
+}
+
+codec::Rounding rounding(const codec::Quantized& moment, RandomKey key, Purpose purpose, uint32_t tensor) {
+  if (moment.codec == Codec::Fp32) return codec::Rounding::nearest();
+  key.purpose = purpose;
+  key.micro_batch = 0;
+  key.tensor = tensor;
+  return codec::Rounding::random(key);
+}
+
+}  // namespace
+
+void adamw(const RandomKey& key, const AdamWState& state, const AdamWStep& step) {
+  const Scalars scalars(step);
+  const codec::RowBlocks& row = state.grad.row;
+  const codec::Rounding m_rounding = rounding(state.m, key, Purpose::FirstMoment, state.tensor);
+  const codec::Rounding v_rounding = rounding(state.v, key, Purpose::SecondMoment, state.tensor);
+  const bool v_is_root = state.v.codec == Codec::Dyn8Unsigned;
+  const int64_t blocks = row.blocks(), count = state.grad.rows * blocks;
+#pragma omp parallel for schedule(static) if (count > kSerialBlocks)
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t r = i / blocks, block = i % blocks, n = row.size(block), first = r * row.cols + row.begin(block);
+    Block b = {};
+    codec::decode_block(state.grad, r, block, b.g);
+    codec::decode_block(state.m, r, block, b.m);
+    codec::decode_block(state.v, r, block, b.v);
+    load(state.weight, first, n, b.p);
+    if (v_is_root)
+      for (float& v : b.v) v *= v;
+    update(scalars, b);
+    store(state.weight, first, n, b.p);
+    codec::encode_block(state.m, r, block, b.m, m_rounding);
+    if (v_is_root)
+      for (float& v : b.v) v = std::sqrt(v);
+    codec::encode_block(state.v, r, block, b.v, v_rounding);
+  }
+}
+
+// Squares are summed in double: in order within a row, then over the rows.
+void squared_norm(const codec::Quantized& grad, double* rows, float* out) {
+  parallel_for(grad.rows, [&](int64_t r, int) {
+    constexpr int kLanes = 16;
+    double lanes[kLanes] = {};
+    for (int64_t block = 0; block < grad.row.blocks(); ++block) {
+      alignas(64) float g[kBlock] = {};
+      codec::decode_block(grad, r, block, g);
+      for (int i = 0; i < kBlock; i += kLanes)
+        for (int l = 0; l < kLanes; ++l) lanes[l] += static_cast<double>(g[i + l]) * static_cast<double>(g[i + l]);
+    }
+    rows[r] = 0;
+    for (double lane : lanes) rows[r] += lane;
+  });
+  double total = 0;
+  for (int64_t r = 0; r < grad.rows; ++r) total += rows[r];
+  *out = static_cast<float>(total);
+}
+
+}  // namespace agoq::ops::cpu

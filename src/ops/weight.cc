@@ -1,0 +1,64 @@
+#include "ops/weight.h"
+
+#include "ops/cpu.h"
+#include "ops/weight_cpu.h"
+
+namespace agoq::ops {
+namespace {
+
+void check(const Weight& w, const char* what) {
+  const auto same_shape = [&](const Tensor& part) { return !part || part.shape == w.value.shape; };
+  require(w.value && same_shape(w.correction) && same_shape(w.master),
+          "{}: the parts of a weight differ in shape: {}, {}, {}", what, w.value.shape.text(),
+          w.correction.shape.text(), w.master.shape.text());
+  const bool split = w.value.dtype == DType::BF16 && w.correction && w.correction.dtype == DType::I16 && !w.master;
+  const bool fp32 = w.value.dtype == DType::F32 && !w.correction && !w.master;
+  const bool both = w.value.dtype == DType::BF16 && !w.correction && w.master && w.master.dtype == DType::F32;
+  require(split || fp32 || both,
+          "{}: a weight is bf16 + int16 correction, fp32 alone, or bf16 + fp32 master; its value is {}, {} correction, "
+          "{} master",
+          what, name_of(w.value.dtype), w.correction ? name_of(w.correction.dtype) : "no",
+          w.master ? name_of(w.master.dtype) : "no");
+}
+
+Tensor part_range(const Tensor& t, int64_t begin, int64_t end) {
+  if (!t) return t;
+  if (t.shape.rank() == 2) return t.row_range(begin, end);
+  return t.view({t.count(), 1}).row_range(begin, end).view({end - begin});
+}
+
+}  // namespace
+
+Weight Weight::row_range(int64_t begin, int64_t end) const {
+  return {part_range(value, begin, end), part_range(correction, begin, end), part_range(master, begin, end)};
+}
+
+Tensor in_compute_type(const Context& ctx, const Weight& w) {
+  check(w, "in_compute_type");
+  if (w.value.dtype == ctx.compute()) return w.value;
+  if (w.master && ctx.compute() == DType::F32) return w.master;
+  const Tensor out = ctx.empty(w.value.shape);
+  if (ctx.meta()) return out;
+  cpu::require_cpu(ctx, "in_compute_type");
+  Timed timed(ctx.profile, Work::Elementwise);
+  cpu::read_weight(w, out);
+  return out;
+}
+
+void store_fp32(const Weight& w, const float* values) {
+  check(w, "store_fp32");
+  require(w.value.device == Device::Cpu, "store_fp32: the weight is on {}, not on the CPU", name_of(w.value.device));
+  const int64_t bad = cpu::write_weight(w, values);
+  require(bad < 0,
+          "store_fp32: element {} of a weight {} is {}, which bf16 cannot hold (largest finite: 3.39e38); "
+          "the source is damaged, or keep the weights in fp32",
+          bad, w.value.shape.text(), bad < 0 ? 0.0f : values[bad]);
+}
+
+void load_fp32(const Weight& w, float* values) {
+  check(w, "load_fp32");
+  require(w.value.device == Device::Cpu, "load_fp32: the weight is on {}, not on the CPU", name_of(w.value.device));
+  cpu::read_weight(w, host_tensor(values, w.value.shape));
+}
+
+}  // namespace agoq::ops

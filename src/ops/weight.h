@@ -1,0 +1,36 @@
+// How a parameter is held, and how ops get to read it in the compute type.
+#pragma once
+
+#include "device/context.h"
+
+namespace agoq::ops {
+
+// One of three forms (design 4, "exact fp32 master"):
+//   split  value bf16 + correction int16: fp32_bits = (bf16_bits << 16) + correction, exactly
+//   fp32   value fp32, nothing else
+//   both   value bf16 (what GEMMs read) + master fp32
+struct Weight {
+  Tensor value;
+  Tensor correction;
+  Tensor master;
+  Weight row_range(int64_t begin, int64_t end) const;  // rows of a matrix, elements of a vector
+};
+
+// fp32 -> bf16 rounded to nearest, ties up, so that the difference fits 16 signed bits.
+AGOQ_HD inline void split_fp32(float x, Bf16& high, int16_t& low) {
+  const uint32_t u = std::bit_cast<uint32_t>(x);
+  const uint32_t h = (u + 0x8000u) >> 16;
+  high.bits = static_cast<uint16_t>(h);
+  low = static_cast<int16_t>(static_cast<uint16_t>(u - (h << 16)));
+}
+AGOQ_HD inline float join_fp32(Bf16 high, int16_t low) {
+  return std::bit_cast<float>((uint32_t{high.bits} << 16) + static_cast<uint32_t>(static_cast<int32_t>(low)));
+}
+
+// The weight in the compute type: itself where it is held so, otherwise widened into a temporary (CPU, one layer at a time).
+Tensor in_compute_type(const Context& ctx, const Weight& w);
+// Exact fp32 values <-> the held form (host tensors; initialisation, import, export, checkpoints).
+void store_fp32(const Weight& w, const float* values);
+void load_fp32(const Weight& w, float* values);
+
+}  // namespace agoq::ops

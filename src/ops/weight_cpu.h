@@ -1,0 +1,13 @@
+// CPU kernels of ops/weight.h.
+#pragma once
+
+#include "ops/weight.h"
+
+namespace agoq::ops::cpu {
+
+// out = the weight as fp32 or bf16 numbers.
+void read_weight(const Weight& w, const Tensor& out);
+// Writes the held form; the index of the first value that bf16 cannot hold (not finite, or rounded to Inf), or -1.
+int64_t write_weight(const Weight& w, const float* values);
+
+}  // namespace agoq::ops::cpu

@@ -1,0 +1,39 @@
+#include "plan/layout.h"
+
+namespace agoq::plan {
+
+size_t Layout::of(const std::string& owner) const {
+  for (const OwnerBytes& o : owners)
+    if (o.owner == owner) return o.bytes;
+  return 0;
+}
+
+size_t Layout::starting_with(const std::string& prefix) const {
+  size_t bytes = 0;
+  for (const OwnerBytes& o : owners)
+    if (o.owner.starts_with(prefix)) bytes += o.bytes;
+  return bytes;
+}
+
+size_t Layout::model_state() const {
+  return of("weights") + of("corrections") + of("fp32 master") + of("main gradients") + of("moments");
+}
+
+Layout plan_layout(const parallel::Job& job, Device target) {
+  Arena arena(Device::Meta, 0);
+  parallel::TrainingState state(arena, target, job);
+  state.rehearse();
+  return {arena.by_owner(), arena.total_bytes()};
+}
+
+parallel::Job reference_job(const parallel::Job& job) {
+  parallel::Job reference = job;
+  reference.precision.compute = DType::BF16;
+  reference.precision.master = model::MasterForm::Fp32;
+  reference.precision.main_grads = codec::Codec::Fp32;
+  reference.precision.exp_avg = reference.precision.exp_avg_sq = codec::Codec::Fp32;
+  reference.recipe = model::make_recipe(job.model, model::LayerSpec(job.model), model::Policy::Bf16, model::Recompute::None, "");
+  return reference;
+}
+
+}  // namespace agoq::plan

@@ -1,0 +1,29 @@
+// The layout of memory before step 0, from a dry run: the code that trains runs once on the Meta device, which checks shapes
+// and counts bytes. So what is planned is what is held (design 6); no formula mirrors the code.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "parallel/training_state.h"
+
+namespace agoq::plan {
+
+struct Layout {
+  std::vector<OwnerBytes> owners;  // in order of allocation, "workspace" last
+  size_t total = 0;                // capacity of the arena
+
+  size_t of(const std::string& owner) const;                 // 0 if there is none
+  size_t starting_with(const std::string& prefix) const;     // e.g. all "saved ..."
+  // weights + corrections (or fp32 master) + main gradients + moments
+  size_t model_state() const;
+};
+
+// `target`: the device that the layout is for (Cpu needs scratch that Cuda does not).
+Layout plan_layout(const parallel::Job& job, Device target);
+
+// What the same model holds under plain mixed-precision training: bf16 weights, fp32 master, fp32 gradients and moments
+// (18 bytes per parameter, Megatron-LM's default), activations in bf16 with nothing recomputed.
+parallel::Job reference_job(const parallel::Job& job);
+
+}  // namespace agoq::plan

@@ -1,0 +1,118 @@
+#include "train/config.h"
+
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+#include <numbers>
+
+namespace agoq::train {
+namespace {
+
+codec::Codec gradient_codec(const std::string& name) {
+  if (name == "int8" || name == "fp8" || name == "bf16" || name == "fp32") return *codec::codec_from_name(name);
+  fail("--main-grads-dtype {}: use int8, fp8, bf16 or fp32", name);
+}
+
+codec::Codec moment_codec(const char* flag, const std::string& name, codec::Codec eight_bit) {
+  if (name == "8bit") return eight_bit;
+  if (name == "fp32") return codec::Codec::Fp32;
+  fail("{} {}: use 8bit or fp32", flag, name);
+}
+
+void apply_baseline(TrainConfig& c) {
+  if (c.baseline.empty()) return;
+  require(c.baseline == "bf16" || c.baseline == "fp32", "--baseline {}: use bf16 or fp32", c.baseline);
+  c.activation_policy = c.baseline;
+  c.activation_override.clear();
+  c.compute_dtype = c.baseline;
+  c.main_params_dtype = c.main_grads_dtype = c.exp_avg_dtype = c.exp_avg_sq_dtype = "fp32";
+}
+
+void positive(const char* flag, int64_t value) {
+  require(value > 0, "{} must be positive, not {}", flag, value);
+}
+
+void check_batch(const TrainConfig& c) {
+  positive("--micro-batch-size", c.micro_batch_size);
+  positive("--global-batch-size", c.global_batch_size);
+  positive("--seq-length", c.seq_length);
+  require(c.global_batch_size % c.micro_batch_size == 0,
+          "--global-batch-size {} is not a multiple of --micro-batch-size {}; try {} or {}", c.global_batch_size,
+          c.micro_batch_size, c.global_batch_size / c.micro_batch_size * c.micro_batch_size,
+          (c.global_batch_size / c.micro_batch_size + 1) * c.micro_batch_size);
+}
+
+void check_schedule(const TrainConfig& c) {
+  require(c.train_iters >= 0, "--train-iters must not be negative");
+  require(c.lr_decay_style == "cosine" || c.lr_decay_style == "linear" || c.lr_decay_style == "constant",
+          "--lr-decay-style {}: use cosine, linear or constant", c.lr_decay_style);
+  require(c.lr >= 0 && c.min_lr >= 0 && c.min_lr <= c.lr, "need 0 <= --min-lr ({}) <= --lr ({})", c.min_lr, c.lr);
+  require(c.lr_warmup_iters >= 0 && c.lr_warmup_iters <= c.lr_decay_iters, "--lr-warmup-iters {} must lie in 0 to {}",
+          c.lr_warmup_iters, c.lr_decay_iters);
+  require(c.adam_beta1 >= 0 && c.adam_beta1 < 1 && c.adam_beta2 >= 0 && c.adam_beta2 < 1 && c.adam_eps > 0,
+          "need 0 <= --adam-beta1, --adam-beta2 < 1 and --adam-eps > 0");
+  require(c.valid_fraction >= 0 && c.valid_fraction < 1, "--valid-fraction {} must lie in [0, 1)", c.valid_fraction);
+}
+
+}  // namespace
+
+model::ModelConfig resolve_model(const TrainConfig& c) {
+  require(c.model.empty() || c.model_config.empty(), "--model starts from weights, --model-config from none: give one of them");
+  require(!c.model.empty() || !c.model_config.empty(), "no model: give --model FOLDER or --model-config {}",
+          fmt::join(model::preset_names(), "|"));
+  if (c.model.empty()) return model::find_config(c.model_config);
+  require(std::filesystem::is_directory(c.model), "--model {}: no such folder; presets go with --model-config", c.model);
+  return model::find_config(c.model);
+}
+
+Device resolve_device(const std::string& name) {
+  require(name == "auto" || name == "cpu" || name == "cuda", "--device {}: use auto, cpu or cuda", name);
+  require(name != "cuda", "--device cuda: this build has no CUDA backend; use --device cpu");
+  return Device::Cpu;
+}
+
+TrainConfig resolved(TrainConfig c, const model::ModelConfig& model, Device device) {
+  apply_baseline(c);
+  if (c.compute_dtype.empty()) c.compute_dtype = device == Device::Cuda ? "bf16" : "fp32";
+  require(c.compute_dtype == "bf16" || c.compute_dtype == "fp32", "--compute-dtype {}: use bf16 or fp32", c.compute_dtype);
+  if (c.seq_length == 0) c.seq_length = std::min<int64_t>(2048, model.max_positions);
+  require(c.seq_length <= model.max_positions, "--seq-length {} is more than the {} positions of the model", c.seq_length,
+          model.max_positions);
+  if (c.global_batch_size == 0) c.global_batch_size = c.micro_batch_size;
+  if (c.lr_decay_iters == 0) c.lr_decay_iters = c.train_iters;
+  check_batch(c);
+  check_schedule(c);
+  return c;
+}
+
+parallel::Job make_job(const TrainConfig& c, const model::ModelConfig& model) {
+  parallel::Job job;
+  job.model = model;
+  job.precision.compute = c.compute_dtype == "bf16" ? DType::BF16 : DType::F32;
+  require(c.main_params_dtype == "split" || c.main_params_dtype == "fp32", "--main-params-dtype {}: use split or fp32",
+          c.main_params_dtype);
+  job.precision.master = c.main_params_dtype == "split" ? model::MasterForm::Split : model::MasterForm::Fp32;
+  job.precision.main_grads = gradient_codec(c.main_grads_dtype);
+  require(c.gradient_rounding == "stochastic" || c.gradient_rounding == "nearest",
+          "--gradient-rounding {}: use stochastic or nearest", c.gradient_rounding);
+  job.precision.stochastic = c.gradient_rounding == "stochastic";
+  job.precision.exp_avg = moment_codec("--exp-avg-dtype", c.exp_avg_dtype, codec::Codec::Dyn8);
+  job.precision.exp_avg_sq = moment_codec("--exp-avg-sq-dtype", c.exp_avg_sq_dtype, codec::Codec::Dyn8Unsigned);
+  const model::LayerSpec spec(model);
+  job.recipe = model::make_recipe(model, spec, model::policy_from_name(c.activation_policy),
+                                  model::recompute_from_name(c.recompute_granularity), c.activation_override);
+  job.micro_batch_size = c.micro_batch_size;
+  job.sequence_length = c.seq_length;
+  return job;
+}
+
+double learning_rate(const TrainConfig& c, int64_t step) {
+  if (step < c.lr_warmup_iters) return c.lr * static_cast<double>(step + 1) / static_cast<double>(c.lr_warmup_iters);
+  if (c.lr_decay_style == "constant") return c.lr;
+  const double span = static_cast<double>(std::max<int64_t>(1, c.lr_decay_iters - c.lr_warmup_iters));
+  const double progress = std::min(1.0, static_cast<double>(step - c.lr_warmup_iters) / span);
+  const double share = c.lr_decay_style == "linear" ? 1 - progress : 0.5 * (1 + std::cos(std::numbers::pi * progress));
+  return c.min_lr + (c.lr - c.min_lr) * share;
+}
+
+}  // namespace agoq::train

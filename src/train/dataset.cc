@@ -1,0 +1,224 @@
+#include "train/dataset.h"
+
+#include <algorithm>
+#include <charconv>
+#include <cmath>
+#include <filesystem>
+#include <limits>
+#include <nlohmann/json.hpp>
+#include <utility>
+
+#include "base/error.h"
+
+namespace agoq::train {
+namespace {
+
+std::vector<double> weights_of(const std::vector<DatasetPart>& parts) {
+  std::vector<double> weights;
+  for (const DatasetPart& part : parts) weights.push_back(part.weight);
+  return weights;
+}
+
+std::optional<double> number(const std::string& word) {
+  double value = 0;
+  const auto [rest, error] = std::from_chars(word.data(), word.data() + word.size(), value);
+  if (error != std::errc{} || rest != word.data() + word.size()) return std::nullopt;
+  return value;
+}
+
+struct OpenFile {
+  double weight;
+  std::shared_ptr<const TokenFile> file;
+};
+
+std::vector<OpenFile> open_files(const std::vector<std::string>& words, TokenFileOptions options, int64_t vocab_size) {
+  options.vocab_size = vocab_size;
+  std::vector<OpenFile> files;
+  for (const auto& [weight, path] : parse_data_path(words))
+    files.push_back({weight, std::make_shared<const TokenFile>(path, options)});
+  return files;
+}
+
+// Samples in `tokens` tokens: n S + 1 of them make n samples.
+uint64_t samples_in(uint64_t tokens, uint64_t sequence_length) {
+  return tokens == 0 ? 0 : (tokens - 1) / sequence_length;
+}
+
+DatasetPart whole_file(const OpenFile& open, uint64_t sequence_length) {
+  const uint64_t samples = samples_in(open.file->token_count(), sequence_length);
+  require(samples > 0, "{} has {} tokens; a sample of sequence length {} needs {}", open.file->path(),
+          open.file->token_count(), sequence_length, sequence_length + 1);
+  return {open.weight, open.file, 0, samples};
+}
+
+struct Split {
+  DatasetPart train;
+  DatasetPart valid;
+};
+
+// The last n S + 1 tokens are held out; what lies before them is for training, and no token is in both.
+Split split(const OpenFile& open, uint64_t sequence_length, double fraction) {
+  const uint64_t all = whole_file(open, sequence_length).samples;
+  const uint64_t tokens = open.file->token_count();
+  const uint64_t sample_tokens = sequence_length + 1;
+  require(tokens >= 2 * sample_tokens,
+          "{} has {} tokens: too few to hold out a sample of {} tokens for validation and train on another; give more "
+          "data, "
+          "another valid-data-path, or valid-fraction 0",
+          open.file->path(), tokens, sample_tokens);
+  const auto share = static_cast<uint64_t>(std::llround(static_cast<double>(all) * fraction));
+  const uint64_t held_out = std::clamp<uint64_t>(share, 1, samples_in(tokens - sample_tokens, sequence_length));
+  const uint64_t first_held_out = tokens - (held_out * sequence_length + 1);
+  return {{open.weight, open.file, 0, samples_in(first_held_out, sequence_length)},
+          {open.weight, open.file, first_held_out, held_out}};
+}
+
+}  // namespace
+
+Dataset::Dataset(std::vector<DatasetPart> parts, const BatchSpec& spec, uint64_t seed, SampleOrder order)
+    : parts_(std::move(parts)), spec_(spec), seed_(seed), order_(order), blend_(weights_of(parts_)) {
+  require(spec.micro_batch_size > 0 && spec.sequence_length > 0,
+          "a micro-batch of {} sequences of {} tokens is impossible; both must be positive", spec.micro_batch_size,
+          spec.sequence_length);
+  require(spec.tokens() <= std::numeric_limits<int32_t>::max(), "a micro-batch of {} tokens exceeds 2^31",
+          spec.tokens());
+  const bool needs_eod = spec.reset_position_ids || spec.reset_attention_mask || spec.eod_mask_loss;
+  require(
+      !needs_eod || spec.eod_token >= 0,
+      "reset-position-ids, reset-attention-mask and eod-mask-loss need the end-of-document token, which is not known");
+  const auto length = static_cast<uint64_t>(spec.sequence_length);
+  for (const DatasetPart& part : parts_) {
+    require(part.samples > 0, "{} gives no sample", part.file->path());
+    const uint64_t tokens = part.file->token_count();
+    require(part.first_token < tokens && part.samples <= samples_in(tokens - part.first_token, length),
+            "{}: {} samples from token {} exceed its {} tokens", part.file->path(), part.samples, part.first_token,
+            tokens);
+  }
+}
+
+void Dataset::fill(uint64_t global_sample, int64_t slot, Batch& batch) const {
+  const auto length = static_cast<size_t>(spec_.sequence_length);
+  require(slot >= 0 && slot < spec_.micro_batch_size, "slot {} of a micro-batch of {}", slot, spec_.micro_batch_size);
+  require(batch.tokens.size() == static_cast<size_t>(spec_.tokens()), "the batch has {} tokens, the dataset makes {}",
+          batch.tokens.size(), spec_.tokens());
+  const auto [source, index] = blend_.pick(global_sample);
+  const DatasetPart& part = parts_[source];
+  uint64_t sample = index % part.samples;
+  if (order_ == SampleOrder::Shuffled)
+    sample = permuted(sample, part.samples, {seed_, static_cast<uint32_t>(source), index / part.samples});
+
+  const uint64_t first = part.first_token + sample * length;
+  const size_t begin = static_cast<size_t>(slot) * length;
+  const auto tokens = std::span(batch.tokens).subspan(begin, length);
+  const auto targets = std::span(batch.targets).subspan(begin, length);
+  part.file->read(first, tokens);
+  std::copy(tokens.begin() + 1, tokens.end(), targets.begin());
+  part.file->read(first + length, targets.last(1));
+  part.file->read_mask(first + 1, std::span(batch.loss_weights).subspan(begin, length));  // of the targets
+  mark_documents(begin, batch);
+}
+
+void Dataset::fill(uint64_t first_global_sample, Batch& batch) const {
+  for (int64_t slot = 0; slot < spec_.micro_batch_size; ++slot)
+    fill(first_global_sample + static_cast<uint64_t>(slot), slot, batch);
+}
+
+// An end-of-document token still belongs to the document that it ends.
+void Dataset::mark_documents(size_t begin, Batch& batch) const {
+  const size_t end = begin + static_cast<size_t>(spec_.sequence_length);
+  size_t position_origin = begin;
+  size_t attention_origin = begin;
+  for (size_t t = begin; t < end; ++t) {
+    batch.positions[t] = static_cast<int32_t>(t - position_origin);
+    batch.document_start[t] = static_cast<int32_t>(attention_origin);
+    if (batch.tokens[t] != spec_.eod_token) continue;
+    if (spec_.reset_position_ids) position_origin = t + 1;
+    if (spec_.reset_attention_mask) attention_origin = t + 1;
+    if (spec_.eod_mask_loss) batch.loss_weights[t] = 0;
+  }
+}
+
+uint64_t Dataset::samples() const {
+  uint64_t sum = 0;
+  for (const DatasetPart& part : parts_) sum += part.samples;
+  return sum;
+}
+
+uint64_t Dataset::samples_without_repetition() const {
+  uint64_t windows = std::numeric_limits<uint64_t>::max();
+  for (size_t s = 0; s < parts_.size(); ++s)
+    windows = std::min(windows, parts_[s].samples / blend_.samples_per_window()[s]);
+  uint64_t count = windows * blend_.window();
+  for (auto pick = blend_.pick(count); pick.index < parts_[pick.source].samples; pick = blend_.pick(count)) ++count;
+  return count;
+}
+
+std::string Dataset::identity() const {
+  nlohmann::ordered_json sources = nlohmann::ordered_json::array();
+  for (const DatasetPart& part : parts_)
+    sources.push_back({{"name", std::filesystem::path(part.file->path()).filename().string()},
+                       {"weight", part.weight},
+                       {"tokens", part.file->token_count()},
+                       {"first_token", part.first_token},
+                       {"samples", part.samples},
+                       {"fingerprint", fmt::format("{:016x}", part.file->fingerprint())}});
+  const nlohmann::ordered_json identity = {{"seed", seed_},
+                                           {"shuffled", order_ == SampleOrder::Shuffled},
+                                           {"sequence_length", spec_.sequence_length},
+                                           {"reset_position_ids", spec_.reset_position_ids},
+                                           {"reset_attention_mask", spec_.reset_attention_mask},
+                                           {"eod_mask_loss", spec_.eod_mask_loss},
+                                           {"eod_token", spec_.eod_token},
+                                           {"sources", sources}};
+  return identity.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+}
+
+std::vector<WeightedPath> parse_data_path(const std::vector<std::string>& words) {
+  require(!words.empty(), "no data: give data-path a file, or weights and files in turn (0.7 a 0.3 b)");
+  if (words.size() == 1) return {{1.0, words[0]}};
+  require(words.size() % 2 == 0, "data-path has {} words; give one file, or weights and files in turn (0.7 a 0.3 b)",
+          words.size());
+  std::vector<WeightedPath> paths;
+  for (size_t i = 0; i < words.size(); i += 2) {
+    const std::optional<double> weight = number(words[i]);
+    require(weight && *weight > 0 && std::isfinite(*weight),
+            "data-path: '{}' stands where a positive weight is expected, as in 0.7 a 0.3 b", words[i]);
+    paths.push_back({*weight, words[i + 1]});
+  }
+  return paths;
+}
+
+Datasets open_datasets(const DataConfig& config, const BatchSpec& spec) {
+  require(config.valid_fraction >= 0 && config.valid_fraction < 1, "valid-fraction is {}, it must lie in [0, 1)",
+          config.valid_fraction);
+  require(spec.sequence_length > 0, "the sequence length is {}, it must be positive", spec.sequence_length);
+  const auto length = static_cast<uint64_t>(spec.sequence_length);
+  const bool held_out = config.valid_data_path.empty() && config.valid_fraction > 0;
+  std::vector<DatasetPart> train, valid;
+  for (const OpenFile& open : open_files(config.data_path, config.files, spec.vocab_size)) {
+    if (held_out) {
+      const auto parts = split(open, length, config.valid_fraction);
+      train.push_back(parts.train);
+      valid.push_back(parts.valid);
+    } else {
+      train.push_back(whole_file(open, length));
+    }
+  }
+  if (!config.valid_data_path.empty())
+    for (const OpenFile& open : open_files(config.valid_data_path, config.files, spec.vocab_size))
+      valid.push_back(whole_file(open, length));
+
+  Datasets result{Dataset(std::move(train), spec, config.seed, SampleOrder::Shuffled), std::nullopt};
+  if (!valid.empty()) result.valid.emplace(std::move(valid), spec, config.seed, SampleOrder::Sequential);
+  return result;
+}
+
+Dataset open_evaluation_dataset(const DataConfig& config, const BatchSpec& spec) {
+  require(spec.sequence_length > 0, "the sequence length is {}, it must be positive", spec.sequence_length);
+  std::vector<DatasetPart> parts;
+  for (const OpenFile& open : open_files(config.data_path, config.files, spec.vocab_size))
+    parts.push_back(whole_file(open, static_cast<uint64_t>(spec.sequence_length)));
+  return Dataset(std::move(parts), spec, config.seed, SampleOrder::Sequential);
+}
+
+}  // namespace agoq::train

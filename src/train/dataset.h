@@ -1,0 +1,82 @@
+// Samples of sequence_length + 1 tokens from one or several token files, as Megatron-LM's GPT dataset cuts them:
+// documents lie end to end, and sample i covers stream tokens [i S, i S + S], so that its last target is the next
+// sample's first token.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "train/batch.h"
+#include "train/sample_order.h"
+#include "train/token_file.h"
+
+namespace agoq::train {
+
+// A range of one file's stream: samples i in [0, samples) begin at token first_token + i S.
+struct DatasetPart {
+  double weight = 1;
+  std::shared_ptr<const TokenFile> file;
+  uint64_t first_token = 0;
+  uint64_t samples = 0;
+};
+
+enum class SampleOrder : uint8_t { Shuffled, Sequential };
+
+class Dataset {
+ public:
+  Dataset(std::vector<DatasetPart> parts, const BatchSpec& spec, uint64_t seed, SampleOrder order);
+
+  // Writes the global sample (counted over all steps and data ranks) into sequence `slot` of the batch. Which text that
+  // is depends on the seed and this number alone; each epoch of each source has its own order. Different slots may be
+  // filled by different threads.
+  void fill(uint64_t global_sample, int64_t slot, Batch& batch) const;
+  void fill(uint64_t first_global_sample, Batch& batch) const;  // all slots, consecutive samples
+
+  const BatchSpec& spec() const { return spec_; }
+  const std::vector<DatasetPart>& parts() const { return parts_; }
+  uint64_t samples() const;                     // of all parts: one pass over everything
+  uint64_t samples_without_repetition() const;  // how many global samples come before a part begins again
+
+  // JSON of what a resumed run must find unchanged: per part name, weight, tokens, samples, fingerprint; seed and
+  // order.
+  std::string identity() const;
+
+ private:
+  void mark_documents(size_t begin, Batch& batch) const;
+
+  std::vector<DatasetPart> parts_;
+  BatchSpec spec_;
+  uint64_t seed_;
+  SampleOrder order_;
+  Blend blend_;
+};
+
+struct WeightedPath {
+  double weight = 1;
+  std::string path;
+};
+// One path, or weights and paths in turn: "0.7 a 0.3 b".
+std::vector<WeightedPath> parse_data_path(const std::vector<std::string>& words);
+
+struct DataConfig {
+  std::vector<std::string> data_path;
+  std::vector<std::string> valid_data_path;  // empty: the end of every source of data_path is held out
+  double valid_fraction = 0.05;              // so much of it; 0: there is no validation data
+  TokenFileOptions files;                    // vocab_size is taken from the BatchSpec
+  uint64_t seed = 0;
+};
+
+struct Datasets {
+  Dataset train;
+  std::optional<Dataset> valid;  // in order, never shuffled
+};
+// Training and validation never share a token.
+Datasets open_datasets(const DataConfig& config, const BatchSpec& spec);
+
+// One data path in its order, for evaluation alone.
+Dataset open_evaluation_dataset(const DataConfig& config, const BatchSpec& spec);
+
+}  // namespace agoq::train

@@ -1,0 +1,109 @@
+#include "train/memory_advice.h"
+
+#include "train/settings.h"
+
+namespace agoq::train {
+namespace {
+
+struct SettingChange {
+  const char* name;
+  const char* value;
+  const char* cost;
+};
+
+constexpr SettingChange kByRisingCost[] = {
+    {"main-params-dtype", "split", "nothing: the same fp32 numbers in fewer bytes"},
+    {"exp-avg-dtype", "8bit", "nothing measurable"},
+    {"exp-avg-sq-dtype", "8bit", "nothing measurable"},
+    {"main-grads-dtype", "int8", "nothing measurable with stochastic rounding"},
+    {"activation-policy", "agoq", "gradient noise of 4-bit norm and MLP inputs"},
+    {"activation-override", "attention=int8", "a little gradient noise from attention"},
+    {"recompute-granularity", "selective", "attention's forward runs twice"},
+    {"recompute-granularity", "full", "about a third more compute"},
+};
+
+class Candidates {
+ public:
+  Candidates(const TrainConfig& config, const model::ModelConfig& model) : config_(config), model_(model) {}
+
+  // --baseline overrules the precision settings one by one, so there it goes as a whole.
+  void add_without_baseline() {
+    TrainConfig changed = config_;
+    const TrainConfig defaults;
+    for (const Setting& setting : all_settings())
+      if (setting.group == "Precision" && setting.name != "compute-dtype" && setting.name != "recompute-granularity")
+        assign(changed, setting, {text_of(defaults, setting)});
+    add("without --baseline", "nothing measurable but gradient noise of 4-bit activations", changed);
+  }
+
+  void add_setting(const SettingChange& change) {
+    TrainConfig changed = config_;
+    const Setting& setting = find_setting(change.name);
+    std::string value = change.value;
+    if (setting.name == "activation-override" && !config_.activation_override.empty())
+      value = config_.activation_override + ";" + value;
+    if (text_of(changed, setting) == value) return;
+    if (!config_.baseline.empty() && setting.name != "recompute-granularity") return;
+    assign(changed, setting, {value});
+    const std::string shown = value.find_first_of(";=") == std::string::npos ? value : "'" + value + "'";
+    add(fmt::format("--{} {}", setting.name, shown), change.cost, changed);
+  }
+
+  void add_8bit_moments() {
+    TrainConfig changed = config_;
+    if (!config_.baseline.empty() || changed.exp_avg_dtype == "8bit" || changed.exp_avg_sq_dtype == "8bit") return;
+    changed.exp_avg_dtype = changed.exp_avg_sq_dtype = "8bit";
+    add("--exp-avg-dtype 8bit --exp-avg-sq-dtype 8bit", "nothing measurable", changed);
+  }
+
+  void add_micro_batch(int64_t size) {
+    TrainConfig changed = config_;
+    changed.micro_batch_size = size;
+    add(fmt::format("--micro-batch-size {}", size), "smaller matrix products", changed);
+  }
+
+  void add_sequence(int64_t length) {
+    TrainConfig changed = config_;
+    changed.seq_length = length;
+    add(fmt::format("--seq-length {}", length), "shorter context", changed);
+  }
+
+  std::vector<plan::Change> take() { return std::move(changes_); }
+
+ private:
+  void add(std::string what, std::string cost, const TrainConfig& changed) {
+    changes_.push_back({std::move(what), std::move(cost), make_job(changed, model_)});
+  }
+
+  const TrainConfig& config_;
+  const model::ModelConfig& model_;
+  std::vector<plan::Change> changes_;
+};
+
+// The largest divisor of the global batch below the micro-batch with which the job fits, or 1.
+int64_t smaller_micro_batch(const parallel::Job& job, int64_t global_batch, size_t budget, Device target) {
+  for (int64_t size = job.micro_batch_size / 2; size > 1; size /= 2) {
+    parallel::Job smaller = job;
+    smaller.micro_batch_size = size;
+    if (global_batch % size == 0 && plan::plan_layout(smaller, target).total <= budget) return size;
+  }
+  return 1;
+}
+
+}  // namespace
+
+std::vector<plan::Advice> memory_advice(const TrainConfig& config, const model::ModelConfig& model, size_t budget,
+                                        Device target) {
+  const parallel::Job job = make_job(config, model);
+  Candidates candidates(config, model);
+  if (!config.baseline.empty()) candidates.add_without_baseline();
+  candidates.add_8bit_moments();
+  for (const SettingChange& change : kByRisingCost) candidates.add_setting(change);
+  if (config.micro_batch_size > 1)
+    candidates.add_micro_batch(smaller_micro_batch(job, config.global_batch_size, budget, target));
+  const int64_t unit = config.seq_length > 1024 ? 1024 : 64;
+  if (const int64_t length = plan::longest_sequence(job, target, budget, unit); length > 0) candidates.add_sequence(length);
+  return plan::advise(candidates.take(), plan::plan_layout(job, target).total, budget, target);
+}
+
+}  // namespace agoq::train

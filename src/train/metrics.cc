@@ -1,0 +1,115 @@
+#include "train/metrics.h"
+
+#include <fcntl.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cmath>
+#include <cstring>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <utility>
+
+#include "base/atomic_file.h"
+#include "base/error.h"
+#include "base/log.h"
+#include "base/mapped_file.h"
+#include "base/text.h"
+
+namespace agoq::train {
+namespace {
+
+using Json = nlohmann::json;
+
+// The shortest decimal that reads back as the same double.
+std::string exact(double value) {
+  return std::isfinite(value) ? fmt::format("{}", value) : "null";
+}
+
+// A measurement, for which six digits are plenty.
+std::string measured(double value) {
+  return std::isfinite(value) ? fmt::format("{:.6g}", value) : "null";
+}
+
+std::optional<int64_t> step_of(std::string_view line) {
+  const Json json = Json::parse(line, nullptr, false);
+  if (!json.is_object() || !json.contains("step") || !json["step"].is_number_integer()) return std::nullopt;
+  return json["step"].get<int64_t>();
+}
+
+// The complete lines of steps up to `steps_done`.
+std::string kept_history(std::string_view text, int64_t steps_done, const std::string& path) {
+  std::string kept;
+  while (!text.empty()) {
+    const size_t end = text.find('\n');
+    if (end == std::string_view::npos) break;  // unfinished
+    const std::string_view line = text.substr(0, end);
+    text.remove_prefix(end + 1);
+    const std::optional<int64_t> step = step_of(line);
+    if (!step) log_warning("{}: dropping a line that is no metrics line: {}", path, line.substr(0, 80));
+    if (step && *step <= steps_done) kept.append(line).append("\n");
+  }
+  return kept;
+}
+
+void keep_history(const std::string& path, int64_t steps_done) {
+  std::error_code ignored;
+  if (!std::filesystem::exists(path, ignored)) return;
+  const std::string before = [&] {
+    const MappedFile file(path);
+    return std::string(reinterpret_cast<const char*>(file.bytes().data()), file.size());
+  }();
+  const std::string after = steps_done > 0 ? kept_history(before, steps_done, path) : "";
+  if (after != before) write_file_atomically(path, after);
+}
+
+std::string duration(double seconds) {
+  if (!std::isfinite(seconds) || seconds < 0) return "-";
+  const auto s = static_cast<int64_t>(std::llround(std::min(seconds, 1e12)));
+  const std::string clock = fmt::format("{:02}:{:02}:{:02}", s / 3600 % 24, s / 60 % 60, s % 60);
+  return s < 86400 ? clock : fmt::format("{}d {}", s / 86400, clock);
+}
+
+}  // namespace
+
+MetricsWriter::MetricsWriter(std::string path, int64_t steps_done) : path_(std::move(path)) {
+  keep_history(path_, steps_done);
+  file_ = FileDescriptor(open(path_.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666));
+  require(file_.valid(), "cannot open {}: {}", path_, std::strerror(errno));
+}
+
+void MetricsWriter::step(const StepMetrics& m) {
+  append(
+      fmt::format("{{\"step\":{},\"loss\":{},\"lr\":{},\"grad_norm\":{},\"step_ms\":{},\"tokens_per_second\":{},"
+                  "\"tflops\":{},\"mfu\":{},\"memory_bytes\":{},\"skipped\":{}}}\n",
+                  m.step, exact(m.loss), exact(m.lr), exact(m.grad_norm), measured(m.step_ms),
+                  measured(m.tokens_per_second), measured(m.tflops), measured(m.mfu), m.memory_bytes, m.skipped));
+}
+
+void MetricsWriter::valid(int64_t step, double valid_loss) {
+  append(fmt::format("{{\"step\":{},\"valid_loss\":{}}}\n", step, exact(valid_loss)));
+}
+
+// One write a line: a reader that follows the file sees whole lines, and a killed run loses none.
+void MetricsWriter::append(std::string_view line) {
+  while (!line.empty()) {
+    const ssize_t n = ::write(file_.get(), line.data(), line.size());
+    if (n < 0 && errno == EINTR) continue;
+    require(n >= 0, "cannot write {}: {}", path_, std::strerror(errno));
+    line.remove_prefix(static_cast<size_t>(n));
+  }
+}
+
+std::string log_line(const StepMetrics& m, int64_t total_steps, double eta_seconds) {
+  const size_t width = fmt::formatted_size("{}", total_steps);
+  const std::string mfu = m.mfu > 0 ? fmt::format("{:.1f}%", 100 * m.mfu) : "-";
+  return fmt::format(
+      "{:>{}}/{} | loss {:7.4f} | lr {:.2e} | grad norm {:7.3f} | {:8.1f} ms/step | {:>7} tokens/s | {:8.3f} TFLOP/s | "
+      "MFU {:>5} | {:>10} | skipped {} | ETA {}",
+      m.step, width, total_steps, m.loss, m.lr, m.grad_norm, m.step_ms,
+      human_count(static_cast<uint64_t>(std::llround(std::max(m.tokens_per_second, 0.0)))), m.tflops, mfu,
+      human_bytes(m.memory_bytes), m.skipped, duration(eta_seconds));
+}
+
+}  // namespace agoq::train

@@ -1,0 +1,60 @@
+#include "train/micro_batch.h"
+
+#include <algorithm>
+
+namespace agoq::train {
+
+BatchSpec batch_spec(const TrainConfig& c, const model::ModelConfig& model) {
+  BatchSpec spec;
+  spec.micro_batch_size = c.micro_batch_size;
+  spec.sequence_length = c.seq_length;
+  spec.vocab_size = model.vocab_size;
+  spec.reset_position_ids = c.reset_position_ids;
+  spec.reset_attention_mask = c.reset_attention_mask;
+  spec.eod_mask_loss = c.eod_mask_loss;
+  const bool bytes = model.vocab_size == kByteTokenizerVocab;
+  spec.eod_token = c.eod_token >= 0 ? static_cast<int32_t>(c.eod_token) : bytes ? kByteTokenizerEod : -1;
+  const bool needs_eod = c.reset_position_ids || c.reset_attention_mask || c.eod_mask_loss;
+  require(!needs_eod || spec.eod_token >= 0,
+          "--reset-position-ids, --reset-attention-mask and --eod-mask-loss need --eod-token, the id that ends a document");
+  return spec;
+}
+
+DataConfig data_config(const TrainConfig& c) {
+  DataConfig data;
+  data.data_path = c.data_path;
+  data.valid_data_path = c.valid_data_path;
+  data.valid_fraction = c.valid_fraction;
+  require(c.data_dtype == "uint16" || c.data_dtype == "int32", "--data-dtype {}: use uint16 or int32", c.data_dtype);
+  data.files.data_dtype = c.data_dtype == "uint16" ? DType::U16 : DType::I32;
+  data.files.document_separator = c.document_separator;
+  data.seed = c.seed;
+  return data;
+}
+
+parallel::MicroBatch view(Batch& batch) {
+  const auto tensor = [](auto& values) { return host_tensor(values.data(), {static_cast<int64_t>(values.size())}); };
+  return {tensor(batch.tokens), tensor(batch.targets), tensor(batch.loss_weights), tensor(batch.positions),
+          tensor(batch.document_start)};
+}
+
+double held_out_loss(parallel::TrainingState& state, const Dataset& dataset, int64_t micro_batches, int64_t samples,
+                     double* tokens) {
+  const int64_t per_batch = dataset.spec().micro_batch_size;
+  double sum = 0, weight = 0;
+  for (int64_t i = 0; i < micro_batches; ++i) {
+    Batch batch(dataset.spec());
+    const int64_t count = std::min(per_batch, samples - i * per_batch);
+    for (int64_t slot = 0; slot < per_batch; ++slot)
+      dataset.fill(static_cast<uint64_t>(i * per_batch + std::min(slot, count - 1)), slot, batch);
+    // A last batch that is not full repeats a sample, which then must not count twice.
+    std::fill(batch.loss_weights.begin() + count * dataset.spec().sequence_length, batch.loss_weights.end(), 0.0f);
+    sum += state.evaluate(view(batch));
+    weight += batch.target_weight();
+  }
+  require(weight > 0, "the held-out data has no target tokens");
+  if (tokens) *tokens = weight;
+  return sum / weight;
+}
+
+}  // namespace agoq::train

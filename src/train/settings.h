@@ -1,0 +1,46 @@
+// Every setting of a run by name: the only list of names. The command line, the TOML files, the run folder's config.toml and
+// the public header are made from it.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+#include <variant>
+#include <vector>
+
+#include "train/config.h"
+
+namespace agoq::train {
+
+using SettingField = std::variant<std::string TrainConfig::*, std::vector<std::string> TrainConfig::*, int64_t TrainConfig::*,
+                                  uint64_t TrainConfig::*, double TrainConfig::*, bool TrainConfig::*>;
+
+struct Setting {
+  std::string_view group;  // Model, Data, Batch and schedule, Precision, Run
+  std::string_view name;   // "seq-length": the flag without its dashes, and the key
+  std::string_view value;  // what stands for the value in help: "N", "PATH", "bf16|fp32"
+  std::string_view help;
+  SettingField field;
+
+  bool is_switch() const { return std::holds_alternative<bool TrainConfig::*>(field); }
+  bool is_list() const { return std::holds_alternative<std::vector<std::string> TrainConfig::*>(field); }
+};
+
+std::span<const Setting> all_settings();
+// Throws on an unknown name and tells the nearest one.
+const Setting& find_setting(std::string_view name);
+
+// Sets one value from text; only lists take more than one word. Throws on text that is no value of the setting's type.
+void assign(TrainConfig& config, const Setting& setting, const std::vector<std::string>& words);
+void assign(TrainConfig& config, std::string_view name, const std::string& value);
+// The value as text, the words of a list joined by spaces.
+std::string text_of(const TrainConfig& config, const Setting& setting);
+
+// A resolved configuration as flat TOML, complete, so that a later version with other defaults reads the same run.
+std::string to_toml(const TrainConfig& config);
+// Sets what the text names and leaves the rest. Errors begin with "FILE:LINE: ".
+void read_toml(TrainConfig& config, std::string_view text, std::string_view file);
+void read_toml_file(TrainConfig& config, const std::string& path);
+
+}  // namespace agoq::train

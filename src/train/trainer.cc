@@ -1,0 +1,310 @@
+#include "train/trainer.h"
+
+#include <omp.h>
+
+#include <chrono>
+#include <cmath>
+#include <nlohmann/json.hpp>
+
+#include "base/text.h"
+#include "model/hf_folder.h"
+#include "train/checkpoint.h"
+#include "train/inference.h"
+#include "train/micro_batch.h"
+#include "train/peak_flops.h"
+#include "train/run_folder.h"
+#include "train/run_metadata.h"
+#include "train/settings.h"
+
+namespace agoq::train {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+using Json = nlohmann::ordered_json;
+
+constexpr int64_t kSkippedInARowLimit = 20;
+
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+Json bytes_by_owner(const std::vector<OwnerBytes>& owners) {
+  Json json = Json::object();
+  for (const OwnerBytes& o : owners) json[o.owner] = o.bytes;
+  return json;
+}
+
+}  // namespace
+
+class Trainer::Run {
+ public:
+  Run(const TrainConfig& given, Observer watcher);
+  Summary run(const std::atomic<bool>& stop);
+
+  TrainConfig config;
+  model::ModelConfig model;
+  plan::Layout layout;
+  std::unique_ptr<parallel::TrainingState> state;
+
+ private:
+  void reserve_memory();
+  void resume_or_start();
+  void take_over(const Checkpoint& checkpoint);
+  StepMetrics train_step();
+  std::vector<Batch> batches_of_step() const;
+  void report(const StepMetrics& metrics);
+  void validate();
+  void save();
+  Summary summary(bool stopped) const;
+  std::string sample() const;
+  std::vector<NamedTensor> checkpoint_tensors() const;
+  std::string metadata_json() const;
+  void note(const std::string& text) const {
+    if (observer.on_note) observer.on_note(text);
+  }
+
+  Observer observer;
+  std::optional<RunFolder> folder;
+  std::optional<Datasets> data;
+  std::optional<Arena> arena;
+  std::optional<MetricsWriter> metrics;
+  std::string identity;
+  int64_t step = 0;        // steps done
+  int64_t saved_step = -1;
+  int64_t skipped = 0, skipped_in_a_row = 0;
+  uint64_t tokens = 0;
+  double train_loss = 0, training_seconds = 0;
+  int64_t timed_steps = 0;
+  double peak = 0;         // FLOP/s of this machine's fp32 GEMM, the denominator of MFU
+  std::optional<double> valid_loss;
+};
+
+Trainer::Run::Run(const TrainConfig& given, Observer watcher) : observer(std::move(watcher)) {
+  model = resolve_model(given);
+  config = resolved(given, model, resolve_device(given.device));
+  if (config.threads > 0) omp_set_num_threads(static_cast<int>(config.threads));
+  require(!config.data_path.empty(), "no training data: give --data-path FILE (text, flat .bin, or Megatron-LM prefix)");
+  const parallel::Job job = make_job(config, model);
+  layout = plan::plan_layout(job, Device::Cpu);
+  if (observer.on_layout) observer.on_layout(layout);
+  reserve_memory();
+  if (!config.save.empty()) folder.emplace(config.save);
+  data.emplace(open_datasets(data_config(config), batch_spec(config, model)));
+  identity = identity_json(config, model, data->train.identity());
+  state = std::make_unique<parallel::TrainingState>(*arena, Device::Cpu, job);
+  state->context().random.seed = config.seed;
+  resume_or_start();
+  peak = measure_peak_flops();
+}
+
+void Trainer::Run::reserve_memory() {
+  const uint64_t cap = config.gpu_memory.empty() ? 0 : parse_bytes(config.gpu_memory);
+  require(cap == 0 || layout.total <= cap, "this run needs {}, more than --gpu-memory {}; `agoq plan` with the same settings ranks what would make it fit",
+          human_bytes(layout.total), config.gpu_memory);
+  arena.emplace(Device::Cpu, layout.total);
+}
+
+void Trainer::Run::resume_or_start() {
+  const auto latest = folder ? find_latest_checkpoint(folder->checkpoints()) : std::nullopt;
+  if (latest) {
+    take_over(Checkpoint(*latest));
+    note(fmt::format("{} {} at step {}", config.finetune ? "weights from" : "resumed from", *latest, step));
+  } else if (config.model.empty()) {
+    state->params().initialize(config.seed);
+  } else {
+    model::import_weights(config.model, state->job().model, state->spec(), state->params());
+  }
+  if (!folder) return;
+  folder->write("config.toml", to_toml(config));
+  folder->write_json("recipe.json", state->job().recipe.to_json(state->spec()));
+  Json memory;
+  memory["rank"] = 0;
+  memory["predicted"] = bytes_by_owner(layout.owners);
+  memory["allocated"] = bytes_by_owner(arena->by_owner());
+  memory["reference_bytes"] = bytes_by_owner(plan::plan_layout(plan::reference_job(state->job()), Device::Cuda).owners);
+  folder->write_json("memory.json", memory.dump(1) + "\n");
+  metrics.emplace(folder->metrics(), step);
+}
+
+void Trainer::Run::take_over(const Checkpoint& checkpoint) {
+  const RunMetadata metadata = metadata_from_json(checkpoint.manifest().metadata, checkpoint.path());
+  if (config.finetune) {
+    std::vector<NamedTensor> weights;
+    for (const NamedTensor& t : checkpoint_tensors())
+      if (!t.name.starts_with("exp_avg")) weights.push_back(t);
+    return load_checkpoint(checkpoint, weights, {.subset = true});
+  }
+  const std::vector<std::string> changed = differences(metadata.identity, identity);
+  require(changed.empty(),
+          "{} is another run's; what differs:\n  {}\nUse the same settings, another --save folder, or --finetune to take only its weights",
+          checkpoint.path(), fmt::join(changed, "\n  "));
+  load_checkpoint(checkpoint, checkpoint_tensors());
+  step = saved_step = checkpoint.manifest().step;
+  skipped = metadata.skipped;
+  tokens = metadata.tokens;
+  state->optimizer().updates = metadata.updates;
+}
+
+Summary Trainer::Run::run(const std::atomic<bool>& stop) {
+  while (step < config.train_iters && !stop) {
+    report(train_step());
+    const bool last = step == config.train_iters;
+    if (config.eval_interval > 0 && (step % config.eval_interval == 0 || last)) validate();
+    if (config.save_interval > 0 && step % config.save_interval == 0) save();
+  }
+  if (step != saved_step) save();
+  Summary result = summary(step < config.train_iters);
+  if (folder && !result.stopped_early) {
+    Json json;
+    json["valid_loss"] = result.valid_loss ? Json(*result.valid_loss) : Json();
+    json["tokens"] = result.tokens;
+    json["tokens_per_second"] = result.tokens_per_second;
+    json["bytes_per_parameter"] = result.bytes_per_parameter;
+    json["saved_bytes_per_token_layer"] = result.saved_bytes_per_token_layer;
+    folder->write_json("summary.json", json.dump(1) + "\n");
+  }
+  return result;
+}
+
+std::vector<Batch> Trainer::Run::batches_of_step() const {
+  const BatchSpec& spec = data->train.spec();
+  std::vector<Batch> batches;
+  const uint64_t first = static_cast<uint64_t>(step) * static_cast<uint64_t>(config.global_batch_size);
+  for (int64_t sample = 0; sample < config.global_batch_size; sample += spec.micro_batch_size)
+    data->train.fill(first + static_cast<uint64_t>(sample), batches.emplace_back(spec));
+  return batches;
+}
+
+StepMetrics Trainer::Run::train_step() {
+  const Clock::time_point start = Clock::now();
+  std::vector<Batch> batches = batches_of_step();
+  double target_weight = 0;
+  for (const Batch& batch : batches) target_weight += batch.target_weight();
+
+  Context& ctx = state->context();
+  ctx.random.step = static_cast<uint32_t>(step);
+  state->grads().zero(ctx);
+  const float scale = target_weight > 0 ? static_cast<float>(1 / target_weight) : 0.0f;
+  double loss_sum = 0;
+  for (size_t i = 0; i < batches.size(); ++i)
+    loss_sum += state->forward_backward(view(batches[i]), static_cast<uint32_t>(i), scale);
+  const float lr = static_cast<float>(learning_rate(config, step));
+  const parallel::UpdateResult update = state->optimizer().step(
+      ctx, lr,
+      {static_cast<float>(config.adam_beta1), static_cast<float>(config.adam_beta2), static_cast<float>(config.adam_eps),
+       static_cast<float>(config.weight_decay), static_cast<float>(config.clip_grad)});
+
+  skipped += update.skipped;
+  skipped_in_a_row = update.skipped ? skipped_in_a_row + 1 : 0;
+  require(skipped_in_a_row < kSkippedInARowLimit,
+          "{} steps in a row had non-finite gradients, first in {}; lower --lr or look at the data around step {}",
+          skipped_in_a_row, update.non_finite, step);
+  ++step;
+  const uint64_t step_tokens = static_cast<uint64_t>(config.global_batch_size * config.seq_length);
+  tokens += step_tokens;
+  train_loss = target_weight > 0 ? loss_sum / target_weight : 0;
+
+  const double seconds = seconds_since(start);
+  training_seconds += seconds;
+  ++timed_steps;
+  StepMetrics m;
+  m.step = step;
+  m.loss = train_loss;
+  m.lr = lr;
+  m.grad_norm = update.grad_norm;
+  m.step_ms = seconds * 1e3;
+  m.tokens_per_second = static_cast<double>(step_tokens) / seconds;
+  const double flops = model.flops_per_token(config.seq_length) * m.tokens_per_second;
+  m.tflops = flops / 1e12;
+  m.mfu = flops / peak;
+  m.memory_bytes = layout.total;
+  m.skipped = skipped;
+  return m;
+}
+
+void Trainer::Run::report(const StepMetrics& m) {
+  if (metrics) metrics->step(m);
+  if (observer.on_step) observer.on_step(m);
+}
+
+void Trainer::Run::validate() {
+  if (!data->valid) return;
+  const int64_t per_batch = config.micro_batch_size;
+  const int64_t samples = std::min(config.eval_iters * per_batch, static_cast<int64_t>(data->valid->samples()));
+  valid_loss = held_out_loss(*state, *data->valid, (samples + per_batch - 1) / per_batch, samples);
+  if (metrics) metrics->valid(step, *valid_loss);
+  if (observer.on_valid) observer.on_valid(step, *valid_loss);
+}
+
+// A save that fails (a full disk) is told loudly; the last checkpoint stays and training goes on.
+void Trainer::Run::save() {
+  if (!folder) return;
+  try {
+    const std::string path =
+        save_checkpoint(folder->checkpoints(), step, checkpoint_tensors(), metadata_json(), {.keep_last = config.keep_checkpoints});
+    saved_step = step;
+    note("saved " + path);
+  } catch (const Error& error) {
+    const bool more_to_come = step < config.train_iters;
+    if (!more_to_come) throw;
+    note(fmt::format("NOT SAVED at step {}: {}; training goes on, the last checkpoint is step {}", step, error.what(), saved_step));
+  }
+}
+
+std::vector<NamedTensor> Trainer::Run::checkpoint_tensors() const {
+  std::vector<NamedTensor> tensors;
+  for (auto& [name, tensor] : state->named_tensors()) tensors.push_back({name, tensor});
+  return tensors;
+}
+
+std::string Trainer::Run::metadata_json() const {
+  return to_json({state->optimizer().updates, skipped, tokens, identity, model::config_to_json(model), settings_json(config)});
+}
+
+Summary Trainer::Run::summary(bool stopped) const {
+  Summary s;
+  s.step = step;
+  s.stopped_early = stopped;
+  s.valid_loss = valid_loss;
+  s.train_loss = train_loss;
+  s.tokens = tokens;
+  const double run_tokens = static_cast<double>(timed_steps * config.global_batch_size * config.seq_length);
+  s.tokens_per_second = training_seconds > 0 ? run_tokens / training_seconds : 0;
+  s.bytes_per_parameter = static_cast<double>(layout.model_state()) / static_cast<double>(model.parameters());
+  s.saved_bytes_per_token_layer =
+      static_cast<double>(layout.starting_with("saved ")) / static_cast<double>(state->job().tokens() * model.layers);
+  s.skipped = skipped;
+  if (!stopped && config.sample_tokens > 0 && model.vocab_size == kByteTokenizerVocab) s.sample = sample();
+  return s;
+}
+
+// Text of the byte tokenizer, from the prompt.
+std::string Trainer::Run::sample() const {
+  const std::string prompt = config.sample_prompt.empty() ? "\n" : config.sample_prompt;
+  std::vector<int32_t> ids;
+  for (const char c : prompt) ids.push_back(static_cast<uint8_t>(c));
+  SamplingOptions options;
+  options.max_new_tokens = config.sample_tokens;
+  options.seed = config.seed;
+  options.stop_token = kByteTokenizerEod;
+  std::string text = prompt;
+  for (const int32_t id : generate(*state, ids, options)) text += static_cast<char>(id);
+  return text;
+}
+
+Trainer::Trainer(const TrainConfig& config, Observer observer) : run_(std::make_unique<Run>(config, std::move(observer))) {}
+Trainer::~Trainer() = default;
+Summary Trainer::run(const std::atomic<bool>& stop) {
+  return run_->run(stop);
+}
+const TrainConfig& Trainer::config() const {
+  return run_->config;
+}
+const plan::Layout& Trainer::layout() const {
+  return run_->layout;
+}
+parallel::TrainingState& Trainer::state() {
+  return *run_->state;
+}
+
+}  // namespace agoq::train

@@ -1,0 +1,53 @@
+// A training run from start (or the last checkpoint) to end.
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "plan/layout.h"
+#include "train/config.h"
+#include "train/metrics.h"
+
+namespace agoq::train {
+
+struct Summary {
+  int64_t step = 0;                      // steps done
+  bool stopped_early = false;            // by a signal, after saving
+  std::optional<double> valid_loss;      // the last one
+  double train_loss = 0;                 // of the last step
+  uint64_t tokens = 0;
+  double tokens_per_second = 0;
+  double bytes_per_parameter = 0;        // weights + corrections + gradients + moments
+  double saved_bytes_per_token_layer = 0;
+  int64_t skipped = 0;
+  std::string sample;                    // generated text, if asked for
+};
+
+// What the run tells while it goes; every member may be empty.
+struct Observer {
+  std::function<void(const plan::Layout& layout)> on_layout;
+  std::function<void(const StepMetrics& metrics)> on_step;
+  std::function<void(int64_t step, double valid_loss)> on_valid;
+  std::function<void(const std::string& text)> on_note;  // resumed from, saved to, ...
+};
+
+class Trainer {
+ public:
+  explicit Trainer(const TrainConfig& config, Observer observer = {});
+  ~Trainer();
+  // Trains to train_iters; `stop` (set by a signal handler) ends the run at the next step boundary, saved.
+  Summary run(const std::atomic<bool>& stop);
+  const TrainConfig& config() const;
+  const plan::Layout& layout() const;
+  // The live model, e.g. to export it.
+  parallel::TrainingState& state();
+
+ private:
+  class Run;
+  std::unique_ptr<Run> run_;
+};
+
+}  // namespace agoq::train

@@ -1,0 +1,41 @@
+// Any bytes at all are either a checkpoint's manifest, which then survives being written and read again, or an
+// agoq::Error.
+#include <algorithm>
+#include <cstdint>
+#include <cstdlib>
+#include <string>
+#include <string_view>
+
+#include "base/error.h"
+#include "train/manifest.h"
+
+namespace {
+
+void demand(bool condition) {
+  if (!condition) std::abort();
+}
+
+void check(std::string_view text) {
+  using namespace agoq::train;
+  try {
+    const Manifest manifest = parse_manifest(text, "fuzz/manifest.json");
+    for (const ManifestTensor& tensor : manifest.tensors)
+      demand(std::any_of(manifest.files.begin(), manifest.files.end(), [&](auto& f) { return f.name == tensor.file; }));
+    for (const ManifestFile& file : manifest.files)
+      demand(file.name.find('/') == std::string::npos && file.name != "..");
+    const std::string written = manifest_text(manifest);
+    demand(manifest_text(parse_manifest(written, "again")) == written);
+    demand(differences(manifest.metadata, manifest.metadata).empty());
+  } catch (const agoq::Error& error) {
+    demand(std::string_view(error.what()).find("fuzz/manifest.json") != std::string_view::npos);
+  }
+}
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  const std::string_view text(reinterpret_cast<const char*>(data), size);
+  check(text);
+  check(agoq::train::sealed_manifest(text));  // with the right checksum, so that mutations reach the JSON
+  return 0;
+}

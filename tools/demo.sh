@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# What `make demo` runs once all is built: a small LLaMA learns a text.  tools/demo.sh [TEXT] [FLAG...]
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+text=${1:-runs/demo-text.txt}
+shift || true
+[[ $text != runs/demo-text.txt ]] || tools/demo_text.sh "$text"
+exec build/agoq train --config examples/demo.toml --data-path "$text" --save runs/demo "$@"
