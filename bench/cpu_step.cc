@@ -1,10 +1,10 @@
-// Where the time of a training step goes on the CPU: tokens/s, time by kind of work, and how close its matrix products come
-// to what the machine's BLAS can do, for AGoQ and for unquantized training in turn.
+// Where the time of a training step goes on the CPU: tokens/s, time by kind of work, and how close its matrix products
+// come to what the machine's BLAS can do, for AGoQ and for unquantized training in turn.
 //
 //   build/bench/cpu_step --config examples/demo.toml --steps 20
 //
-// Tokens are random (time does not depend on them). Variants take turns, a step each, so that whatever else the machine does
-// meets all of them alike; times are medians over the steps, and the ceiling is measured between the rounds.
+// Tokens are random (time does not depend on them). Variants take turns, a step each, so that whatever else the machine
+// does meets all of them alike; times are medians over the steps, and the ceiling is measured between the rounds.
 #include <fmt/format.h>
 #include <omp.h>
 
@@ -16,6 +16,7 @@
 
 #include "base/text.h"
 #include "cli/options.h"
+#include "ops/blas_kernels.h"
 #include "plan/layout.h"
 #include "train/micro_batch.h"
 #include "train/peak_flops.h"
@@ -171,11 +172,12 @@ void print_table(const std::vector<std::unique_ptr<Variant>>& variants, double p
                                     fmt::format("{:.1f}", v->seconds() * 1e3)};
     for (size_t kind = 0; kind < kKinds; ++kind) row.push_back(percent(v->share(kind)));
     const double speed = v->gemm_flops() / v->seconds(size_t{0});
-    row.insert(row.end(), {percent(rest(*v)), fmt::format("{:.0f}", speed / 1e9), percent(speed / peak), human_bytes(v->memory())});
+    row.insert(row.end(), {percent(rest(*v)), fmt::format("{:.0f}", speed / 1e9), percent(speed / peak),
+                           human_bytes(v->memory())});
     table.add_row(row);
   }
-  fmt::print("{}\nmedians; sgemm by itself, 1024 x 1024 x 1024: {:.0f} GFLOP/s on {} threads\n", table.markdown(), peak / 1e9,
-             omp_get_max_threads());
+  fmt::print("{}\nmedians; sgemm by itself, 1024 x 1024 x 1024: {:.0f} GFLOP/s on {} threads\n", table.markdown(),
+             peak / 1e9, omp_get_max_threads());
 }
 
 void run(const Options& options) {
@@ -183,7 +185,8 @@ void run(const Options& options) {
   const model::ModelConfig model = train::resolve_model(config);
   cli::use_threads(config);
   std::vector<std::unique_ptr<Variant>> variants;
-  for (const std::string& name : split(options.variants, ',')) variants.push_back(std::make_unique<Variant>(name, config, model));
+  for (const std::string& name : split(options.variants, ','))
+    variants.push_back(std::make_unique<Variant>(name, config, model));
   std::vector<double> peaks;
   for (int64_t round = 0; round < options.warmup + options.steps; ++round) {
     for (const auto& variant : variants) variant->step(round >= options.warmup);
@@ -196,14 +199,21 @@ void run(const Options& options) {
 }  // namespace agoq::bench
 
 int main(int argc, char** argv) try {
+  agoq::ops::use_widest_blas_kernels(argv);
   CLI::App program("Times training steps on random tokens and tells where the time goes.", "cpu_step");
   agoq::bench::Options options;
   options.settings = agoq::cli::SettingOptions::add(program);
-  program.add_option("--variants", options.variants, "ways to train, in turn: an activation policy (agoq, paper, fp8, bf16), or "
-                                                     "fp32-baseline, bf16-baseline")
+  program
+      .add_option("--variants", options.variants,
+                  "ways to train, in turn: an activation policy (agoq, paper, fp8, bf16), or "
+                  "fp32-baseline, bf16-baseline")
       ->capture_default_str();
-  program.add_option("--steps", options.steps, "steps of each that count")->capture_default_str()->check(CLI::PositiveNumber);
-  program.add_option("--warmup", options.warmup, "steps before them")->capture_default_str()->check(CLI::NonNegativeNumber);
+  program.add_option("--steps", options.steps, "steps of each that count")
+      ->capture_default_str()
+      ->check(CLI::PositiveNumber);
+  program.add_option("--warmup", options.warmup, "steps before them")
+      ->capture_default_str()
+      ->check(CLI::NonNegativeNumber);
   program.add_flag("--json", options.json, "print JSON");
   CLI11_PARSE(program, argc, argv);
   agoq::bench::run(options);

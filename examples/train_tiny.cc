@@ -11,8 +11,8 @@ namespace {
 
 void print_plan(const agoq::MemoryPlan& plan) {
   for (const agoq::OwnerMemory& owner : plan.owners)
-    std::printf("%-24s %12llu bytes, %12llu in bf16/fp32\n", owner.owner.c_str(), static_cast<unsigned long long>(owner.bytes),
-                static_cast<unsigned long long>(owner.reference_bytes));
+    std::printf("%-24s %12llu bytes, %12llu in bf16/fp32\n", owner.owner.c_str(),
+                static_cast<unsigned long long>(owner.bytes), static_cast<unsigned long long>(owner.reference_bytes));
   std::printf("%-24s %12llu bytes, %12llu in bf16/fp32\n\n", "total", static_cast<unsigned long long>(plan.total),
               static_cast<unsigned long long>(plan.reference_total));
 }
@@ -35,8 +35,8 @@ void train(const std::string& text, const std::string& steps) {
 
   print_plan(agoq::plan_memory(settings));
   const agoq::TrainingResult result = agoq::train_model(settings, print_step);
-  std::printf("\n%llu tokens, loss %.4f, %.2f bytes per parameter\n", static_cast<unsigned long long>(result.tokens), result.loss,
-              result.bytes_per_parameter);
+  std::printf("\n%llu tokens, loss %.4f, %.2f bytes per parameter\n", static_cast<unsigned long long>(result.tokens),
+              result.loss, result.bytes_per_parameter);
 }
 
 }  // namespace

@@ -27,7 +27,8 @@ namespace agoq {
 
 inline constexpr std::string_view kVersion = "0.1.0";
 
-// The settings of a run: names, meanings and defaults are those of the flags in `agoq train --help`, without the dashes.
+// The settings of a run: names, meanings and defaults are those of the flags in `agoq train --help`, without the
+// dashes.
 class Settings {
  public:
   Settings();
@@ -57,9 +58,9 @@ class Settings {
 };
 
 struct OwnerMemory {
-  std::string owner;              // "weights", "main gradients", "moments", "saved gate_up", "workspace", ...
+  std::string owner;  // "weights", "main gradients", "moments", "saved gate_up", "workspace", ...
   uint64_t bytes = 0;
-  uint64_t reference_bytes = 0;   // in bf16/fp32 mixed-precision training of the same model and batch
+  uint64_t reference_bytes = 0;  // in bf16/fp32 mixed-precision training of the same model and batch
 };
 
 struct MemoryPlan {
@@ -70,14 +71,14 @@ struct MemoryPlan {
 
 enum class Target { Cpu, Cuda };
 
-// What train_model will hold, without holding it: milliseconds, whatever the size of the model. Needs the model, sequence
-// length and micro-batch among the settings. For Target::Cuda context and library workspaces come on top.
+// What train_model will hold, without holding it: milliseconds, whatever the size of the model. Needs the model,
+// sequence length and micro-batch among the settings. For Target::Cuda context and library workspaces come on top.
 MemoryPlan plan_memory(const Settings& settings, Target target = Target::Cpu);
 
 struct TrainingStep {
   int64_t step = 0;  // steps done, this one included
   int64_t total_steps = 0;
-  double loss = 0;   // mean over the step's target tokens, in nats
+  double loss = 0;  // mean over the step's target tokens, in nats
   double learning_rate = 0;
   double gradient_norm = 0;  // before clipping
   double milliseconds = 0;
@@ -95,8 +96,8 @@ struct TrainingResult {
   double saved_bytes_per_token_layer = 0;  // activations kept for backward
 };
 
-// Trains to `train-iters` steps. Where the setting `save` names a run folder, it goes on from the folder's last checkpoint.
-// `on_step` is called after every step, in the calling thread; false ends the run, saved.
+// Trains to `train-iters` steps. Where the setting `save` names a run folder, it goes on from the folder's last
+// checkpoint. `on_step` is called after every step, in the calling thread; false ends the run, saved.
 TrainingResult train_model(const Settings& settings, const std::function<bool(const TrainingStep&)>& on_step = {});
 
 struct ModelLoss {
@@ -105,8 +106,9 @@ struct ModelLoss {
   double tokens = 0;
 };
 
-// `source` of the functions below: a run folder, a checkpoint folder or a Hugging Face folder. Of the settings only those
-// of data, batch and device are read; `data-path` is what to evaluate on. At most `max_samples` sequences, 0: all.
+// `source` of the functions below: a run folder, a checkpoint folder or a Hugging Face folder. Of the settings only
+// those of data, batch and device are read; `data-path` is what to evaluate on. At most `max_samples` sequences, 0:
+// all.
 ModelLoss evaluate_model(const std::string& source, const Settings& settings, int64_t max_samples = 0);
 
 struct Sampling {
@@ -115,12 +117,12 @@ struct Sampling {
   int64_t top_k = 0;         // 0: all
   double top_p = 1.0;
   uint64_t seed = 1;
-  int64_t stop_token = -1;   // -1: none
+  int64_t stop_token = -1;  // -1: none
 };
 
 // Continues `prompt` (token ids, at least one) and returns the new ids; `on_token` sees each and may end it by false.
-std::vector<int32_t> generate_tokens(const std::string& source, const std::vector<int32_t>& prompt, const Sampling& sampling = {},
-                                     const std::function<bool(int32_t)>& on_token = {});
+std::vector<int32_t> generate_tokens(const std::string& source, const std::vector<int32_t>& prompt,
+                                     const Sampling& sampling = {}, const std::function<bool(int32_t)>& on_token = {});
 
 // Writes a Hugging Face folder with weights in "bf16", "fp16" or "fp32".
 void export_model(const std::string& source, const std::string& destination, const std::string& dtype = "bf16");

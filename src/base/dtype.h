@@ -18,7 +18,7 @@ namespace agoq {
 enum class DType : uint8_t { F32, BF16, F16, I32, I64, I16, U16, U8 };
 
 size_t size_of(DType dtype);
-std::string_view name_of(DType dtype);                      // "fp32", "bf16", ...
+std::string_view name_of(DType dtype);                        // "fp32", "bf16", ...
 std::optional<DType> dtype_from_name(std::string_view name);  // the inverse of name_of
 
 // The upper half of an fp32 number. Plain bits, so that it means the same on every device and in files.

@@ -24,7 +24,8 @@ AGOQ_HD inline Philox4 philox4x32_7(Philox4 counter, std::array<uint32_t, 2> key
 
 enum class Purpose : uint32_t { Initialization, Gradient, FirstMoment, SecondMoment, Reduction, DataOrder, Sampling };
 
-// What a draw depends on (design: seed, purpose, step, global micro-batch, logical tensor, index in the unsharded tensor).
+// What a draw depends on (design: seed, purpose, step, global micro-batch, logical tensor, index in the unsharded
+// tensor).
 struct RandomKey {
   uint64_t seed = 0;
   Purpose purpose = Purpose::Gradient;

@@ -45,13 +45,13 @@ struct Tensor {
   // Typed access; a wrong type is a programming error and throws.
   template <class T>
   T* as() const {
-    require(dtype == dtype_of<T>, "tensor holds {}, accessed as {}", name_of(dtype), name_of(dtype_of<T>));
+    if (dtype != dtype_of<T>) fail("tensor holds {}, accessed as {}", name_of(dtype), name_of(dtype_of<T>));
     return static_cast<T*>(data);
   }
   uint8_t* raw() const { return static_cast<uint8_t*>(data); }
 
-  Tensor view(Shape other) const;                       // same elements, other shape
-  Tensor row_range(int64_t begin, int64_t end) const;   // rows [begin, end) of a 2-D tensor
+  Tensor view(Shape other) const;                      // same elements, other shape
+  Tensor row_range(int64_t begin, int64_t end) const;  // rows [begin, end) of a 2-D tensor
 };
 
 // A view of host memory.

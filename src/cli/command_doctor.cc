@@ -11,7 +11,8 @@ namespace {
 
 void print_findings(const std::vector<Finding>& findings) {
   Table table({"", "what", "found"});
-  for (const Finding& f : findings) table.add_row({f.present ? "ok" : f.needed ? "MISSING" : "absent", f.what, f.found});
+  for (const Finding& f : findings)
+    table.add_row({f.present ? "ok" : f.needed ? "MISSING" : "absent", f.what, f.found});
   fmt::print("{}", table.text());
   bool heading = false;
   for (const Finding& f : findings) {

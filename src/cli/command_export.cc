@@ -33,8 +33,9 @@ Command add_export(CLI::App& program) {
   app->add_option("--dtype", options->dtype, "type of the weights in the files (default: bf16)")
       ->type_name("bf16|fp16|fp32")
       ->check(CLI::IsMember({"bf16", "fp16", "fp32"}).description(""));
-  app->footer("Tokenizer, chat template and generation config of the folder that training began with come along unchanged.\n"
-              "Example: agoq export runs/first exported --dtype bf16");
+  app->footer(
+      "Tokenizer, chat template and generation config of the folder that training began with come along unchanged.\n"
+      "Example: agoq export runs/first exported --dtype bf16");
   return {app, [options] { export_model(*options); }};
 }
 

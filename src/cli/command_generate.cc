@@ -33,7 +33,8 @@ std::string read_stdin() {
 std::unique_ptr<TextTokens> choose_tokenizer(const std::string& asked, const std::string& folder, int64_t vocab) {
   if (!asked.empty()) return open_tokenizer(asked);
   if (!folder.empty() && has_tokenizer(folder)) return open_tokenizer(folder);
-  require(vocab <= train::kByteTokenizerVocab, "no tokenizer for this vocabulary of {}; give --tokenizer FOLDER", vocab);
+  require(vocab <= train::kByteTokenizerVocab, "no tokenizer for this vocabulary of {}; give --tokenizer FOLDER",
+          vocab);
   return open_tokenizer("");
 }
 
@@ -61,7 +62,8 @@ void generate(const GenerateOptions& options) {
   std::unique_ptr<TextTokens> tokenizer;
   std::vector<int32_t> ids;
   if (fs::exists(fs::path(options.source) / "config.json")) {
-    // A Hugging Face folder says nothing about sequences: no longer than needed, since each token costs the whole window.
+    // A Hugging Face folder says nothing about sequences: no longer than needed, since each token costs the whole
+    // window.
     const model::ModelConfig model = model::find_config(options.source);
     tokenizer = choose_tokenizer(config.tokenizer, options.source, model.vocab_size);
     ids = tokenizer->encode(prompt);
@@ -92,15 +94,18 @@ Command add_generate(CLI::App& program) {
   auto options = std::make_shared<GenerateOptions>();
   train::SamplingOptions& sampling = options->sampling;
   app->add_option("SOURCE", options->source, "a run folder, a checkpoint or a Hugging Face folder")->required();
-  app->add_option("--prompt", options->prompt, "the text to continue; - reads it from standard input")->type_name("TEXT");
-  app->add_option("--max-new-tokens", sampling.max_new_tokens, "stop after so many tokens (default: 100)")->type_name("N");
+  app->add_option("--prompt", options->prompt, "the text to continue; - reads it from standard input")
+      ->type_name("TEXT");
+  app->add_option("--max-new-tokens", sampling.max_new_tokens, "stop after so many tokens (default: 100)")
+      ->type_name("N");
   app->add_option("--temperature", sampling.temperature, "0: always the likeliest token (default: 0.8)")
       ->type_name("X")
       ->check(not_negative());
   app->add_option("--top-k", sampling.top_k, "choose among the K likeliest tokens; 0: all (default: 0)")
       ->type_name("K")
       ->check(not_negative());
-  app->add_option("--top-p", sampling.top_p, "choose among the likeliest tokens that together have this probability (default: 1)")
+  app->add_option("--top-p", sampling.top_p,
+                  "choose among the likeliest tokens that together have this probability (default: 1)")
       ->type_name("P");
   options->settings =
       SettingOptions::add(*app, {"tokenizer", "seq-length", "eod-token", "seed", "compute-dtype", "device", "threads"});

@@ -12,11 +12,14 @@ namespace fs = std::filesystem;
 
 void inspect_folder(const fs::path& folder, const InspectOptions& options) {
   if (fs::exists(folder / "manifest.json")) return inspect_checkpoint(folder, options);
-  if (fs::is_directory(folder / "checkpoints") || fs::exists(folder / "metrics.jsonl")) return inspect_run(folder, options);
+  if (fs::is_directory(folder / "checkpoints") || fs::exists(folder / "metrics.jsonl"))
+    return inspect_run(folder, options);
   const std::vector<fs::path> files = safetensors_in(folder);
   require(!files.empty() || fs::exists(folder / "config.json"),
-          "{}: neither a checkpoint, nor a run folder, nor a Hugging Face folder; what is known by: manifest.json, checkpoints/, "
-          "config.json, *.safetensors", folder.string());
+          "{}: neither a checkpoint, nor a run folder, nor a Hugging Face folder; what is known by: manifest.json, "
+          "checkpoints/, "
+          "config.json, *.safetensors",
+          folder.string());
   if (fs::exists(folder / "config.json")) print_model(folder.string());
   if (!files.empty()) inspect_safetensors(files, options);
 }
@@ -34,7 +37,8 @@ void inspect(const InspectOptions& options) {
 Command add_inspect(CLI::App& program) {
   CLI::App* app = program.add_subcommand("inspect", "what is in a checkpoint, model, run or data file");
   auto options = std::make_shared<InspectOptions>();
-  app->add_option("PATH", options->path, "a run folder, checkpoint, Hugging Face folder, .safetensors, .bin/.idx or text file")
+  app->add_option("PATH", options->path,
+                  "a run folder, checkpoint, Hugging Face folder, .safetensors, .bin/.idx or text file")
       ->required();
   app->add_flag("--verify", options->verify, "read every byte and compare checksums");
   app->add_flag("--all", options->all, "list every tensor, not only the first ones");

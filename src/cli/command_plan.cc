@@ -43,13 +43,15 @@ Plan make_plan(const PlanOptions& options) {
   Plan p;
   train::TrainConfig config = options.settings->config();
   if (!options.model.empty()) {
-    require(config.model.empty() && config.model_config.empty(), "give the model once: '{}', --model or --model-config", options.model);
+    require(config.model.empty() && config.model_config.empty(), "give the model once: '{}', --model or --model-config",
+            options.model);
     config.model_config = options.model;
   }
   p.model = train::resolve_model(config);
   if (config.seq_length > p.model.max_positions) {
-    p.note = fmt::format("sequences of {} are longer than the {} positions this model was made for; planned all the same",
-                         config.seq_length, p.model.max_positions);
+    p.note =
+        fmt::format("sequences of {} are longer than the {} positions this model was made for; planned all the same",
+                    config.seq_length, p.model.max_positions);
     p.model.max_positions = config.seq_length;
   }
   p.target = options.target == "cuda" ? Device::Cuda : Device::Cpu;
@@ -66,7 +68,8 @@ Plan make_plan(const PlanOptions& options) {
 
 void print_advice(const Plan& p) {
   if (p.ours.model_state() + p.estimate > p.budget)
-    fmt::print("Weights, gradients and moments alone are {}: no batch is small enough.\n\n", human_bytes(p.ours.model_state()));
+    fmt::print("Weights, gradients and moments alone are {}: no batch is small enough.\n\n",
+               human_bytes(p.ours.model_state()));
   if (p.advice.empty()) {
     fmt::print("No single setting makes it smaller; take a smaller model or a larger device.\n");
     return;
@@ -81,10 +84,12 @@ void print_advice(const Plan& p) {
 }
 
 void print_text(const Plan& p) {
-  fmt::print("{} parameters, micro-batches of {} x {} tokens, on {}\n\n", human_count(static_cast<uint64_t>(p.model.parameters())),
-             p.config.micro_batch_size, p.config.seq_length, p.target == Device::Cuda ? "a GPU" : "the CPU");
+  fmt::print("{} parameters, micro-batches of {} x {} tokens, on {}\n\n",
+             human_count(static_cast<uint64_t>(p.model.parameters())), p.config.micro_batch_size, p.config.seq_length,
+             p.target == Device::Cuda ? "a GPU" : "the CPU");
   fmt::print("{}\n", memory_table(p.ours, p.reference));
-  if (p.estimate > 0) fmt::print("CUDA context and libraries, an estimate not in the total: {}\n", human_bytes(p.estimate));
+  if (p.estimate > 0)
+    fmt::print("CUDA context and libraries, an estimate not in the total: {}\n", human_bytes(p.estimate));
   if (!p.note.empty()) fmt::print("note: {}\n", p.note);
   if (p.budget == 0) return;
   if (p.fits()) {
@@ -113,7 +118,8 @@ void print_json(const Plan& p) {
     json["fits"] = p.fits();
     json["advice"] = Json::array();
     for (const plan::Advice& a : p.advice)
-      json["advice"].push_back({{"change", a.what}, {"cost", a.cost}, {"total", a.total}, {"saved", a.saved}, {"fits", a.fits}});
+      json["advice"].push_back(
+          {{"change", a.what}, {"cost", a.cost}, {"total", a.total}, {"saved", a.saved}, {"fits", a.fits}});
   }
   fmt::print("{}\n", json.dump(1));
 }
@@ -124,8 +130,8 @@ Command add_plan(CLI::App& program) {
   CLI::App* app = program.add_subcommand("plan", "tell before training what it will hold, and whether it fits");
   auto options = std::make_shared<PlanOptions>();
   app->add_option("MODEL", options->model, "a preset, a Hugging Face folder or a config.json");
-  options->settings = SettingOptions::add(
-      *app, {"model", "model-config", "seq-length", "micro-batch-size", "global-batch-size", "Precision", "gpu-memory"});
+  options->settings = SettingOptions::add(*app, {"model", "model-config", "seq-length", "micro-batch-size",
+                                                 "global-batch-size", "Precision", "gpu-memory"});
   app->add_option("--target", options->target, "lay out for a GPU (bf16 compute) or for the CPU (default: cuda)")
       ->type_name("cuda|cpu")
       ->check(CLI::IsMember({"cuda", "cpu"}).description(""));

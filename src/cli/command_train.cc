@@ -50,13 +50,13 @@ Plans plans_of(const train::TrainConfig& config, const model::ModelConfig& model
 }
 
 void print_start(const train::TrainConfig& config, const model::ModelConfig& model, const Plans& plans) {
-  fmt::print("device  {}, {} threads\n", config.device == "auto" ? "cpu" : config.device,
-             omp_get_max_threads());
-  fmt::print("model   {} parameters: {} layers, hidden {}, feed-forward {}, {} query and {} key/value heads, vocabulary {}\n",
-             human_count(static_cast<uint64_t>(model.parameters())), model.layers, model.hidden_size, model.ffn_size,
-             model.heads.query, model.heads.kv, model.vocab_size);
-  fmt::print("batch   {} sequences of {} tokens a step, in micro-batches of {}\n\n", config.global_batch_size, config.seq_length,
-             config.micro_batch_size);
+  fmt::print("device  {}, {} threads\n", config.device == "auto" ? "cpu" : config.device, omp_get_max_threads());
+  fmt::print(
+      "model   {} parameters: {} layers, hidden {}, feed-forward {}, {} query and {} key/value heads, vocabulary {}\n",
+      human_count(static_cast<uint64_t>(model.parameters())), model.layers, model.hidden_size, model.ffn_size,
+      model.heads.query, model.heads.kv, model.vocab_size);
+  fmt::print("batch   {} sequences of {} tokens a step, in micro-batches of {}\n\n", config.global_batch_size,
+             config.seq_length, config.micro_batch_size);
   fmt::print("{}\n", memory_table(plans.ours, plans.reference));
   std::fflush(stdout);
 }
@@ -79,20 +79,22 @@ void print_end(const train::Trainer& trainer, const train::Summary& summary, con
   row("saved activation bytes per token and layer", summary.saved_bytes_per_token_layer,
       saved_per_token_layer(plans.reference, plans));
   fmt::print("{}\n", table.text());
-  fmt::print("{} tokens at {:.0f} tokens/s; training loss {:.4f}", human_count(summary.tokens), summary.tokens_per_second,
-             summary.train_loss);
+  fmt::print("{} tokens at {:.0f} tokens/s; training loss {:.4f}", human_count(summary.tokens),
+             summary.tokens_per_second, summary.train_loss);
   if (summary.valid_loss)
     fmt::print(", held-out loss {:.4f} (perplexity {:.2f})", *summary.valid_loss, std::exp(*summary.valid_loss));
   if (summary.skipped > 0) fmt::print("; {} steps skipped for non-finite gradients", summary.skipped);
   fmt::print("\n");
   if (const std::string& save = trainer.config().save; !save.empty())
-    fmt::print("run folder {}: look at it with `agoq report {}`, write with it by `agoq generate {}`\n", save, save, save);
+    fmt::print("run folder {}: look at it with `agoq report {}`, write with it by `agoq generate {}`\n", save, save,
+               save);
 }
 
 void train_run(const train::TrainConfig& given) {
   const model::ModelConfig model = train::resolve_model(given);
   const train::TrainConfig config = train::resolved(given, model, train::resolve_device(given.device));
-  require(!config.data_path.empty(), "no training data: give --data-path FILE (text, flat .bin, or Megatron-LM prefix)");
+  require(!config.data_path.empty(),
+          "no training data: give --data-path FILE (text, flat .bin, or Megatron-LM prefix)");
   use_threads(config);
   const Plans plans = plans_of(config, model);
   print_start(config, model, plans);
@@ -107,8 +109,8 @@ void train_run(const train::TrainConfig& given) {
     progress.step(metrics);
   };
   observer.on_valid = [&](int64_t step, double loss) {
-    progress.say(fmt::format("  step {}: held-out loss {:.4f}, perplexity {:.2f}; training loss {:.4f}", step, loss, std::exp(loss),
-                             train_loss.value_or(NAN)));
+    progress.say(fmt::format("  step {}: held-out loss {:.4f}, perplexity {:.2f}; training loss {:.4f}", step, loss,
+                             std::exp(loss), train_loss.value_or(NAN)));
   };
   train::Trainer trainer(given, observer);
   const train::Summary summary = trainer.run(stop_requested);
@@ -127,7 +129,8 @@ void train_run(const train::TrainConfig& given) {
 Command add_train(CLI::App& program) {
   CLI::App* app = program.add_subcommand("train", "train a model, or continue a run");
   app->footer(
-      "Example: agoq train --model-config demo --data-path book.txt --seq-length 256 --micro-batch-size 8 --train-iters 300 \\\n"
+      "Example: agoq train --model-config demo --data-path book.txt --seq-length 256 --micro-batch-size 8 "
+      "--train-iters 300 \\\n"
       "           --lr 2e-3 --lr-warmup-iters 30 --eval-interval 50 --save runs/first");
   return {app, [options = SettingOptions::add(*app)] { train_run(options->config()); }};
 }

@@ -6,7 +6,7 @@
 namespace CLI {
 class FormatterBase;
 class Validator;
-}
+}  // namespace CLI
 
 namespace agoq::cli {
 

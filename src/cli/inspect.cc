@@ -55,8 +55,8 @@ void verify_numbers(const SafetensorsFile& file) {
       piece.resize(static_cast<size_t>(std::min<int64_t>(entry.count - first, 1 << 20)));
       file.read_floats(entry, first, piece);
       const auto bad = std::find_if_not(piece.begin(), piece.end(), [](float x) { return std::isfinite(x); });
-      require(bad == piece.end(), "{}: tensor {} has {} at element {}", file.path(), entry.name, bad == piece.end() ? 0 : *bad,
-              first + (bad - piece.begin()));
+      require(bad == piece.end(), "{}: tensor {} has {} at element {}", file.path(), entry.name,
+              bad == piece.end() ? 0 : *bad, first + (bad - piece.begin()));
     }
   }
 }
@@ -70,7 +70,8 @@ void print_model_config(const model::ModelConfig& m) {
   row("hidden / feed-forward size", fmt::format("{} / {}", m.hidden_size, m.ffn_size));
   row("query / key-value heads, dimension", fmt::format("{} / {}, {}", m.heads.query, m.heads.kv, m.heads.dim));
   row("vocabulary", fmt::format("{}{}", m.vocab_size, m.tied_embeddings ? ", embeddings tied" : ""));
-  row("positions", fmt::format("{}{}", m.max_positions, m.window > 0 ? fmt::format(", sliding window {}", m.window) : ""));
+  row("positions",
+      fmt::format("{}{}", m.max_positions, m.window > 0 ? fmt::format(", sliding window {}", m.window) : ""));
   fmt::print("{}\n", table.text());
 }
 
@@ -93,7 +94,8 @@ void inspect_safetensors(const std::vector<fs::path>& files, const InspectOption
   for (const fs::path& path : files) {
     const SafetensorsFile file(path.string());
     for (const TensorEntry& e : file.entries()) lines.push_back({e.name, e.format_dtype, e.shape, e.size});
-    for (const auto& [key, value] : file.metadata()) fmt::print("{}: {} = {}\n", path.filename().string(), key, value.substr(0, 200));
+    for (const auto& [key, value] : file.metadata())
+      fmt::print("{}: {} = {}\n", path.filename().string(), key, value.substr(0, 200));
     if (options.verify) verify_numbers(file);
   }
   print_tensors(lines, options.all);

@@ -51,7 +51,8 @@ Finding instructions() {
   std::set<std::string> flags;
   for (std::string flag; words >> flag;) flags.insert(flag);
   std::vector<std::string> found;
-  for (const char* name : {"sse4_2", "avx", "avx2", "fma", "avx512f", "avx512bw", "avx512_vnni", "avx512_bf16", "amx_bf16"})
+  for (const char* name :
+       {"sse4_2", "avx", "avx2", "fma", "avx512f", "avx512bw", "avx512_vnni", "avx512_bf16", "amx_bf16"})
     if (flags.contains(name)) found.emplace_back(name);
   return {"instruction sets", found.empty() ? "none of the x86 vector extensions" : join(found, " ")};
 }
@@ -68,8 +69,8 @@ Finding disk() {
 }
 
 Finding openblas() {
-  return {"OpenBLAS", fmt::format("{}, kernels for {}, {} threads", trim(openblas_get_config()), openblas_get_corename(),
-                                  openblas_get_num_threads())};
+  return {"OpenBLAS", fmt::format("{}, kernels for {}, {} threads", trim(openblas_get_config()),
+                                  openblas_get_corename(), openblas_get_num_threads())};
 }
 
 Finding openmp() {
@@ -94,7 +95,9 @@ Finding library(const Library& wanted) {
 std::vector<Finding> optional_libraries() {
   const Library wanted[] = {
       {"MPI", {"libmpi.so.40", "libmpi.so.12", "libmpi.so"}, "sudo apt-get install libopenmpi-dev openmpi-bin"},
-      {"CUDA runtime", {"libcudart.so.13", "libcudart.so.12", "libcudart.so"}, "https://developer.nvidia.com/cuda-downloads"},
+      {"CUDA runtime",
+       {"libcudart.so.13", "libcudart.so.12", "libcudart.so"},
+       "https://developer.nvidia.com/cuda-downloads"},
       {"cuBLASLt", {"libcublasLt.so.13", "libcublasLt.so.12", "libcublasLt.so"}, "comes with CUDA"},
       {"cuDNN", {"libcudnn.so.9", "libcudnn.so"}, "https://developer.nvidia.com/cudnn-downloads"},
       {"NCCL", {"libnccl.so.2", "libnccl.so"}, "sudo apt-get install libnccl2 (NVIDIA's repository)"},
@@ -135,8 +138,8 @@ std::vector<Finding> python() {
     std::vector<Finding> findings = {{"Python", version + " at " + python.interpreter}};
     while (names >> name && answer >> version) {
       const bool present = version != "-";
-      findings.push_back({"Python: " + name, present ? version : "not installed; data, report and tokenizers use it", present, false,
-                          "make venv, or set AGOQ_PYTHON to an interpreter that has it"});
+      findings.push_back({"Python: " + name, present ? version : "not installed; data, report and tokenizers use it",
+                          present, false, "make venv, or set AGOQ_PYTHON to an interpreter that has it"});
     }
     return findings;
   } catch (const Error& error) {
@@ -147,7 +150,14 @@ std::vector<Finding> python() {
 }  // namespace
 
 std::vector<Finding> examine_machine() {
-  std::vector<Finding> findings = {{"agoq", std::string(kVersion) + ", backends: cpu"}, cpu(), instructions(), memory(), disk(), openblas(), openmp(), gpus()};
+  std::vector<Finding> findings = {{"agoq", std::string(kVersion) + ", backends: cpu"},
+                                   cpu(),
+                                   instructions(),
+                                   memory(),
+                                   disk(),
+                                   openblas(),
+                                   openmp(),
+                                   gpus()};
   for (Finding& f : optional_libraries()) findings.push_back(std::move(f));
   for (Finding& f : python()) findings.push_back(std::move(f));
   return findings;

@@ -8,9 +8,9 @@ namespace agoq::cli {
 
 struct Finding {
   std::string what;
-  std::string found;    // a version, a path, a size
+  std::string found;  // a version, a path, a size
   bool present = true;
-  bool needed = false;  // without it something of this build does not work
+  bool needed = false;      // without it something of this build does not work
   std::string remedy = {};  // the command that gets it
 };
 

@@ -43,7 +43,8 @@ void SettingOptions::add_flag(CLI::App& app, const train::Setting& setting) {
   if (setting.is_switch()) {
     option = app.add_flag_function(flag, [take](int64_t count) { take({count > 0 ? "true" : "false"}); });
   } else {
-    option = app.add_option_function<std::vector<std::string>>(flag, take)->expected(1, setting.is_list() ? CLI::detail::expected_max_vector_size : 1);
+    option = app.add_option_function<std::vector<std::string>>(flag, take)
+                 ->expected(1, setting.is_list() ? CLI::detail::expected_max_vector_size : 1);
     if (!setting.is_list()) option->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
     option->type_name(std::string(setting.value));
   }

@@ -17,8 +17,8 @@ namespace agoq::cli {
 
 class SettingOptions {
  public:
-  // Adds `--config FILE` and a flag for each setting that `names` lists, in the order of the table; all where it is empty.
-  // A name may also be a group ("Precision"). `defaults` are what help shows.
+  // Adds `--config FILE` and a flag for each setting that `names` lists, in the order of the table; all where it is
+  // empty. A name may also be a group ("Precision"). `defaults` are what help shows.
   static std::shared_ptr<SettingOptions> add(CLI::App& app, const std::vector<std::string_view>& names = {},
                                              const train::TrainConfig& defaults = {});
 

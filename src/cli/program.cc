@@ -54,7 +54,8 @@ std::string unknown_argument(const CLI::App& app) {
   return {};
 }
 
-constexpr auto kCommands = {add_train, add_plan, add_eval, add_generate, add_export, add_inspect, add_data, add_report, add_doctor};
+constexpr auto kCommands = {add_train,   add_plan, add_eval,   add_generate, add_export,
+                            add_inspect, add_data, add_report, add_doctor};
 
 std::string unknown_command(const std::string& name, const std::vector<Command>& commands) {
   std::vector<std::string> names;
@@ -65,8 +66,10 @@ std::string unknown_command(const std::string& name, const std::vector<Command>&
 // Parses and runs; the exit status.
 int dispatch(CLI::App& program, const std::vector<Command>& commands, int argc, char** argv) {
   const std::string first = argc > 1 ? argv[1] : "--help";
-  const auto chosen = std::find_if(commands.begin(), commands.end(), [&](const Command& c) { return c.app->get_name() == first; });
-  if (chosen == commands.end() && !first.starts_with('-')) return report_usage_error(unknown_command(first, commands), "");
+  const auto chosen =
+      std::find_if(commands.begin(), commands.end(), [&](const Command& c) { return c.app->get_name() == first; });
+  if (chosen == commands.end() && !first.starts_with('-'))
+    return report_usage_error(unknown_command(first, commands), "");
   if (first == "data" || first == "report") forward_to_python(first, {argv + 2, argv + argc});
 
   const CLI::App& app = chosen == commands.end() ? program : *chosen->app;

@@ -29,8 +29,8 @@ std::string line_for_terminal(const train::StepMetrics& m, int64_t total, double
   const std::string full = train::log_line(m, total, eta);
   if (full.size() <= width) return full;
   const auto seconds = static_cast<int64_t>(eta);
-  return fmt::format("{}/{} | loss {:.4f} | lr {:.1e} | gnorm {:.2f} | {:.0f} ms | {:.0f} tok/s | ETA {}:{:02}", m.step, total, m.loss,
-                     m.lr, m.grad_norm, m.step_ms, m.tokens_per_second, seconds / 60, seconds % 60)
+  return fmt::format("{}/{} | loss {:.4f} | lr {:.1e} | gnorm {:.2f} | {:.0f} ms | {:.0f} tok/s | ETA {}:{:02}", m.step,
+                     total, m.loss, m.lr, m.grad_norm, m.step_ms, m.tokens_per_second, seconds / 60, seconds % 60)
       .substr(0, width);
 }
 

@@ -23,7 +23,8 @@ fs::path project_folder() {
   for (int up = 0; up < 4 && folder.has_relative_path(); ++up, folder = folder.parent_path())
     for (const fs::path& candidate : {folder, folder / "share/agoq"})
       if (fs::exists(candidate / "python/agoq/__init__.py", ignored)) return candidate;
-  fail("cannot find AGoQ's Python modules (python/agoq) near {}; run the program from the folder it was built in", program.string());
+  fail("cannot find AGoQ's Python modules (python/agoq) near {}; run the program from the folder it was built in",
+       program.string());
 }
 
 }  // namespace
@@ -39,7 +40,8 @@ Python find_python() {
   return python;
 }
 
-std::vector<std::string> python_command(const Python& python, const std::string& module, std::vector<std::string> arguments) {
+std::vector<std::string> python_command(const Python& python, const std::string& module,
+                                        std::vector<std::string> arguments) {
   std::vector<std::string> command = {python.interpreter, "-m", "agoq." + module};
   command.insert(command.end(), arguments.begin(), arguments.end());
   return command;
@@ -53,7 +55,8 @@ void set_python_path(const Python& python) {
 
 void forward_to_python(const std::string& module, std::vector<std::string> arguments) {
   const Python python = find_python();
-  require(fs::exists(fs::path(python.modules) / "agoq" / (module + ".py")), "{}/agoq/{}.py is missing", python.modules, module);
+  require(fs::exists(fs::path(python.modules) / "agoq" / (module + ".py")), "{}/agoq/{}.py is missing", python.modules,
+          module);
   set_python_path(python);
   std::vector<std::string> command = python_command(python, module, std::move(arguments));
   std::vector<char*> argv;

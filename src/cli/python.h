@@ -14,7 +14,8 @@ struct Python {
 // Throws when the modules cannot be found.
 Python find_python();
 // `python -m agoq.MODULE ARGUMENTS...` as a command for execv.
-std::vector<std::string> python_command(const Python& python, const std::string& module, std::vector<std::string> arguments);
+std::vector<std::string> python_command(const Python& python, const std::string& module,
+                                        std::vector<std::string> arguments);
 // Makes the modules importable in this process's children.
 void set_python_path(const Python& python);
 

@@ -1,4 +1,5 @@
-// Text to token ids and back for prompts and samples: the built-in byte tokenizer, or a Hugging Face one through Python.
+// Text to token ids and back for prompts and samples: the built-in byte tokenizer, or a Hugging Face one through
+// Python.
 #pragma once
 
 #include <cstdint>

@@ -49,22 +49,22 @@ AGOQ_HD inline Philox4 rounding_draws(RandomKey key, uint64_t group) {
 
 // Sign and magnitude with kMantissa explicit bits; magnitudes below 2^kMinExponent are evenly spaced (subnormal).
 // Codes of equal sign are in the order of their values, so rounding up is adding one, also across an exponent.
-template <Codec kName, int kCodeBits, int kMantissa, int kMinExponent, uint32_t kLargestCode, bool kHasSign = true>
+template <Codec kName, int kCodeBits, int kMantissa, int kMinExponent, uint32_t kLargestCode>
 struct Minifloat {
   static constexpr Codec kCodec = kName;
   static constexpr int kBits = kCodeBits;
   static constexpr bool kScaled = true;
   static constexpr uint32_t kScaleStep = kBf16Step;
-  static constexpr bool kSigned = kHasSign;
+  static constexpr bool kSigned = true;
   static constexpr uint32_t kMaxCode = kLargestCode;  // of the magnitude
 
   AGOQ_HD static constexpr float decode(uint32_t code) {
-    const uint32_t magnitude = kHasSign ? code & (kSignBit - 1) : code;
+    const uint32_t magnitude = code & (kSignBit - 1);
     // A normal number's bits, moved; a subnormal one gets a leading one too many, and half its weight.
     const float moved = std::bit_cast<float>((magnitude << (23 - kMantissa)) + (kLowest - (1u << 23)));
     const float below = moved - std::bit_cast<float>(kLowest - (1u << 23));
     const float value = magnitude >> kMantissa ? moved : below + below;
-    return kHasSign ? std::bit_cast<float>(std::bit_cast<uint32_t>(value) | (code & kSignBit) << (32 - kBits)) : value;
+    return std::bit_cast<float>(std::bit_cast<uint32_t>(value) | (code & kSignBit) << (32 - kBits));
   }
   AGOQ_HD static constexpr uint32_t encode(float y) {
     const uint32_t bits = std::bit_cast<uint32_t>(y);
@@ -80,8 +80,8 @@ struct Minifloat {
     return finish(bits, exponent, round_up_by(fine, draw));
   }
 
-  static constexpr float max() { return decode(kMaxCode); }
-  static constexpr float least() { return decode(1); }  // smallest magnitude above zero
+  AGOQ_HD static constexpr float max() { return decode(kMaxCode); }
+  AGOQ_HD static constexpr float least() { return decode(1); }  // smallest magnitude above zero
 
  private:
   static constexpr uint32_t kSignBit = 1u << (kBits - 1);
@@ -98,7 +98,7 @@ struct Minifloat {
   AGOQ_HD static constexpr uint32_t finish(uint32_t bits, uint32_t exponent, uint32_t units) {
     const uint32_t magnitude = units + ((exponent - kLowest) >> (23 - kMantissa));
     const uint32_t code = magnitude < kMaxCode ? magnitude : kMaxCode;
-    return kHasSign ? code | (bits >> 31) << (kBits - 1) : code;
+    return code | (bits >> 31) << (kBits - 1);
   }
 };
 
@@ -124,8 +124,8 @@ struct Integer {
     return finish(bits, round_up_by(std::bit_cast<float>(bits & kAbsMask) * 65536.0f, draw));
   }
 
-  static constexpr float max() { return static_cast<float>(kMaxCode); }
-  static constexpr float least() { return 1.0f; }
+  AGOQ_HD static constexpr float max() { return static_cast<float>(kMaxCode); }
+  AGOQ_HD static constexpr float least() { return 1.0f; }
 
  private:
   AGOQ_HD static constexpr uint32_t finish(uint32_t bits, uint32_t units) {
@@ -156,8 +156,8 @@ struct NormalFloat4 {
     return stochastic(y, draw, std::make_index_sequence<14>{});
   }
 
-  static constexpr float max() { return 1.0f; }
-  static constexpr float least() { return value(8); }
+  AGOQ_HD static constexpr float max() { return 1.0f; }
+  AGOQ_HD static constexpr float least() { return value(8); }
 
  private:
   static constexpr uint32_t kZero = 7;  // index of 0
@@ -210,8 +210,8 @@ struct Cubic {
     return finish(y, place.root + round_up_by(place.above * 65536.0f / place.gap, draw));
   }
 
-  static constexpr float max() { return cube_of(kMaxCode); }
-  static constexpr float least() { return 1.0f; }
+  AGOQ_HD static constexpr float max() { return cube_of(kMaxCode); }
+  AGOQ_HD static constexpr float least() { return 1.0f; }
 
  private:
   struct Place {
@@ -277,7 +277,7 @@ using Int4 = Integer<Codec::Int4, 4>;
 using Int8 = Integer<Codec::Int8, 8>;
 // 124^3 has 15 significant bits, so that its product with a scale is exact and encoding again finds the same scale.
 using Dyn8 = Cubic<Codec::Dyn8, true, 124, kBf16Step>;
-// The square root of v moves by less than a step at a time. A scale that follows the block's maximum in bf16 steps
+// The square root of v moves by far less than a step at a time. A scale that follows the block's maximum in bf16 steps
 // would round the whole block anew each time; powers of two rarely change.
 using Dyn8Unsigned = Cubic<Codec::Dyn8Unsigned, false, 255, kPowerOfTwoStep>;
 

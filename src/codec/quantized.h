@@ -17,11 +17,12 @@ inline constexpr int64_t kBlock = 128;  // elements that share a scale
 
 std::string_view name_of(Codec codec);  // "fp4", ...
 std::optional<Codec> codec_from_name(std::string_view name);
-int code_bits(Codec codec);             // bits per element without the scale
+int code_bits(Codec codec);  // bits per element without the scale
 bool has_scales(Codec codec);
 
-// A row of `cols` elements is divided into equal segments (so that no cut over the tensor axis falls inside a block, and
-// blocks never cross the borders of q|k|v or gate|up), and each segment into blocks of 128, the last one possibly short.
+// A row of `cols` elements is divided into equal segments (so that no cut over the tensor axis falls inside a block,
+// and blocks never cross the borders of q|k|v or gate|up), and each segment into blocks of 128, the last one possibly
+// short.
 struct RowBlocks {
   int64_t cols = 0;
   int64_t segment = 0;  // divides cols
@@ -43,7 +44,8 @@ struct RowBlocks {
 int64_t block_bytes(Codec codec, int64_t n);
 int64_t row_bytes(Codec codec, const RowBlocks& row);
 
-// A non-owning view of [rows, cols] numbers as codes [rows, row_bytes] and bf16 scales [rows, blocks] (none for Fp32, Bf16).
+// A non-owning view of [rows, cols] numbers as codes [rows, row_bytes] and bf16 scales [rows, blocks] (none for Fp32,
+// Bf16).
 struct Quantized {
   Codec codec = Codec::None;
   Device device = Device::Meta;
@@ -62,7 +64,7 @@ struct Quantized {
 };
 
 // How numbers become codes. Stochastic rounding draws by the element's place in the unsharded tensor: draw group
-// (16 per block) = 16 * ((first_row + row) * blocks_per_row + first_block + block).
+// (16 per block) = 16 * ((first_row + row) * blocks_per_row + first_block + block), see rounding_draws in formats.h.
 struct Rounding {
   bool stochastic = false;
   RandomKey key;

@@ -35,7 +35,8 @@ Tensor Arena::allocate(const std::string& owner, DType dtype, Shape shape) {
   Tensor tensor{nullptr, dtype, device_, shape};
   const size_t bytes = aligned(tensor.bytes());
   if (device_ != Device::Meta) {
-    require(bottom_ + bytes + top_ <= capacity_, "arena of {} bytes is full: '{}' asks for {} more", capacity_, owner, bytes);
+    require(bottom_ + bytes + top_ <= capacity_, "arena of {} bytes is full: '{}' asks for {} more", capacity_, owner,
+            bytes);
     tensor.data = base_ + bottom_;
   }
   bottom_ += bytes;
@@ -49,8 +50,8 @@ Tensor Arena::push(DType dtype, Shape shape) {
   Tensor tensor{nullptr, dtype, device_, shape};
   const size_t bytes = aligned(tensor.bytes());
   if (device_ != Device::Meta) {
-    require(bottom_ + top_ + bytes <= capacity_, "arena of {} bytes is full: a temporary {} asks for {} more", capacity_,
-            shape.text(), bytes);
+    require(bottom_ + top_ + bytes <= capacity_, "arena of {} bytes is full: a temporary {} asks for {} more",
+            capacity_, shape.text(), bytes);
     tensor.data = base_ + (capacity_ - top_ - bytes);
   }
   top_ += bytes;

@@ -1,8 +1,8 @@
 // The arena: one block of memory per device, reserved before step 0, in which every byte has a named owner.
 //
-// Two ends of one block: owned tensors (weights, moments, saved activations, ...) grow from the bottom and stay; temporaries
-// live on a strict stack that grows from the top and are freed by scope. On Device::Meta nothing is reserved: the same
-// calls only count, and the totals of such a dry run are the capacity of the real arena.
+// Two ends of one block: owned tensors (weights, moments, saved activations, ...) grow from the bottom and stay;
+// temporaries live on a strict stack that grows from the top and are freed by scope. On Device::Meta nothing is
+// reserved: the same calls only count, and the totals of such a dry run are the capacity of the real arena.
 #pragma once
 
 #include <map>
@@ -33,7 +33,7 @@ class Arena {
   Tensor push(DType dtype, Shape shape);
 
   size_t owned_bytes() const { return bottom_; }
-  size_t stack_bytes() const { return top_; }           // now
+  size_t stack_bytes() const { return top_; }            // now
   size_t peak_stack_bytes() const { return peak_top_; }  // the most so far
   size_t total_bytes() const { return bottom_ + peak_top_; }
   size_t capacity() const { return capacity_; }

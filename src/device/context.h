@@ -24,9 +24,9 @@ class Context {
   Tensor empty(DType dtype, Shape shape) const { return arena_->push(dtype, shape); }
   Tensor empty(Shape shape) const { return arena_->push(compute_, shape); }
 
-  RandomKey random;      // seed, step and global micro-batch are set; ops fill in purpose and tensor
-  Tensor positions;      // [T] int32: position of each token in its document (RoPE)
-  Tensor document_start; // [T] int32: index in this micro-batch of the first token of the token's document (attention)
+  RandomKey random;       // seed, step and global micro-batch are set; ops fill in purpose and tensor
+  Tensor positions;       // [T] int32: position of each token in its document (RoPE)
+  Tensor document_start;  // [T] int32: index in this micro-batch of the first token of the token's document (attention)
   Profile* profile = nullptr;  // seconds by kind of op, when someone asks
 
  private:

@@ -43,9 +43,11 @@ void DecoderLayer::backward_from_x1(const Context& ctx, const Tensor& dx, const 
   backward(ctx, dx, w, again, grads);
 }
 
-void DecoderLayer::attention_forward(const Context& ctx, const Tensor& x, const LayerWeights& w, const Saved& saved) const {
+void DecoderLayer::attention_forward(const Context& ctx, const Tensor& x, const LayerWeights& w,
+                                     const Saved& saved) const {
   Scope scope(ctx);
-  const Tensor n1 = ops::rms_norm(ctx, x, w[Param::AttentionNorm], eps_, saved[Kept::X1], saved.stat(Kept::Rstd1));  // [T, H]
+  const Tensor n1 =
+      ops::rms_norm(ctx, x, w[Param::AttentionNorm], eps_, saved[Kept::X1], saved.stat(Kept::Rstd1));  // [T, H]
   saved.keep(ctx, Kept::N1, n1);
   const Tensor qkv = ops::linear(ctx, n1, w[Param::Qkv], w[Param::QkvBias]);  // [T, (Hq + 2 Hkv) D]
   if (qk_norm_) {
@@ -63,7 +65,7 @@ void DecoderLayer::mlp_forward(const Context& ctx, const Tensor& x, const LayerW
   Scope scope(ctx);
   const Tensor n2 = ops::rms_norm(ctx, x, w[Param::MlpNorm], eps_, saved[Kept::X2], saved.stat(Kept::Rstd2));  // [T, H]
   saved.keep(ctx, Kept::N2, n2);
-  const Tensor gate_up = ops::linear(ctx, n2, w[Param::GateUp]);                               // [T, 2F]
+  const Tensor gate_up = ops::linear(ctx, n2, w[Param::GateUp]);                         // [T, 2F]
   const Tensor h = ops::swiglu(ctx, gate_up, saved[Kept::GateUp], saved[Kept::Hidden]);  // [T, F]
   ops::linear_add(ctx, h, w[Param::Down], x);
 }

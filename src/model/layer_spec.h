@@ -1,6 +1,6 @@
-// One table describes the model and is the only truth: every parameter and every tensor that forward may leave for backward,
-// with its shape, how it is cut over the tensor axis, its Hugging Face names, decay, initialisation and reduction group.
-// Forward, backward, memory, checkpoints, import and export, telemetry and docs all read it.
+// One table describes the model and is the only truth: every parameter and every tensor that forward may leave for
+// backward, with its shape, how it is cut over the tensor axis, its Hugging Face names, decay, initialisation and
+// reduction group. Forward, backward, memory, checkpoints, import and export, telemetry and docs all read it.
 #pragma once
 
 #include <array>
@@ -13,16 +13,30 @@
 
 namespace agoq::model {
 
-enum class Param : uint8_t { Embedding, AttentionNorm, Qkv, QkvBias, QNorm, KNorm, Out, MlpNorm, GateUp, Down, FinalNorm, Head, Count };
+enum class Param : uint8_t {
+  Embedding,
+  AttentionNorm,
+  Qkv,
+  QkvBias,
+  QNorm,
+  KNorm,
+  Out,
+  MlpNorm,
+  GateUp,
+  Down,
+  FinalNorm,
+  Head,
+  Count
+};
 // What a layer's forward may keep. Stats (rstd, lse) are always fp32; the others follow the recipe.
 enum class Kept : uint8_t { X1, Rstd1, N1, Qkv, QkRstd, O, Lse, X2, Rstd2, N2, GateUp, Hidden, Count };
 
 inline constexpr size_t kParams = static_cast<size_t>(Param::Count);
 inline constexpr size_t kKept = static_cast<size_t>(Kept::Count);
 
-enum class Cut : uint8_t { None, Rows, Columns };                       // over the tensor axis
-enum class Reduction : uint8_t { Data, DataAndTensor, DataAndEnds };     // which ranks hold addends of its gradient
-enum class Init : uint8_t { Normal, ResidualNormal, Ones, Zeros };       // ResidualNormal: std / sqrt(2 L)
+enum class Cut : uint8_t { None, Rows, Columns };                          // over the tensor axis
+enum class Reduction : uint8_t { Data, DataAndTensor, DataAndEnds };       // which ranks hold addends of its gradient
+enum class Init : uint8_t { Normal, ResidualNormal, Ones, Zeros };         // ResidualNormal: std / sqrt(2 L)
 enum class KeptGroup : uint8_t { Stat, Norm, Attention, Mlp, GemmInput };  // what a recipe's override can name at once
 
 // A fused parameter is the stack of these Hugging Face tensors: rows of a matrix, elements of a vector.
@@ -36,7 +50,7 @@ struct ParamRow {
   std::string_view name;  // "qkv"
   int64_t rows = 0;       // 1 for 1-D parameters
   int64_t cols = 0;
-  int64_t segment = 0;    // of the blocks of its gradient and moments (codec::RowBlocks)
+  int64_t segment = 0;  // of the blocks of its gradient and moments (codec::RowBlocks)
   Cut cut = Cut::None;
   Reduction reduction = Reduction::Data;
   bool decay = true;

@@ -28,7 +28,8 @@ void Model::forward(const Context& ctx, const Parameters& params, const Tensor& 
                     const std::vector<Saved>& saved) const {
   for (int64_t l = begin; l < end; ++l) {
     Scope scope(ctx);
-    layer_.forward(ctx, x, params.acquire(ctx, l), saved.empty() ? kNothingKept : saved[static_cast<size_t>(l - begin)]);
+    layer_.forward(ctx, x, params.acquire(ctx, l),
+                   saved.empty() ? kNothingKept : saved[static_cast<size_t>(l - begin)]);
   }
 }
 
@@ -66,7 +67,8 @@ void Model::loss_backward(const Context& ctx, const Parameters& params, const Te
   ops::rms_norm_backward_into(ctx, dn, kept_x, rstd, norm, {}, x, grads.grad({-1, Param::FinalNorm}));
 }
 
-void Model::embed_backward(const Context& ctx, const Tensor& tokens, const Tensor& dx, const GradientSource& grads) const {
+void Model::embed_backward(const Context& ctx, const Tensor& tokens, const Tensor& dx,
+                           const GradientSource& grads) const {
   ops::embedding_backward(ctx, tokens, dx, grads.grad({-1, Param::Embedding}));
 }
 

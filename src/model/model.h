@@ -1,5 +1,5 @@
-// The model: embedding, layers, head, in pieces that a schedule can call (one process runs them in order; pipeline stages
-// run some of them).
+// The model: embedding, layers, head, in pieces that a schedule can call (one process runs them in order; pipeline
+// stages run some of them).
 #pragma once
 
 #include <vector>
@@ -35,8 +35,8 @@ class Model {
   void loss(const Context& ctx, const Parameters& params, const Tensor& x, const ops::Targets& targets,
             const Tensor& nll) const;
   // The same, and the gradient of scale · Σ weight · nll with respect to x, which replaces x.
-  void loss_backward(const Context& ctx, const Parameters& params, const Tensor& x, const ops::Targets& targets, float scale,
-                     const Tensor& nll, const GradientSource& grads) const;
+  void loss_backward(const Context& ctx, const Parameters& params, const Tensor& x, const ops::Targets& targets,
+                     float scale, const Tensor& nll, const GradientSource& grads) const;
   void embed_backward(const Context& ctx, const Tensor& tokens, const Tensor& dx, const GradientSource& grads) const;
   // Logits [rows, V] fp32 of some rows of the residual stream x [rows, H] (generation).
   Tensor logits(const Context& ctx, const Parameters& params, const Tensor& x) const;

@@ -21,7 +21,8 @@ ops::Weight allocate_weight(Arena& arena, const ParamRow& row, MasterForm form, 
 }
 
 float standard_deviation(const ModelConfig& config, Init init) {
-  return init == Init::ResidualNormal ? config.init_std / std::sqrt(2.0f * static_cast<float>(config.layers)) : config.init_std;
+  return init == Init::ResidualNormal ? config.init_std / std::sqrt(2.0f * static_cast<float>(config.layers))
+                                      : config.init_std;
 }
 
 // values[i] depends only on (seed, tensor, row, i).

@@ -15,7 +15,8 @@ enum class MasterForm : uint8_t {
   Fp32,   // fp32, and a bf16 copy beside it when GEMMs read bf16
 };
 
-// The weights of one layer (or of the ends of the model) in the compute type, valid within the scope they were acquired in.
+// The weights of one layer (or of the ends of the model) in the compute type, valid within the scope they were acquired
+// in.
 class LayerWeights {
  public:
   const Tensor& operator[](Param p) const { return tensors_[static_cast<size_t>(p)]; }

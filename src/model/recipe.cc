@@ -20,15 +20,19 @@ Codec group_codec(Policy policy, KeptGroup group) {
   if (group == Stat || policy == Policy::Fp32) return Codec::Fp32;
   if (group == Attention || policy == Policy::Bf16) return Codec::Bf16;
   switch (policy) {
-    case Policy::Paper: return Codec::Fp4;
-    case Policy::Fp8: return Codec::Fp8;
-    default: return group == GemmInput ? Codec::None : Codec::Fp4;
+    case Policy::Paper:
+      return Codec::Fp4;
+    case Policy::Fp8:
+      return Codec::Fp8;
+    default:
+      return group == GemmInput ? Codec::None : Codec::Fp4;
   }
 }
 
 Codecs policy_codecs(const LayerSpec& spec, Policy policy) {
   Codecs codecs{};
-  for (const KeptRow& row : spec.kept) slot(codecs, row.kept) = row.present() ? group_codec(policy, row.group) : Codec::None;
+  for (const KeptRow& row : spec.kept)
+    slot(codecs, row.kept) = row.present() ? group_codec(policy, row.group) : Codec::None;
   return codecs;
 }
 
@@ -63,11 +67,16 @@ LayerRange parse_layers(const std::string& value, int64_t layers) {
 
 std::string_view group_name(KeptGroup group) {
   switch (group) {
-    case KeptGroup::Norm: return "norm";
-    case KeptGroup::Attention: return "attention";
-    case KeptGroup::Mlp: return "mlp";
-    case KeptGroup::GemmInput: return "input";
-    default: return "";
+    case KeptGroup::Norm:
+      return "norm";
+    case KeptGroup::Attention:
+      return "attention";
+    case KeptGroup::Mlp:
+      return "mlp";
+    case KeptGroup::GemmInput:
+      return "input";
+    default:
+      return "";
   }
 }
 
@@ -88,8 +97,10 @@ Codec parse_codec(const std::string& key, const std::string& value) {
   if (value == "none") return Codec::None;
   const auto parsed = codec::codec_from_name(value);
   const bool usable = parsed && *parsed != Codec::Dyn8 && *parsed != Codec::Dyn8Unsigned;
-  require(usable, "activation override: {}={} is no activation codec; use fp32, bf16, fp8, int8, fp6, fp5, fp4, nf4, int4 or none",
-          key, value);
+  require(
+      usable,
+      "activation override: {}={} is no activation codec; use fp32, bf16, fp8, int8, fp6, fp5, fp4, nf4, int4 or none",
+      key, value);
   return *parsed;
 }
 
@@ -118,8 +129,8 @@ void check(const Codecs& codecs, const LayerSpec& spec, int64_t layer, Recompute
   for (const Kept kept : {Kept::X1, Kept::Qkv, Kept::X2, Kept::GateUp}) {
     const bool needed = kept == Kept::X1 || recompute != Recompute::Full;
     require(!needed || codecs[static_cast<size_t>(kept)] != Codec::None,
-            "layer {}: {} cannot be recomputed by itself; keep it in some codec, or use --recompute-granularity full", layer,
-            spec[kept].name);
+            "layer {}: {} cannot be recomputed by itself; keep it in some codec, or use --recompute-granularity full",
+            layer, spec[kept].name);
   }
 }
 
@@ -164,14 +175,17 @@ double Recipe::bytes_per_token(const LayerSpec& spec, int64_t layer) const {
     const Codec codec = at(layer, row.kept);
     if (codec == Codec::None) continue;
     const codec::RowBlocks blocks(row.cols, row.segment);
-    bytes += static_cast<double>(codec::row_bytes(codec, blocks) + (codec::has_scales(codec) ? 2 * blocks.blocks() : 0));
+    bytes +=
+        static_cast<double>(codec::row_bytes(codec, blocks) + (codec::has_scales(codec) ? 2 * blocks.blocks() : 0));
   }
   return bytes;
 }
 
 std::string Recipe::to_json(const LayerSpec& spec) const {
   nlohmann::ordered_json json;
-  json["recompute_granularity"] = recompute == Recompute::Full ? "full" : recompute == Recompute::Selective ? "selective" : "none";
+  json["recompute_granularity"] = recompute == Recompute::Full        ? "full"
+                                  : recompute == Recompute::Selective ? "selective"
+                                                                      : "none";
   for (size_t layer = 0; layer < layers.size(); ++layer) {
     nlohmann::ordered_json row;
     for (const KeptRow& kept : spec.kept)

@@ -25,7 +25,9 @@ struct Recipe {
   std::vector<std::array<codec::Codec, kKept>> layers;
   Recompute recompute = Recompute::None;
 
-  codec::Codec at(int64_t layer, Kept kept) const { return layers[static_cast<size_t>(layer)][static_cast<size_t>(kept)]; }
+  codec::Codec at(int64_t layer, Kept kept) const {
+    return layers[static_cast<size_t>(layer)][static_cast<size_t>(kept)];
+  }
   std::string to_json(const LayerSpec& spec) const;  // recipe.json of a run folder
   // Bytes that one token leaves in one layer.
   double bytes_per_token(const LayerSpec& spec, int64_t layer) const;

@@ -9,7 +9,8 @@ codec::Codec plain_codec(DType dtype) {
 
 }  // namespace
 
-Saved::Saved(Arena& arena, const LayerSpec& spec, const Recipe& recipe, int64_t layer, int64_t tokens) : tokens_(tokens) {
+Saved::Saved(Arena& arena, const LayerSpec& spec, const Recipe& recipe, int64_t layer, int64_t tokens)
+    : tokens_(tokens) {
   for (const KeptRow& row : spec.kept) {
     const codec::Codec codec = recipe.at(layer, row.kept);
     if (codec == codec::Codec::None) continue;

@@ -1,5 +1,5 @@
-// What one layer's forward leaves for backward. Layer code keeps and loads; whether a tensor is stored as codes, as it is,
-// or not at all is the recipe's business.
+// What one layer's forward leaves for backward. Layer code keeps and loads; whether a tensor is stored as codes, as it
+// is, or not at all is the recipe's business.
 #pragma once
 
 #include <array>

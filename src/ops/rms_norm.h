@@ -19,14 +19,15 @@ Tensor rms_norm_backward(const Context& ctx, const Tensor& dn, const codec::Quan
 void rms_norm_backward_into(const Context& ctx, const Tensor& dn, const codec::Quantized& kept_x, const Tensor& rstd,
                             const Tensor& w, const Tensor& residual, const Tensor& dx, const MainGrad& dw);
 
-// Norm of each query and key head over D, in place (Qwen3). qkv [T, (Hq + 2 Hkv) D]; wq, wk [D]; rstd [T, Hq + Hkv] if kept.
+// Norm of each query and key head over D, in place (Qwen3). qkv [T, (Hq + 2 Hkv) D]; wq, wk [D]; rstd [T, Hq + Hkv] if
+// kept.
 void qk_norm(const Context& ctx, const Tensor& qkv, const Heads& heads, const Tensor& wq, const Tensor& wk, float eps,
              const Tensor& rstd = {});
 // The same from a kept rstd: normalises `qkv` in place.
 void qk_norm_again(const Context& ctx, const Tensor& qkv, const Heads& heads, const Tensor& wq, const Tensor& wk,
                    const Tensor& rstd);
 // dqkv (gradient of the normalised q, k; v passes) becomes the gradient of the q, k before the norm, in place.
-void qk_norm_backward(const Context& ctx, const Tensor& dqkv, const Tensor& qkv_before, const Heads& heads, const Tensor& wq,
-                      const Tensor& wk, const Tensor& rstd, const MainGrad& dwq, const MainGrad& dwk);
+void qk_norm_backward(const Context& ctx, const Tensor& dqkv, const Tensor& qkv_before, const Heads& heads,
+                      const Tensor& wq, const Tensor& wk, const Tensor& rstd, const MainGrad& dwq, const MainGrad& dwk);
 
 }  // namespace agoq::ops

@@ -1,4 +1,5 @@
-// Rotary position embedding (Su et al. 2021), half-split layout as in Hugging Face LLaMA, with LLaMA 3.1's frequency scaling.
+// Rotary position embedding (Su et al. 2021), half-split layout as in Hugging Face LLaMA, with LLaMA 3.1's frequency
+// scaling.
 #pragma once
 
 #include <optional>
@@ -19,7 +20,8 @@ struct RopeSpec {
   double linear_factor = 1;  // rope_scaling "linear": positions divided by it
 };
 
-// table [positions, D] fp32: cos in the first D/2 columns, sin in the last; angles as Hugging Face computes them (fp32).
+// table [positions, D] fp32: cos in the first D/2 columns, sin in the last; angles as Hugging Face computes them
+// (fp32).
 void fill_rope_table(const RopeSpec& spec, const Tensor& table);
 
 // Rotates q and k of qkv [T, (Hq + 2 Hkv) D] in place by ctx.positions; backward rotates dqkv back.

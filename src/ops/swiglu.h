@@ -11,7 +11,7 @@ Tensor swiglu(const Context& ctx, const Tensor& gate_up, const codec::Quantized&
 
 struct SwigluGradients {
   Tensor d_gate_up;  // [T, 2F]
-  Tensor h;          // [T, F]: the input of the down projection, decoded if it was kept, otherwise made again from gate_up
+  Tensor h;  // [T, F]: the input of the down projection, decoded if it was kept, otherwise made again from gate_up
 };
 SwigluGradients swiglu_backward(const Context& ctx, const Tensor& dh, const codec::Quantized& kept_gate_up,
                                 const codec::Quantized& kept_h = {});

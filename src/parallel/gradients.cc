@@ -2,7 +2,8 @@
 
 namespace agoq::parallel {
 
-Gradients::Gradients(Arena& arena, const model::ModelConfig& config, const model::LayerSpec& spec, const Precision& precision)
+Gradients::Gradients(Arena& arena, const model::ModelConfig& config, const model::LayerSpec& spec,
+                     const Precision& precision)
     : ids_(model::all_params(config, spec)) {
   grads_.resize(static_cast<size_t>(config.layers + 1) * 16);
   for (const model::ParamId& id : ids_) {

@@ -1,4 +1,5 @@
-// AdamW over all parameters: norm pass, clipping and non-finite check without an fp32 copy of any gradient, then the update.
+// AdamW over all parameters: norm pass, clipping and non-finite check without an fp32 copy of any gradient, then the
+// update.
 #pragma once
 
 #include <string>
@@ -16,8 +17,8 @@ struct AdamWConfig {
 
 struct UpdateResult {
   double grad_norm = 0;
-  bool skipped = false;          // a gradient was not finite: nothing was changed
-  std::string non_finite;        // the first such tensor
+  bool skipped = false;    // a gradient was not finite: nothing was changed
+  std::string non_finite;  // the first such tensor
 };
 
 class Optimizer {

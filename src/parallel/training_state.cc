@@ -25,8 +25,8 @@ std::vector<model::Saved> allocate_saved(Arena& arena, const model::LayerSpec& s
 }
 
 void copy_to(const Tensor& to, const Tensor& from) {
-  require(to.dtype == from.dtype && to.count() == from.count(), "micro-batch array {} does not fit {}", from.shape.text(),
-          to.shape.text());
+  require(to.dtype == from.dtype && to.count() == from.count(), "micro-batch array {} does not fit {}",
+          from.shape.text(), to.shape.text());
   std::memcpy(to.data, from.data, from.bytes());
 }
 
@@ -77,7 +77,8 @@ double TrainingState::evaluate(const MicroBatch& batch) {
   return weighted_nll();
 }
 
-void TrainingState::logits(const MicroBatch& batch, int64_t row, const std::function<void(std::span<const float>)>& use) {
+void TrainingState::logits(const MicroBatch& batch, int64_t row,
+                           const std::function<void(std::span<const float>)>& use) {
   load(batch);
   Scope scope(ctx_);
   const Tensor x = model_.embed(ctx_, params_, inputs_.tokens);

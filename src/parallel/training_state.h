@@ -1,5 +1,5 @@
-// Everything that one process holds to train (or only to read a model): built the same way on a real device and on Meta,
-// where it only counts bytes.
+// Everything that one process holds to train (or only to read a model): built the same way on a real device and on
+// Meta, where it only counts bytes.
 #pragma once
 
 #include <functional>
@@ -28,9 +28,9 @@ struct Job {
 
 // Host arrays of one micro-batch, each [T].
 struct MicroBatch {
-  Tensor tokens, targets;           // int32
-  Tensor loss_weights;              // fp32
-  Tensor positions, document_start; // int32
+  Tensor tokens, targets;            // int32
+  Tensor loss_weights;               // fp32
+  Tensor positions, document_start;  // int32
 };
 
 class TrainingState {
@@ -68,7 +68,7 @@ class TrainingState {
   model::LayerSpec spec_;
   Context ctx_;
   model::Parameters params_;
-  std::optional<Gradients> grads_;      // of a training job
+  std::optional<Gradients> grads_;  // of a training job
   std::optional<Optimizer> optimizer_;
   model::Model model_;
   std::vector<model::Saved> saved_;

@@ -22,8 +22,8 @@ struct Advice {
   bool fits = false;
 };
 
-// The changes that save memory: those that make the job fit into `budget` in their given order (so the cheapest first), then
-// the others by falling savings. `total` is what the job needs unchanged.
+// The changes that save memory: those that make the job fit into `budget` in their given order (so the cheapest first),
+// then the others by falling savings. `total` is what the job needs unchanged.
 std::vector<Advice> advise(const std::vector<Change>& candidates, size_t total, size_t budget, Device target);
 
 // The longest sequence, a multiple of `unit` below the job's own, that fits into `budget`; 0 if none does.

@@ -32,7 +32,8 @@ parallel::Job reference_job(const parallel::Job& job) {
   reference.precision.master = model::MasterForm::Fp32;
   reference.precision.main_grads = codec::Codec::Fp32;
   reference.precision.exp_avg = reference.precision.exp_avg_sq = codec::Codec::Fp32;
-  reference.recipe = model::make_recipe(job.model, model::LayerSpec(job.model), model::Policy::Bf16, model::Recompute::None, "");
+  reference.recipe =
+      model::make_recipe(job.model, model::LayerSpec(job.model), model::Policy::Bf16, model::Recompute::None, "");
   return reference;
 }
 

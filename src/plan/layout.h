@@ -1,5 +1,5 @@
-// The layout of memory before step 0, from a dry run: the code that trains runs once on the Meta device, which checks shapes
-// and counts bytes. So what is planned is what is held (design 6); no formula mirrors the code.
+// The layout of memory before step 0, from a dry run: the code that trains runs once on the Meta device, which checks
+// shapes and counts bytes. So what is planned is what is held (design 6); no formula mirrors the code.
 #pragma once
 
 #include <string>
@@ -13,8 +13,8 @@ struct Layout {
   std::vector<OwnerBytes> owners;  // in order of allocation, "workspace" last
   size_t total = 0;                // capacity of the arena
 
-  size_t of(const std::string& owner) const;                 // 0 if there is none
-  size_t starting_with(const std::string& prefix) const;     // e.g. all "saved ..."
+  size_t of(const std::string& owner) const;              // 0 if there is none
+  size_t starting_with(const std::string& prefix) const;  // e.g. all "saved ..."
   // weights + corrections (or fp32 master) + main gradients + moments
   size_t model_state() const;
 };

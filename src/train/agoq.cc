@@ -73,7 +73,9 @@ MemoryPlan plan_memory(const Settings& settings, Target target) {
   const parallel::Job job = train::make_job(train::resolved(given, model, device), model);
   const plan::Layout layout = plan::plan_layout(job, device);
   const plan::Layout reference = plan::plan_layout(plan::reference_job(job), device);
-  MemoryPlan result{{}, layout.total, reference.total,
+  MemoryPlan result{{},
+                    layout.total,
+                    reference.total,
                     static_cast<double>(layout.model_state()) / static_cast<double>(model.parameters())};
   for (const plan::OwnerPair& row : plan::paired(layout, reference))
     result.owners.push_back({row.owner, row.bytes, row.reference});
@@ -100,8 +102,8 @@ ModelLoss evaluate_model(const std::string& source, const Settings& settings, in
   return {e.loss, e.perplexity, e.tokens};
 }
 
-std::vector<int32_t> generate_tokens(const std::string& source, const std::vector<int32_t>& prompt, const Sampling& sampling,
-                                     const std::function<bool(int32_t)>& on_token) {
+std::vector<int32_t> generate_tokens(const std::string& source, const std::vector<int32_t>& prompt,
+                                     const Sampling& sampling, const std::function<bool(int32_t)>& on_token) {
   train::LoadedModel model = load(source, {});
   return train::generate(model.state(), prompt,
                          {sampling.max_new_tokens, sampling.temperature, sampling.top_k, sampling.top_p, sampling.seed,
@@ -111,7 +113,8 @@ std::vector<int32_t> generate_tokens(const std::string& source, const std::vecto
 
 void export_model(const std::string& source, const std::string& destination, const std::string& dtype) {
   const auto type = dtype_from_name(dtype);
-  require(type == DType::BF16 || type == DType::F16 || type == DType::F32, "export to {}: use bf16, fp16 or fp32", dtype);
+  require(type == DType::BF16 || type == DType::F16 || type == DType::F32, "export to {}: use bf16, fp16 or fp32",
+          dtype);
   train::TrainConfig config;
   config.seq_length = 1;  // nothing is computed, so no memory for it
   load(source, config).export_folder(destination, *type);

@@ -9,6 +9,7 @@
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
+#include <iterator>
 #include <set>
 #include <utility>
 
@@ -61,7 +62,7 @@ std::vector<std::string> names_in(const std::string& folder) {
 std::map<int64_t, std::string> steps_in(const std::string& checkpoints) {
   std::map<int64_t, std::string> steps;
   for (const std::string& name : names_in(checkpoints))
-    if (const auto step = step_of(name)) steps[*step] = checkpoints + "/" + name;
+    if (const auto step = step_of(name)) steps[*step] = fmt::format("{}/{}", checkpoints, name);
   return steps;
 }
 
@@ -96,8 +97,8 @@ void put_in_place(const std::string& from, const std::string& to) {
 }
 
 std::vector<int64_t> dims_of(const Shape& shape) {
-  std::vector<int64_t> dims;
-  for (int i = 0; i < shape.rank(); ++i) dims.push_back(shape[i]);
+  std::vector<int64_t> dims(static_cast<size_t>(shape.rank()));
+  for (size_t i = 0; i < dims.size(); ++i) dims[i] = shape[static_cast<int>(i)];
   return dims;
 }
 
@@ -162,7 +163,7 @@ void write_checkpoint(const std::string& folder, Manifest manifest, std::span<co
 
 void remove_leftovers(const std::string& checkpoints) {
   for (const std::string& name : names_in(checkpoints))
-    if (is_temporary(name)) remove_folder(checkpoints + "/" + name);
+    if (is_temporary(name)) remove_folder(fmt::format("{}/{}", checkpoints, name));
 }
 
 // Steps after this one, left by a run that was set back, are neither counted nor removed.
@@ -256,7 +257,7 @@ std::string save_checkpoint(const std::string& checkpoints, int64_t step, std::s
                             const std::string& metadata_json, const SaveOptions& options) {
   require(step >= 0, "a checkpoint of step {} is impossible", step);
   require_tensors(tensors);
-  const std::string path = checkpoints + "/" + step_name(step);
+  std::string path = checkpoints + "/" + step_name(step);
   const std::string temporary = fmt::format("{}{}{}", path, kTemporary, getpid());
   try {
     fs::create_directories(checkpoints);
@@ -278,10 +279,11 @@ std::optional<std::string> find_latest_checkpoint(const std::string& checkpoints
   const auto [latest, reason] = read_latest(checkpoints);
   if (latest) return latest;
   log_warning("{}; looking for the highest complete step instead", reason);
-  for (auto it = steps.rbegin(); it != steps.rend(); ++it) {
-    const std::string problem = incomplete_because(it->second);
-    if (problem.empty()) return it->second;
-    log_warning("passing over the checkpoint {}: {}", it->second, problem);
+  for (auto left = steps; !left.empty(); left.erase(std::prev(left.end()))) {
+    const std::string& checkpoint = std::prev(left.end())->second;
+    const std::string problem = incomplete_because(checkpoint);
+    if (problem.empty()) return checkpoint;
+    log_warning("passing over the checkpoint {}: {}", checkpoint, problem);
   }
   fail("{} has {} checkpoints and none is complete ({}); remove them to start from the beginning", checkpoints,
        steps.size(), reason);

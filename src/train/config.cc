@@ -57,11 +57,13 @@ void check_schedule(const TrainConfig& c) {
 }  // namespace
 
 model::ModelConfig resolve_model(const TrainConfig& c) {
-  require(c.model.empty() || c.model_config.empty(), "--model starts from weights, --model-config from none: give one of them");
+  require(c.model.empty() || c.model_config.empty(),
+          "--model starts from weights, --model-config from none: give one of them");
   require(!c.model.empty() || !c.model_config.empty(), "no model: give --model FOLDER or --model-config {}",
           fmt::join(model::preset_names(), "|"));
   if (c.model.empty()) return model::find_config(c.model_config);
-  require(std::filesystem::is_directory(c.model), "--model {}: no such folder; presets go with --model-config", c.model);
+  require(std::filesystem::is_directory(c.model), "--model {}: no such folder; presets go with --model-config",
+          c.model);
   return model::find_config(c.model);
 }
 
@@ -74,10 +76,11 @@ Device resolve_device(const std::string& name) {
 TrainConfig resolved(TrainConfig c, const model::ModelConfig& model, Device device) {
   apply_baseline(c);
   if (c.compute_dtype.empty()) c.compute_dtype = device == Device::Cuda ? "bf16" : "fp32";
-  require(c.compute_dtype == "bf16" || c.compute_dtype == "fp32", "--compute-dtype {}: use bf16 or fp32", c.compute_dtype);
+  require(c.compute_dtype == "bf16" || c.compute_dtype == "fp32", "--compute-dtype {}: use bf16 or fp32",
+          c.compute_dtype);
   if (c.seq_length == 0) c.seq_length = std::min<int64_t>(2048, model.max_positions);
-  require(c.seq_length <= model.max_positions, "--seq-length {} is more than the {} positions of the model", c.seq_length,
-          model.max_positions);
+  require(c.seq_length <= model.max_positions, "--seq-length {} is more than the {} positions of the model",
+          c.seq_length, model.max_positions);
   if (c.global_batch_size == 0) c.global_batch_size = c.micro_batch_size;
   if (c.lr_decay_iters == 0) c.lr_decay_iters = c.train_iters;
   check_batch(c);

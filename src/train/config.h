@@ -19,23 +19,23 @@ struct TrainConfig {
   std::vector<std::string> data_path;        // PATH, or WEIGHT PATH WEIGHT PATH ...
   std::vector<std::string> valid_data_path;  // empty: the last valid_fraction of data_path
   double valid_fraction = 0.05;
-  std::string data_dtype = "uint16";   // of flat .bin files: uint16 or int32
-  std::string document_separator;      // a line that ends a document of a text file
-  int64_t eod_token = -1;              // -1: the byte tokenizer's, or the model's eos
+  std::string data_dtype = "uint16";  // of flat .bin files: uint16 or int32
+  std::string document_separator;     // a line that ends a document of a text file
+  int64_t eod_token = -1;             // -1: the byte tokenizer's, or the model's eos
   bool reset_position_ids = false;
   bool reset_attention_mask = false;
   bool eod_mask_loss = false;
-  std::string tokenizer;               // folder or tokenizer.json for samples; empty: bytes
+  std::string tokenizer;  // folder or tokenizer.json for samples; empty: bytes
 
   // Batch and schedule
-  int64_t seq_length = 0;              // 0: 2048, or less if the model has fewer positions
+  int64_t seq_length = 0;  // 0: 2048, or less if the model has fewer positions
   int64_t micro_batch_size = 1;
-  int64_t global_batch_size = 0;       // sequences per step; 0: one micro-batch
+  int64_t global_batch_size = 0;  // sequences per step; 0: one micro-batch
   int64_t train_iters = 1000;
   double lr = 3e-4, min_lr = 0;
   std::string lr_decay_style = "cosine";  // cosine, linear or constant
   int64_t lr_warmup_iters = 0;
-  int64_t lr_decay_iters = 0;          // 0: train_iters
+  int64_t lr_decay_iters = 0;  // 0: train_iters
   double weight_decay = 0.1, adam_beta1 = 0.9, adam_beta2 = 0.95, adam_eps = 1e-8;
   double clip_grad = 1.0;
   uint64_t seed = 1234;
@@ -44,25 +44,25 @@ struct TrainConfig {
   std::string activation_policy = "agoq";
   std::string activation_override;
   std::string recompute_granularity = "none";
-  std::string compute_dtype;           // empty: fp32 on the CPU, bf16 on a GPU
+  std::string compute_dtype;  // empty: fp32 on the CPU, bf16 on a GPU
   std::string main_params_dtype = "split";
   std::string main_grads_dtype = "int8";
   std::string gradient_rounding = "stochastic";
   std::string exp_avg_dtype = "8bit", exp_avg_sq_dtype = "8bit";
-  std::string baseline;                // bf16 or fp32: sets every axis above to unquantized training
+  std::string baseline;  // bf16 or fp32: sets every axis above to unquantized training
 
   // Run
-  std::string save;                    // run folder; empty: nothing is written
-  int64_t save_interval = 0;           // steps between checkpoints; 0: only at the end
+  std::string save;           // run folder; empty: nothing is written
+  int64_t save_interval = 0;  // steps between checkpoints; 0: only at the end
   int64_t keep_checkpoints = 2;
-  bool finetune = false;               // take only the weights of an existing checkpoint
+  bool finetune = false;  // take only the weights of an existing checkpoint
   int64_t eval_interval = 0, eval_iters = 10;
   int64_t log_interval = 1;
-  int64_t sample_tokens = 0;           // generate this many tokens at the end
+  int64_t sample_tokens = 0;  // generate this many tokens at the end
   std::string sample_prompt;
-  std::string device = "auto";         // auto, cpu, cuda
-  std::string gpu_memory;              // cap, e.g. 23GiB
-  int64_t threads = 0;                 // 0: all cores
+  std::string device = "auto";  // auto, cpu, cuda
+  std::string gpu_memory;       // cap, e.g. 23GiB
+  int64_t threads = 0;          // 0: all cores
 };
 
 // The model this run trains (from `model`, `model_config`).

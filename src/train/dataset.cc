@@ -15,6 +15,7 @@ namespace {
 
 std::vector<double> weights_of(const std::vector<DatasetPart>& parts) {
   std::vector<double> weights;
+  weights.reserve(parts.size());
   for (const DatasetPart& part : parts) weights.push_back(part.weight);
   return weights;
 }

@@ -192,7 +192,8 @@ class Parser {
     const std::string_view hex = text_.substr(at_, digits);
     uint32_t code = 0;
     const auto [rest, error] = std::from_chars(hex.data(), hex.data() + hex.size(), code, 16);
-    const bool valid = error == std::errc{} && rest == hex.data() + digits && code <= 0x10ffff && (code < 0xd800 || code > 0xdfff);
+    const bool valid =
+        error == std::errc{} && rest == hex.data() + digits && code <= 0x10ffff && (code < 0xd800 || code > 0xdfff);
     if (!valid) fail_here("'\\{}{}' is no Unicode character", digits == 4 ? 'u' : 'U', hex);
     at_ += digits;
     return code;

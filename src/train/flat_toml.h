@@ -1,5 +1,6 @@
-// The part of TOML (https://toml.io/en/v1.0.0) that a flat list of settings needs: `key = value` lines with strings, numbers,
-// booleans and arrays of them, and comments. Sections, inline tables, dotted keys, dates and multi-line strings are refused.
+// The part of TOML (https://toml.io/en/v1.0.0) that a flat list of settings needs: `key = value` lines with strings,
+// numbers, booleans and arrays of them, and comments. Sections, inline tables, dotted keys, dates and multi-line
+// strings are refused.
 #pragma once
 
 #include <string>

@@ -7,10 +7,14 @@
 namespace agoq::train {
 namespace {
 
-// The prompt's last tokens, padded behind to the fixed length of a micro-batch; causal attention never sees the padding.
+// The prompt's last tokens, padded behind to the fixed length of a micro-batch; causal attention never sees the
+// padding.
 struct Window {
   explicit Window(const parallel::Job& job)
-      : tokens(static_cast<size_t>(job.tokens())), zeros(tokens.size()), positions(tokens.size()), weights(tokens.size()) {
+      : tokens(static_cast<size_t>(job.tokens())),
+        zeros(tokens.size()),
+        positions(tokens.size()),
+        weights(tokens.size()) {
     for (size_t t = 0; t < positions.size(); ++t)
       positions[t] = static_cast<int32_t>(static_cast<int64_t>(t) % job.sequence_length);
     for (size_t t = 0; t < zeros.size(); ++t)
@@ -27,8 +31,8 @@ struct Window {
 
   parallel::MicroBatch view() {
     const auto ints = [](std::vector<int32_t>& v) { return host_tensor(v.data(), {static_cast<int64_t>(v.size())}); };
-    return {ints(tokens), ints(tokens), host_tensor(weights.data(), {static_cast<int64_t>(weights.size())}), ints(positions),
-            ints(zeros)};
+    return {ints(tokens), ints(tokens), host_tensor(weights.data(), {static_cast<int64_t>(weights.size())}),
+            ints(positions), ints(zeros)};
   }
 
   std::vector<int32_t> tokens, zeros, positions;
@@ -41,11 +45,11 @@ std::vector<std::pair<float, int32_t>> candidates(std::span<const float> logits,
   const float most = *std::max_element(logits.begin(), logits.end());
   for (size_t id = 0; id < logits.size(); ++id)
     all.emplace_back(std::exp((logits[id] - most) / static_cast<float>(options.temperature)), static_cast<int32_t>(id));
-  std::sort(all.begin(), all.end(), [](const auto& a, const auto& b) {
-    return a.first != b.first ? a.first > b.first : a.second < b.second;
-  });
+  std::sort(all.begin(), all.end(),
+            [](const auto& a, const auto& b) { return a.first != b.first ? a.first > b.first : a.second < b.second; });
   if (options.top_k > 0) all.resize(std::min(all.size(), static_cast<size_t>(options.top_k)));
-  const float total = std::accumulate(all.begin(), all.end(), 0.0f, [](float sum, const auto& c) { return sum + c.first; });
+  const float total =
+      std::accumulate(all.begin(), all.end(), 0.0f, [](float sum, const auto& c) { return sum + c.first; });
   float mass = 0;
   size_t count = 0;
   while (count < all.size() && mass < static_cast<float>(options.top_p) * total) mass += all[count++].first;
@@ -70,20 +74,20 @@ int32_t sample(std::span<const float> logits, const SamplingOptions& options, ui
 
 }  // namespace
 
-std::vector<int32_t> generate(parallel::TrainingState& state, std::vector<int32_t> prompt, const SamplingOptions& options,
-                              const std::function<bool(int32_t)>& on_token) {
+std::vector<int32_t> generate(parallel::TrainingState& state, std::vector<int32_t> prompt,
+                              const SamplingOptions& options, const std::function<bool(int32_t)>& on_token) {
   require(!prompt.empty(), "generation needs a prompt of at least one token");
   const int64_t vocab = state.job().model.vocab_size;
-  for (const int32_t id : prompt) require(id >= 0 && id < vocab, "prompt token {} is outside the vocabulary of {}", id, vocab);
+  for (const int32_t id : prompt)
+    require(id >= 0 && id < vocab, "prompt token {} is outside the vocabulary of {}", id, vocab);
   require(options.top_k >= 0 && options.top_p > 0 && options.top_p <= 1, "need --top-k >= 0 and 0 < --top-p <= 1");
   Window window(state.job());
   std::vector<int32_t> text = std::move(prompt), fresh;
   for (int64_t n = 0; n < options.max_new_tokens; ++n) {
     const int64_t row = window.fill(text, state.job().sequence_length);
     int32_t next = 0;
-    state.logits(window.view(), row, [&](std::span<const float> logits) {
-      next = sample(logits, options, static_cast<uint32_t>(n));
-    });
+    state.logits(window.view(), row,
+                 [&](std::span<const float> logits) { next = sample(logits, options, static_cast<uint32_t>(n)); });
     if (next == options.stop_token) break;
     text.push_back(next);
     fresh.push_back(next);

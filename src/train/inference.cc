@@ -15,9 +15,11 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// The checkpoint that a run folder, a checkpoints folder or a checkpoint folder stands for; empty for a Hugging Face folder.
+// The checkpoint that a run folder, a checkpoints folder or a checkpoint folder stands for; empty for a Hugging Face
+// folder.
 std::string checkpoint_of(const std::string& source) {
-  require(fs::is_directory(source), "{}: no such folder; give a Hugging Face folder, a run folder or a checkpoint", source);
+  require(fs::is_directory(source), "{}: no such folder; give a Hugging Face folder, a run folder or a checkpoint",
+          source);
   if (fs::exists(fs::path(source) / "manifest.json")) return source;
   for (const fs::path& folder : {fs::path(source) / "checkpoints", fs::path(source)})
     if (fs::is_directory(folder))
@@ -92,8 +94,8 @@ Evaluation LoadedModel::evaluate(const std::vector<std::string>& data_path, int6
   const int64_t samples = max_samples > 0 ? std::min<int64_t>(max_samples, static_cast<int64_t>(dataset.samples()))
                                           : static_cast<int64_t>(dataset.samples());
   Evaluation result;
-  result.loss = held_out_loss(*impl_->state, dataset, (samples + spec.micro_batch_size - 1) / spec.micro_batch_size, samples,
-                              &result.tokens);
+  result.loss = held_out_loss(*impl_->state, dataset, (samples + spec.micro_batch_size - 1) / spec.micro_batch_size,
+                              samples, &result.tokens);
   result.perplexity = std::exp(result.loss);
   return result;
 }

@@ -21,13 +21,13 @@ struct SamplingOptions {
 };
 
 // Continues `prompt` (token ids); `on_token` sees each new token and may return false to stop.
-std::vector<int32_t> generate(parallel::TrainingState& state, std::vector<int32_t> prompt, const SamplingOptions& options,
-                              const std::function<bool(int32_t)>& on_token = {});
+std::vector<int32_t> generate(parallel::TrainingState& state, std::vector<int32_t> prompt,
+                              const SamplingOptions& options, const std::function<bool(int32_t)>& on_token = {});
 
 struct Evaluation {
-  double loss = 0;       // nats per counted token
+  double loss = 0;  // nats per counted token
   double perplexity = 0;
-  double tokens = 0;     // counted
+  double tokens = 0;  // counted
 };
 
 class LoadedModel {
@@ -38,8 +38,8 @@ class LoadedModel {
   ~LoadedModel();
   parallel::TrainingState& state();
   const model::ModelConfig& model() const;
-  const TrainConfig& config() const;          // the run's, if it came from one
-  std::string source_folder() const;          // Hugging Face folder with tokenizer etc., or empty
+  const TrainConfig& config() const;  // the run's, if it came from one
+  std::string source_folder() const;  // Hugging Face folder with tokenizer etc., or empty
   Evaluation evaluate(const std::vector<std::string>& data_path, int64_t max_samples);
   void export_folder(const std::string& destination, DType dtype);
 

@@ -16,7 +16,7 @@ constexpr int64_t kFormat = 1;
 constexpr int kMaxDepth = 64;
 // The checksum covers every byte behind this head, and the head is compared byte by byte: no bit of the file is
 // unprotected.
-constexpr std::string_view kHead = "{\"checksum\":\"";
+constexpr std::string_view kHead = R"({"checksum":")";
 constexpr std::string_view kHeadEnd = "\",\n";
 constexpr size_t kHexDigits = 16;
 

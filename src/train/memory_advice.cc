@@ -102,7 +102,8 @@ std::vector<plan::Advice> memory_advice(const TrainConfig& config, const model::
   if (config.micro_batch_size > 1)
     candidates.add_micro_batch(smaller_micro_batch(job, config.global_batch_size, budget, target));
   const int64_t unit = config.seq_length > 1024 ? 1024 : 64;
-  if (const int64_t length = plan::longest_sequence(job, target, budget, unit); length > 0) candidates.add_sequence(length);
+  if (const int64_t length = plan::longest_sequence(job, target, budget, unit); length > 0)
+    candidates.add_sequence(length);
   return plan::advise(candidates.take(), plan::plan_layout(job, target).total, budget, target);
 }
 

@@ -8,8 +8,8 @@
 
 namespace agoq::train {
 
-// `config` is resolved. Listed by rising cost: precision that costs nothing measurable, activations, recomputation, smaller
-// batches, shorter sequences; what the run has already is left out.
+// `config` is resolved. Listed by rising cost: precision that costs nothing measurable, activations, recomputation,
+// smaller batches, shorter sequences; what the run has already is left out.
 std::vector<plan::Advice> memory_advice(const TrainConfig& config, const model::ModelConfig& model, size_t budget,
                                         Device target);
 

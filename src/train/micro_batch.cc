@@ -15,8 +15,9 @@ BatchSpec batch_spec(const TrainConfig& c, const model::ModelConfig& model) {
   const bool bytes = model.vocab_size == kByteTokenizerVocab;
   spec.eod_token = c.eod_token >= 0 ? static_cast<int32_t>(c.eod_token) : bytes ? kByteTokenizerEod : -1;
   const bool needs_eod = c.reset_position_ids || c.reset_attention_mask || c.eod_mask_loss;
-  require(!needs_eod || spec.eod_token >= 0,
-          "--reset-position-ids, --reset-attention-mask and --eod-mask-loss need --eod-token, the id that ends a document");
+  require(
+      !needs_eod || spec.eod_token >= 0,
+      "--reset-position-ids, --reset-attention-mask and --eod-mask-loss need --eod-token, the id that ends a document");
   return spec;
 }
 

@@ -9,7 +9,8 @@ using Json = nlohmann::ordered_json;
 
 Json shape_of(const model::ModelConfig& model) {
   Json json = Json::parse(model::config_to_json(model));
-  for (const char* spelling_only : {"torch_dtype", "dtype", "transformers_version", "_name_or_path"}) json.erase(spelling_only);
+  for (const char* spelling_only : {"torch_dtype", "dtype", "transformers_version", "_name_or_path"})
+    json.erase(spelling_only);
   return json;
 }
 

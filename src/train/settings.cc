@@ -16,11 +16,13 @@ using C = TrainConfig;
 
 constexpr auto kSettings = std::to_array<Setting>({
     {"Model", "model", "FOLDER", "start from the weights of this Hugging Face folder", &C::model},
-    {"Model", "model-config", "NAME|PATH", "start from random weights: a preset (llama3-8b, demo, ...) or a config.json",
-     &C::model_config},
+    {"Model", "model-config", "NAME|PATH",
+     "start from random weights: a preset (llama3-8b, demo, ...) or a config.json", &C::model_config},
 
-    {"Data", "data-path", "PATH...", "training data: one path, or weights and paths in turn (0.7 a 0.3 b); Megatron-LM .bin/.idx, "
-     "flat token .bin, or UTF-8 text", &C::data_path},
+    {"Data", "data-path", "PATH...",
+     "training data: one path, or weights and paths in turn (0.7 a 0.3 b); Megatron-LM .bin/.idx, "
+     "flat token .bin, or UTF-8 text",
+     &C::data_path},
     {"Data", "valid-data-path", "PATH...", "held-out data; without it the end of the training data is held out",
      &C::valid_data_path},
     {"Data", "valid-fraction", "X", "share of --data-path that is held out", &C::valid_fraction},
@@ -28,47 +30,59 @@ constexpr auto kSettings = std::to_array<Setting>({
     {"Data", "document-separator", "LINE", "a line that ends a document of a text file; empty: one document",
      &C::document_separator},
     {"Data", "eod-token", "ID", "end-of-document token; -1: the byte tokenizer's, or the model's eos", &C::eod_token},
-    {"Data", "reset-position-ids", "", "count positions from 0 again behind each end of document", &C::reset_position_ids},
-    {"Data", "reset-attention-mask", "", "attention never looks back over the end of a document", &C::reset_attention_mask},
+    {"Data", "reset-position-ids", "", "count positions from 0 again behind each end of document",
+     &C::reset_position_ids},
+    {"Data", "reset-attention-mask", "", "attention never looks back over the end of a document",
+     &C::reset_attention_mask},
     {"Data", "eod-mask-loss", "", "do not train to predict what follows the end of a document", &C::eod_mask_loss},
-    {"Data", "tokenizer", "PATH", "folder or tokenizer.json to read prompts and print samples; empty: bytes", &C::tokenizer},
+    {"Data", "tokenizer", "PATH", "folder or tokenizer.json to read prompts and print samples; empty: bytes",
+     &C::tokenizer},
 
-    {"Batch and schedule", "seq-length", "N", "tokens of a sequence; 0: 2048, or what the model allows", &C::seq_length},
+    {"Batch and schedule", "seq-length", "N", "tokens of a sequence; 0: 2048, or what the model allows",
+     &C::seq_length},
     {"Batch and schedule", "micro-batch-size", "N", "sequences that are computed at once; memory grows with it",
      &C::micro_batch_size},
-    {"Batch and schedule", "global-batch-size", "N", "sequences of one step, a multiple of the micro-batch; 0: one micro-batch",
-     &C::global_batch_size},
+    {"Batch and schedule", "global-batch-size", "N",
+     "sequences of one step, a multiple of the micro-batch; 0: one micro-batch", &C::global_batch_size},
     {"Batch and schedule", "train-iters", "N", "steps of the whole run", &C::train_iters},
     {"Batch and schedule", "lr", "X", "highest learning rate", &C::lr},
     {"Batch and schedule", "min-lr", "X", "learning rate at the end of the decay", &C::min_lr},
-    {"Batch and schedule", "lr-decay-style", "cosine|linear|constant", "how the learning rate falls", &C::lr_decay_style},
+    {"Batch and schedule", "lr-decay-style", "cosine|linear|constant", "how the learning rate falls",
+     &C::lr_decay_style},
     {"Batch and schedule", "lr-warmup-iters", "N", "steps in which the learning rate rises", &C::lr_warmup_iters},
     {"Batch and schedule", "lr-decay-iters", "N", "step at which the decay ends; 0: --train-iters", &C::lr_decay_iters},
-    {"Batch and schedule", "weight-decay", "X", "of matrices; norms, biases and embeddings have none", &C::weight_decay},
+    {"Batch and schedule", "weight-decay", "X", "of matrices; norms, biases and embeddings have none",
+     &C::weight_decay},
     {"Batch and schedule", "adam-beta1", "X", "AdamW's decay of the first moment", &C::adam_beta1},
     {"Batch and schedule", "adam-beta2", "X", "AdamW's decay of the second moment", &C::adam_beta2},
     {"Batch and schedule", "adam-eps", "X", "AdamW's epsilon", &C::adam_eps},
     {"Batch and schedule", "clip-grad", "X", "scale gradients down to this global norm; 0: never", &C::clip_grad},
     {"Batch and schedule", "seed", "N", "of initial weights, data order and stochastic rounding", &C::seed},
 
-    {"Precision", "activation-policy", "agoq|paper|fp8|bf16|fp32", "how forward keeps activations for backward: about 4 bits, "
-     "the paper's choices, 8 bits, or unquantized", &C::activation_policy},
-    {"Precision", "activation-override", "TEXT", "exceptions from the policy, for example 'layers=0-1,mlp=fp8;norm=fp5'",
-     &C::activation_override},
-    {"Precision", "recompute-granularity", "none|selective|full", "compute again in backward instead of keeping: nothing more, "
-     "attention's output, or whole layers", &C::recompute_granularity},
-    {"Precision", "compute-dtype", "bf16|fp32", "type of activations and matrix products; empty: fp32 on a CPU, bf16 on a GPU",
-     &C::compute_dtype},
-    {"Precision", "main-params-dtype", "split|fp32", "master weights: bf16 + 16-bit correction (exactly fp32 in 4 bytes), or fp32",
-     &C::main_params_dtype},
-    {"Precision", "main-grads-dtype", "int8|fp8|bf16|fp32", "gradients that micro-batches accumulate", &C::main_grads_dtype},
+    {"Precision", "activation-policy", "agoq|paper|fp8|bf16|fp32",
+     "how forward keeps activations for backward: about 4 bits, "
+     "the paper's choices, 8 bits, or unquantized",
+     &C::activation_policy},
+    {"Precision", "activation-override", "TEXT",
+     "exceptions from the policy, for example 'layers=0-1,mlp=fp8;norm=fp5'", &C::activation_override},
+    {"Precision", "recompute-granularity", "none|selective|full",
+     "compute again in backward instead of keeping: nothing more, "
+     "attention's output, or whole layers",
+     &C::recompute_granularity},
+    {"Precision", "compute-dtype", "bf16|fp32",
+     "type of activations and matrix products; empty: fp32 on a CPU, bf16 on a GPU", &C::compute_dtype},
+    {"Precision", "main-params-dtype", "split|fp32",
+     "master weights: bf16 + 16-bit correction (exactly fp32 in 4 bytes), or fp32", &C::main_params_dtype},
+    {"Precision", "main-grads-dtype", "int8|fp8|bf16|fp32", "gradients that micro-batches accumulate",
+     &C::main_grads_dtype},
     {"Precision", "gradient-rounding", "stochastic|nearest", "rounding of 8-bit gradients", &C::gradient_rounding},
     {"Precision", "exp-avg-dtype", "8bit|fp32", "AdamW's first moment", &C::exp_avg_dtype},
     {"Precision", "exp-avg-sq-dtype", "8bit|fp32", "AdamW's second moment", &C::exp_avg_sq_dtype},
-    {"Precision", "baseline", "bf16|fp32", "train without any quantization, to compare with: sets all of the above", &C::baseline},
+    {"Precision", "baseline", "bf16|fp32", "train without any quantization, to compare with: sets all of the above",
+     &C::baseline},
 
-    {"Run", "save", "FOLDER", "run folder for metrics and checkpoints; the same command again continues it; empty: write nothing",
-     &C::save},
+    {"Run", "save", "FOLDER",
+     "run folder for metrics and checkpoints; the same command again continues it; empty: write nothing", &C::save},
     {"Run", "save-interval", "N", "steps between checkpoints; 0: only at the end", &C::save_interval},
     {"Run", "keep-checkpoints", "N", "how many of the last checkpoints to keep", &C::keep_checkpoints},
     {"Run", "finetune", "", "take only the weights of the checkpoint in --save and begin at step 0", &C::finetune},
@@ -78,7 +92,8 @@ constexpr auto kSettings = std::to_array<Setting>({
     {"Run", "sample-tokens", "N", "tokens of text to generate at the end", &C::sample_tokens},
     {"Run", "sample-prompt", "TEXT", "how that text begins", &C::sample_prompt},
     {"Run", "device", "auto|cpu|cuda", "where to compute", &C::device},
-    {"Run", "gpu-memory", "SIZE", "memory of the device that may be used, for example 23GiB; empty: what it has", &C::gpu_memory},
+    {"Run", "gpu-memory", "SIZE", "memory of the device that may be used, for example 23GiB; empty: what it has",
+     &C::gpu_memory},
     {"Run", "threads", "N", "CPU threads; 0: all cores", &C::threads},
 });
 
@@ -89,7 +104,8 @@ Number parse_number(const Setting& setting, std::string_view text, std::string_v
   Number value{};
   const auto [rest, error] = std::from_chars(digits.data(), digits.data() + digits.size(), value);
   require(error != std::errc::result_out_of_range, "{}: {} is out of range", setting.name, text);
-  require(error == std::errc{} && rest == digits.data() + digits.size(), "{}: '{}' is not {}", setting.name, text, kind);
+  require(error == std::errc{} && rest == digits.data() + digits.size(), "{}: '{}' is not {}", setting.name, text,
+          kind);
   return value;
 }
 

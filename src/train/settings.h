@@ -1,5 +1,5 @@
-// Every setting of a run by name: the only list of names. The command line, the TOML files, the run folder's config.toml and
-// the public header are made from it.
+// Every setting of a run by name: the only list of names. The command line, the TOML files, the run folder's
+// config.toml and the public header are made from it.
 #pragma once
 
 #include <cstdint>
@@ -13,8 +13,9 @@
 
 namespace agoq::train {
 
-using SettingField = std::variant<std::string TrainConfig::*, std::vector<std::string> TrainConfig::*, int64_t TrainConfig::*,
-                                  uint64_t TrainConfig::*, double TrainConfig::*, bool TrainConfig::*>;
+using SettingField =
+    std::variant<std::string TrainConfig::*, std::vector<std::string> TrainConfig::*, int64_t TrainConfig::*,
+                 uint64_t TrainConfig::*, double TrainConfig::*, bool TrainConfig::*>;
 
 struct Setting {
   std::string_view group;  // Model, Data, Batch and schedule, Precision, Run

@@ -4,6 +4,7 @@
 
 #include <chrono>
 #include <cmath>
+#include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "base/text.h"
@@ -53,6 +54,7 @@ class Trainer::Run {
   StepMetrics train_step();
   std::vector<Batch> batches_of_step() const;
   void report(const StepMetrics& metrics);
+  void write_memory() const;
   void validate();
   void save();
   Summary summary(bool stopped) const;
@@ -69,13 +71,13 @@ class Trainer::Run {
   std::optional<Arena> arena;
   std::optional<MetricsWriter> metrics;
   std::string identity;
-  int64_t step = 0;        // steps done
+  int64_t step = 0;  // steps done
   int64_t saved_step = -1;
   int64_t skipped = 0, skipped_in_a_row = 0;
   uint64_t tokens = 0;
   double train_loss = 0, training_seconds = 0;
   int64_t timed_steps = 0;
-  double peak = 0;         // FLOP/s of this machine's fp32 GEMM, the denominator of MFU
+  double peak = 0;  // FLOP/s of this machine's fp32 GEMM, the denominator of MFU
   std::optional<double> valid_loss;
 };
 
@@ -83,7 +85,8 @@ Trainer::Run::Run(const TrainConfig& given, Observer watcher) : observer(std::mo
   model = resolve_model(given);
   config = resolved(given, model, resolve_device(given.device));
   if (config.threads > 0) omp_set_num_threads(static_cast<int>(config.threads));
-  require(!config.data_path.empty(), "no training data: give --data-path FILE (text, flat .bin, or Megatron-LM prefix)");
+  require(!config.data_path.empty(),
+          "no training data: give --data-path FILE (text, flat .bin, or Megatron-LM prefix)");
   const parallel::Job job = make_job(config, model);
   layout = plan::plan_layout(job, Device::Cpu);
   if (observer.on_layout) observer.on_layout(layout);
@@ -99,8 +102,10 @@ Trainer::Run::Run(const TrainConfig& given, Observer watcher) : observer(std::mo
 
 void Trainer::Run::reserve_memory() {
   const uint64_t cap = config.gpu_memory.empty() ? 0 : parse_bytes(config.gpu_memory);
-  require(cap == 0 || layout.total <= cap, "this run needs {}, more than --gpu-memory {}; `agoq plan` with the same settings ranks what would make it fit",
-          human_bytes(layout.total), config.gpu_memory);
+  require(
+      cap == 0 || layout.total <= cap,
+      "this run needs {}, more than --gpu-memory {}; `agoq plan` with the same settings ranks what would make it fit",
+      human_bytes(layout.total), config.gpu_memory);
   arena.emplace(Device::Cpu, layout.total);
 }
 
@@ -117,12 +122,7 @@ void Trainer::Run::resume_or_start() {
   if (!folder) return;
   folder->write("config.toml", to_toml(config));
   folder->write_json("recipe.json", state->job().recipe.to_json(state->spec()));
-  Json memory;
-  memory["rank"] = 0;
-  memory["predicted"] = bytes_by_owner(layout.owners);
-  memory["allocated"] = bytes_by_owner(arena->by_owner());
-  memory["reference_bytes"] = bytes_by_owner(plan::plan_layout(plan::reference_job(state->job()), Device::Cuda).owners);
-  folder->write_json("memory.json", memory.dump(1) + "\n");
+  std::filesystem::remove(folder->summary());  // of an earlier end; this run has not ended
   metrics.emplace(folder->metrics(), step);
 }
 
@@ -136,7 +136,8 @@ void Trainer::Run::take_over(const Checkpoint& checkpoint) {
   }
   const std::vector<std::string> changed = differences(metadata.identity, identity);
   require(changed.empty(),
-          "{} is another run's; what differs:\n  {}\nUse the same settings, another --save folder, or --finetune to take only its weights",
+          "{} is another run's; what differs:\n  {}\nUse the same settings, another --save folder, or --finetune to "
+          "take only its weights",
           checkpoint.path(), fmt::join(changed, "\n  "));
   load_checkpoint(checkpoint, checkpoint_tensors());
   step = saved_step = checkpoint.manifest().step;
@@ -145,9 +146,21 @@ void Trainer::Run::take_over(const Checkpoint& checkpoint) {
   state->optimizer().updates = metadata.updates;
 }
 
+// What was planned beside what is held; the stack's peak is known after a step.
+void Trainer::Run::write_memory() const {
+  if (!folder) return;
+  Json memory;
+  memory["rank"] = 0;
+  memory["predicted"] = bytes_by_owner(layout.owners);
+  memory["allocated"] = bytes_by_owner(arena->by_owner());
+  memory["reference_bytes"] = bytes_by_owner(plan::plan_layout(plan::reference_job(state->job()), Device::Cpu).owners);
+  folder->write_json("memory.json", memory.dump());
+}
+
 Summary Trainer::Run::run(const std::atomic<bool>& stop) {
   while (step < config.train_iters && !stop) {
     report(train_step());
+    if (timed_steps == 1) write_memory();
     const bool last = step == config.train_iters;
     if (config.eval_interval > 0 && (step % config.eval_interval == 0 || last)) validate();
     if (config.save_interval > 0 && step % config.save_interval == 0) save();
@@ -189,10 +202,11 @@ StepMetrics Trainer::Run::train_step() {
   for (size_t i = 0; i < batches.size(); ++i)
     loss_sum += state->forward_backward(view(batches[i]), static_cast<uint32_t>(i), scale);
   const float lr = static_cast<float>(learning_rate(config, step));
-  const parallel::UpdateResult update = state->optimizer().step(
-      ctx, lr,
-      {static_cast<float>(config.adam_beta1), static_cast<float>(config.adam_beta2), static_cast<float>(config.adam_eps),
-       static_cast<float>(config.weight_decay), static_cast<float>(config.clip_grad)});
+  const parallel::UpdateResult update =
+      state->optimizer().step(ctx, lr,
+                              {static_cast<float>(config.adam_beta1), static_cast<float>(config.adam_beta2),
+                               static_cast<float>(config.adam_eps), static_cast<float>(config.weight_decay),
+                               static_cast<float>(config.clip_grad)});
 
   skipped += update.skipped;
   skipped_in_a_row = update.skipped ? skipped_in_a_row + 1 : 0;
@@ -240,14 +254,15 @@ void Trainer::Run::validate() {
 void Trainer::Run::save() {
   if (!folder) return;
   try {
-    const std::string path =
-        save_checkpoint(folder->checkpoints(), step, checkpoint_tensors(), metadata_json(), {.keep_last = config.keep_checkpoints});
+    const std::string path = save_checkpoint(folder->checkpoints(), step, checkpoint_tensors(), metadata_json(),
+                                             {.keep_last = config.keep_checkpoints});
     saved_step = step;
     note("saved " + path);
   } catch (const Error& error) {
     const bool more_to_come = step < config.train_iters;
     if (!more_to_come) throw;
-    note(fmt::format("NOT SAVED at step {}: {}; training goes on, the last checkpoint is step {}", step, error.what(), saved_step));
+    note(fmt::format("NOT SAVED at step {}: {}; training goes on, the last checkpoint is step {}", step, error.what(),
+                     saved_step));
   }
 }
 
@@ -258,7 +273,8 @@ std::vector<NamedTensor> Trainer::Run::checkpoint_tensors() const {
 }
 
 std::string Trainer::Run::metadata_json() const {
-  return to_json({state->optimizer().updates, skipped, tokens, identity, model::config_to_json(model), settings_json(config)});
+  return to_json(
+      {state->optimizer().updates, skipped, tokens, identity, model::config_to_json(model), settings_json(config)});
 }
 
 Summary Trainer::Run::summary(bool stopped) const {
@@ -292,7 +308,8 @@ std::string Trainer::Run::sample() const {
   return text;
 }
 
-Trainer::Trainer(const TrainConfig& config, Observer observer) : run_(std::make_unique<Run>(config, std::move(observer))) {}
+Trainer::Trainer(const TrainConfig& config, Observer observer)
+    : run_(std::make_unique<Run>(config, std::move(observer))) {}
 Trainer::~Trainer() = default;
 Summary Trainer::run(const std::atomic<bool>& stop) {
   return run_->run(stop);

@@ -14,16 +14,16 @@
 namespace agoq::train {
 
 struct Summary {
-  int64_t step = 0;                      // steps done
-  bool stopped_early = false;            // by a signal, after saving
-  std::optional<double> valid_loss;      // the last one
-  double train_loss = 0;                 // of the last step
+  int64_t step = 0;                  // steps done
+  bool stopped_early = false;        // by a signal, after saving
+  std::optional<double> valid_loss;  // the last one
+  double train_loss = 0;             // of the last step
   uint64_t tokens = 0;
   double tokens_per_second = 0;
-  double bytes_per_parameter = 0;        // weights + corrections + gradients + moments
+  double bytes_per_parameter = 0;  // weights + corrections + gradients + moments
   double saved_bytes_per_token_layer = 0;
   int64_t skipped = 0;
-  std::string sample;                    // generated text, if asked for
+  std::string sample;  // generated text, if asked for
 };
 
 // What the run tells while it goes; every member may be empty.

@@ -10,10 +10,11 @@ using test::Golden;
 using test::GoldenRun;
 
 class GoldenTest : public testing::TestWithParam<const char*> {};
-INSTANTIATE_TEST_SUITE_P(Models, GoldenTest, testing::ValuesIn(test::kGoldenCases), [](const auto& info) { return info.param; });
+INSTANTIATE_TEST_SUITE_P(Models, GoldenTest, testing::ValuesIn(test::kGoldenCases),
+                         [](const auto& info) { return info.param; });
 
 constexpr double kLossTolerance = 1e-5;
-constexpr double kGradientTolerance = 1e-5;    // relative L2, per tensor
+constexpr double kGradientTolerance = 1e-5;  // relative L2, per tensor
 constexpr double kTwentyStepTolerance = 1e-4;
 
 double relative_error(const float* got, const float* want, int64_t n) {
@@ -44,7 +45,8 @@ double step_loss(const Golden& golden, parallel::TrainingState& state, int64_t m
   state.grads().zero(state.context());
   double sum = 0;
   for (int64_t first = 0; first < golden.batch(); first += micro_batch)
-    sum += state.forward_backward(golden.micro_batch(first, micro_batch), static_cast<uint32_t>(first / micro_batch), scale);
+    sum += state.forward_backward(golden.micro_batch(first, micro_batch), static_cast<uint32_t>(first / micro_batch),
+                                  scale);
   return sum / golden.target_weight();
 }
 
@@ -87,7 +89,8 @@ TEST_P(GoldenTest, TwentyStepsAgree) {
   GoldenRun run(golden, test::exact_job(golden));
   const Tensor want = golden.tensor("losses20");
   for (int64_t step = 0; step < want.count(); ++step) {
-    EXPECT_NEAR(step_loss(golden, run.state, golden.batch()), want.as<float>()[step], kTwentyStepTolerance) << "step " << step;
+    EXPECT_NEAR(step_loss(golden, run.state, golden.batch()), want.as<float>()[step], kTwentyStepTolerance)
+        << "step " << step;
     run.state.optimizer().step(run.state.context(), 3e-3f, golden_optimizer());
   }
 }
@@ -121,7 +124,8 @@ TEST_P(GoldenTest, RecomputationChangesNothing) {
 // What is planned is what is held, to the byte, and a step never needs more.
 TEST_P(GoldenTest, PlanEqualsArena) {
   const Golden golden(GetParam());
-  for (const model::Policy policy : {model::Policy::Agoq, model::Policy::Paper, model::Policy::Fp8, model::Policy::Bf16})
+  for (const model::Policy policy :
+       {model::Policy::Agoq, model::Policy::Paper, model::Policy::Fp8, model::Policy::Bf16})
     for (const DType compute : {DType::F32, DType::BF16}) {
       parallel::Job job = test::exact_job(golden, policy);
       job.precision = parallel::Precision{};

@@ -13,7 +13,8 @@
 
 namespace agoq::test {
 
-inline const char* const kGoldenCases[] = {"llama_gqa", "llama_tied", "llama3_rope", "mistral", "qwen2", "qwen3", "packed"};
+inline const char* const kGoldenCases[] = {"llama_gqa", "llama_tied", "llama3_rope", "mistral",
+                                           "qwen2",     "qwen3",      "packed"};
 
 class Golden {
  public:

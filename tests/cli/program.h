@@ -1,0 +1,93 @@
+// Runs the real program as a user does.
+#pragma once
+
+#include <sys/wait.h>
+
+#include <cstdlib>
+#include <string>
+#include <vector>
+
+#include "base/scratch_folder.h"
+
+namespace agoq::test {
+
+struct Ran {
+  int status = -1;
+  std::string out, err;
+};
+
+inline std::string quoted(const std::string& word) {
+  std::string text = "'";
+  for (const char c : word) text += c == '\'' ? std::string("'\\''") : std::string(1, c);
+  return text + "'";
+}
+
+// `while_it_runs`: shell commands that may speak of the process as $pid.
+inline Ran run_agoq(const std::vector<std::string>& arguments, const std::string& while_it_runs = "") {
+  const ScratchFolder folder;
+  std::string command = "OMP_WAIT_POLICY=passive OMP_NUM_THREADS=2 " AGOQ_PROGRAM;
+  for (const std::string& argument : arguments) command += " " + quoted(argument);
+  command += " >" + quoted(folder.file("out")) + " 2>" + quoted(folder.file("err")) + " </dev/null";
+  if (!while_it_runs.empty()) command += " & pid=$!; " + while_it_runs + "; wait $pid";
+  const int status = std::system(command.c_str());
+  return {WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status), read_plainly(folder.file("out")),
+          read_plainly(folder.file("err"))};
+}
+
+// The same, with a signal once the file has so many lines (or after a minute).
+inline Ran run_and_signal(const std::vector<std::string>& arguments, const std::string& signal, const std::string& file,
+                          int lines) {
+  return run_agoq(arguments, "for i in $(seq 1200); do [ $(cat " + quoted(file) + " 2>/dev/null | wc -l) -ge " +
+                                 std::to_string(lines) + " ] && break; sleep 0.05; done; kill -" + signal + " $pid");
+}
+
+// A folder with a text to learn from and a model small enough to learn it in a moment.
+class TinyRun {
+ public:
+  TinyRun() {
+    std::string text;
+    for (int i = 0; i < 400; ++i)
+      text += "the cat sat on the mat and looked at line " + std::to_string(i * i % 97) + ".\n";
+    write_plainly(text_path(), text);
+    write_plainly(model_path(),
+                  R"({"model_type": "llama", "vocab_size": 257, "hidden_size": 64, "intermediate_size": 128,
+                      "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+                      "max_position_embeddings": 128, "rms_norm_eps": 1e-5, "tie_word_embeddings": false})");
+  }
+
+  std::string text_path() const { return folder_.file("text.txt"); }
+  std::string model_path() const { return folder_.file("config.json"); }
+  std::string file(const std::string& name) const { return folder_.file(name); }
+
+  std::vector<std::string> train_arguments(int steps, const std::string& save) const {
+    return {"train",
+            "--model-config",
+            model_path(),
+            "--data-path",
+            text_path(),
+            "--seq-length",
+            "32",
+            "--micro-batch-size",
+            "2",
+            "--global-batch-size",
+            "4",
+            "--lr",
+            "5e-3",
+            "--lr-decay-style",
+            "constant",
+            "--train-iters",
+            std::to_string(steps),
+            "--save",
+            file(save)};
+  }
+  Ran train(int steps, const std::string& save, const std::vector<std::string>& more = {}) const {
+    std::vector<std::string> arguments = train_arguments(steps, save);
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    return run_agoq(arguments);
+  }
+
+ private:
+  ScratchFolder folder_;
+};
+
+}  // namespace agoq::test

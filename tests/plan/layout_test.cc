@@ -1,0 +1,136 @@
+// The dry run against closed forms that are written here by hand, and against what a real run then holds.
+#include "plan/layout.h"
+
+#include <gtest/gtest.h>
+
+#include <numeric>
+
+#include "plan/comparison.h"
+
+namespace agoq::plan {
+namespace {
+
+using codec::Codec;
+
+// LLaMA3-8B, from its published config.json.
+constexpr size_t kLayers = 32, kHidden = 4096, kFfn = 14336, kVocab = 128256, kQkv = (32 + 2 * 8) * 128;
+constexpr size_t kTokens = 4096;
+constexpr size_t kLayerMatrices = kHidden * kQkv + kHidden * kHidden + 3 * kHidden * kFfn;
+constexpr size_t kMatrices = kLayers * kLayerMatrices + 2 * kVocab * kHidden;
+constexpr size_t kNorms = (2 * kLayers + 1) * kHidden;
+
+parallel::Job job_of(const std::string& preset, int64_t sequence, model::Policy policy = model::Policy::Agoq) {
+  parallel::Job job;
+  job.model = model::preset(preset);
+  job.recipe = model::make_recipe(job.model, model::LayerSpec(job.model), policy, model::Recompute::None, "");
+  job.precision.compute = DType::BF16;
+  job.sequence_length = sequence;
+  return job;
+}
+
+// Codes of `bits`, and a bf16 scale for every 128 elements.
+size_t coded(size_t elements, size_t bits) {
+  return elements * bits / 8 + elements / 128 * 2;
+}
+
+TEST(Layout, HoldsWhatTheFormatsSay) {
+  const Layout layout = plan_layout(job_of("llama3-8b", kTokens), Device::Cuda);
+  EXPECT_EQ(layout.of("weights"), 2 * (kMatrices + kNorms));
+  EXPECT_EQ(layout.of("corrections"), 2 * (kMatrices + kNorms));
+  EXPECT_EQ(layout.of("main gradients"), coded(kMatrices, 8) + 4 * kNorms);
+  EXPECT_EQ(layout.of("moments"), 2 * (coded(kMatrices, 8) + 4 * kNorms));
+  EXPECT_EQ(layout.of("saved x1"), kLayers * coded(kTokens * kHidden, 4));
+  EXPECT_EQ(layout.of("saved qkv"), kLayers * 2 * kTokens * kQkv);
+  EXPECT_EQ(layout.of("saved gate_up"), kLayers * coded(kTokens * 2 * kFfn, 4));
+  EXPECT_EQ(layout.of("saved n1"), 0u);
+  EXPECT_EQ(layout.of("saved h"), 0u);
+}
+
+TEST(Layout, ReferenceHoldsEighteenBytesPerParameterAndEverythingInBf16) {
+  const Layout layout = plan_layout(reference_job(job_of("llama3-8b", kTokens)), Device::Cuda);
+  EXPECT_EQ(layout.model_state(), 18 * (kMatrices + kNorms));
+  EXPECT_EQ(layout.of("saved x1"), kLayers * 2 * kTokens * kHidden);
+  EXPECT_EQ(layout.of("saved n1"), kLayers * 2 * kTokens * kHidden);
+  EXPECT_EQ(layout.of("saved gate_up"), kLayers * 2 * kTokens * 2 * kFfn);
+  EXPECT_EQ(layout.of("saved h"), kLayers * 2 * kTokens * kFfn);
+}
+
+TEST(Layout, NeedsAtMostSevenPointOneBytesPerParameter) {
+  for (const std::string& preset : model::preset_names()) {
+    const parallel::Job job = job_of(preset, 256);
+    const Layout layout = plan_layout(job, Device::Cuda);
+    EXPECT_LE(static_cast<double>(layout.model_state()) / static_cast<double>(job.model.parameters()), 7.1) << preset;
+  }
+}
+
+TEST(Layout, OwnersAddUpToTheTotal) {
+  const Layout layout = plan_layout(job_of("demo", 128), Device::Cpu);
+  size_t sum = 0;
+  for (const OwnerBytes& o : layout.owners) sum += o.bytes;
+  EXPECT_EQ(sum, layout.total);
+}
+
+TEST(Layout, ComparisonLosesNoOwner) {
+  const parallel::Job job = job_of("demo", 128);
+  const Layout ours = plan_layout(job, Device::Cpu), reference = plan_layout(reference_job(job), Device::Cpu);
+  size_t bytes = 0, other = 0;
+  for (const OwnerPair& row : paired(ours, reference)) {
+    EXPECT_EQ(row.bytes, ours.of(row.owner));
+    EXPECT_EQ(row.reference, reference.of(row.owner));
+    bytes += row.bytes;
+    other += row.reference;
+  }
+  EXPECT_EQ(bytes, ours.total);
+  EXPECT_EQ(other, reference.total);
+}
+
+// One real step in an arena of exactly the planned size: less would throw, more would show in the totals.
+void expect_planned_is_held(parallel::Job job) {
+  const Layout planned = plan_layout(job, Device::Cpu);
+  Arena arena(Device::Cpu, planned.total);
+  parallel::TrainingState state(arena, Device::Cpu, job);
+  state.params().initialize(1);
+  const auto tokens = static_cast<size_t>(job.tokens());
+  std::vector<int32_t> ids(tokens), positions(tokens), starts(tokens, 0);
+  std::vector<float> weights(tokens, 1.0f);
+  for (size_t t = 0; t < tokens; ++t) ids[t] = static_cast<int32_t>(t * 7 % 257);
+  std::iota(positions.begin(), positions.end(), 0);
+  const auto tensor = [&](auto& v) { return host_tensor(v.data(), {job.tokens()}); };
+  const parallel::MicroBatch batch{tensor(ids), tensor(ids), tensor(weights), tensor(positions), tensor(starts)};
+  state.grads().zero(state.context());
+  state.forward_backward(batch, 0, 1.0f / static_cast<float>(tokens));
+  state.optimizer().step(state.context(), 1e-3f, {});
+  state.evaluate(batch);
+  state.logits(batch, 3, [](std::span<const float>) {});
+  EXPECT_EQ(arena.total_bytes(), planned.total);
+  const std::vector<OwnerBytes> held = arena.by_owner();
+  ASSERT_EQ(held.size(), planned.owners.size());
+  for (size_t i = 0; i < held.size(); ++i) {
+    EXPECT_EQ(held[i].owner, planned.owners[i].owner);
+    EXPECT_EQ(held[i].bytes, planned.owners[i].bytes) << held[i].owner;
+  }
+}
+
+TEST(Layout, WhatIsPlannedIsHeld) {
+  parallel::Job job = job_of("demo", 64);
+  job.precision.compute = DType::F32;
+  expect_planned_is_held(job);
+  for (const model::Policy policy :
+       {model::Policy::Paper, model::Policy::Fp8, model::Policy::Bf16, model::Policy::Fp32}) {
+    job.recipe = model::make_recipe(job.model, model::LayerSpec(job.model), policy, model::Recompute::None, "");
+    expect_planned_is_held(job);
+  }
+  for (const model::Recompute recompute : {model::Recompute::Selective, model::Recompute::Full}) {
+    job.recipe = model::make_recipe(job.model, model::LayerSpec(job.model), model::Policy::Agoq, recompute, "");
+    expect_planned_is_held(job);
+  }
+}
+
+TEST(Layout, WhatIsPlannedIsHeldInBf16AndWithoutQuantization) {
+  parallel::Job job = job_of("demo", 64);
+  expect_planned_is_held(job);
+  expect_planned_is_held(reference_job(job));
+}
+
+}  // namespace
+}  // namespace agoq::plan

@@ -1,0 +1,138 @@
+#include "train/settings.h"
+
+#include <gtest/gtest.h>
+
+#include <set>
+
+#include "agoq/agoq.h"
+#include "base/scratch_folder.h"
+#include "model/error_of.h"
+
+namespace agoq::train {
+namespace {
+
+// How many members an aggregate has: as many as it can be initialised with.
+struct Anything {
+  template <class T>
+  operator T() const;
+};
+template <class T, class... Members>
+constexpr size_t member_count(Members... members) {
+  if constexpr (requires { T{members..., Anything{}}; })
+    return member_count<T>(members..., Anything{});
+  else
+    return sizeof...(members);
+}
+
+TEST(Settings, TableHasEveryMemberOfTheConfig) {
+  EXPECT_EQ(all_settings().size(), member_count<TrainConfig>());
+  std::set<std::string_view> names;
+  for (const Setting& setting : all_settings()) EXPECT_TRUE(names.insert(setting.name).second) << setting.name;
+}
+
+// A value that is not the default, hard to write, and of the setting's type.
+std::vector<std::string> unusual(const Setting& setting, size_t index) {
+  const std::string number = std::to_string(1000 + index);
+  if (setting.is_switch()) return {"true"};
+  if (setting.is_list()) return {"0.7", "a \"quoted\" path", "0.3", number};
+  if (std::holds_alternative<double TrainConfig::*>(setting.field)) return {number + ".1234567890123"};
+  if (std::holds_alternative<std::string TrainConfig::*>(setting.field)) return {"# \\ \n\t'\"\xc3\xa9" + number};
+  return {number};
+}
+
+TEST(Settings, EveryFieldSurvivesTheRoundTripThroughToml) {
+  const TrainConfig defaults;
+  TrainConfig config;
+  for (size_t i = 0; i < all_settings().size(); ++i) assign(config, all_settings()[i], unusual(all_settings()[i], i));
+  TrainConfig again;
+  read_toml(again, to_toml(config), "f.toml");
+  for (const Setting& setting : all_settings()) {
+    EXPECT_EQ(text_of(again, setting), text_of(config, setting));
+    EXPECT_NE(text_of(again, setting), text_of(defaults, setting)) << setting.name;
+  }
+  EXPECT_EQ(to_toml(again), to_toml(config));
+}
+
+TEST(Settings, EachNameSetsItsOwnMember) {
+  const TrainConfig defaults;
+  for (size_t i = 0; i < all_settings().size(); ++i) {
+    TrainConfig config;
+    assign(config, all_settings()[i], unusual(all_settings()[i], i));
+    size_t changed = 0;
+    for (const Setting& setting : all_settings()) changed += text_of(config, setting) != text_of(defaults, setting);
+    EXPECT_EQ(changed, 1u) << all_settings()[i].name;
+  }
+  TrainConfig config;
+  assign(config, "seq-length", "512");
+  assign(config, "lr", "3e-3");
+  assign(config, "eod-mask-loss", "true");
+  EXPECT_EQ(config.seq_length, 512);
+  EXPECT_EQ(config.lr, 3e-3);
+  EXPECT_TRUE(config.eod_mask_loss);
+}
+
+TEST(Settings, ExtremeNumbersSurvive) {
+  TrainConfig config;
+  config.seed = std::numeric_limits<uint64_t>::max();
+  config.lr = 5e-324;
+  config.eod_token = std::numeric_limits<int64_t>::min();
+  config.weight_decay = 0.1 + 0.2;
+  TrainConfig again;
+  read_toml(again, to_toml(config), "f.toml");
+  EXPECT_EQ(again.seed, config.seed);
+  EXPECT_EQ(again.lr, config.lr);
+  EXPECT_EQ(again.eod_token, config.eod_token);
+  EXPECT_EQ(again.weight_decay, config.weight_decay);
+}
+
+TEST(Settings, ErrorsSayWhichValueAndWhere) {
+  const auto error_in = [](std::string_view text) {
+    return error_of([&] {
+      TrainConfig config;
+      read_toml(config, text, "f.toml");
+    });
+  };
+  EXPECT_EQ(error_in("lr = 1\nseq-lenght = 5"), "f.toml:2: unknown setting 'seq-lenght'; did you mean 'seq-length'?");
+  EXPECT_EQ(error_in("seq_length = 5"), "f.toml:1: unknown setting 'seq_length'; did you mean 'seq-length'?");
+  EXPECT_EQ(error_in("seq-length = 1.5"), "f.toml:1: seq-length: '1.5' is not a whole number");
+  EXPECT_EQ(error_in("seq-length = 99999999999999999999"),
+            "f.toml:1: seq-length: 99999999999999999999 is out of range");
+  EXPECT_EQ(error_in("seed = -1"), "f.toml:1: seed: '-1' is not a whole number from 0 up");
+  EXPECT_EQ(error_in("lr = \"fast\""), "f.toml:1: lr: 'fast' is not a number");
+  EXPECT_EQ(error_in("lr = \"nan\""), "f.toml:1: lr: 'nan' is not a finite number");
+  EXPECT_EQ(error_in("finetune = 1"), "f.toml:1: finetune: '1' is neither true nor false");
+  EXPECT_EQ(error_in("lr = [1, 2]"), "f.toml:1: lr takes one value, not an array");
+}
+
+TEST(PublicSettings, SpeakTheSameNames) {
+  agoq::Settings settings;
+  settings.set("seq-length", "512").set("data-path", std::vector<std::string>{"0.7", "a", "0.3", "b"});
+  EXPECT_EQ(settings.get("seq-length"), "512");
+  EXPECT_EQ(settings.get("data-path"), "0.7 a 0.3 b");
+  EXPECT_EQ(agoq::Settings::names().size(), all_settings().size());
+  EXPECT_EQ(error_of([&] { settings.set("lrr", "1"); }), "unknown setting 'lrr'; did you mean 'lr'?");
+
+  const ScratchFolder folder;
+  write_plainly(folder.file("s.toml"), settings.toml());
+  agoq::Settings copy = agoq::Settings().load(folder.file("s.toml"));
+  EXPECT_EQ(copy.toml(), settings.toml());
+  copy.set("seq-length", "1");
+  EXPECT_EQ(settings.get("seq-length"), "512");
+}
+
+TEST(PublicPlan, AgreesWithItsParts) {
+  agoq::Settings settings;
+  settings.set("model-config", "demo").set("seq-length", "128");
+  const agoq::MemoryPlan plan = agoq::plan_memory(settings);
+  uint64_t bytes = 0, reference = 0;
+  for (const agoq::OwnerMemory& owner : plan.owners) {
+    bytes += owner.bytes;
+    reference += owner.reference_bytes;
+  }
+  EXPECT_EQ(bytes, plan.total);
+  EXPECT_EQ(reference, plan.reference_total);
+  EXPECT_LT(plan.bytes_per_parameter, 7.1);
+}
+
+}  // namespace
+}  // namespace agoq::train
