@@ -1,5 +1,5 @@
-// Speed of the codecs on one thread, beside memcpy: bytes per second of the fp32 numbers that are read or written. An array
-// larger than the last-level cache shows what memory adds; a small one, the arithmetic alone.
+// Speed of the codecs on one thread, beside memcpy: bytes per second of the fp32 numbers that are read or written. An
+// array larger than the last-level cache shows what memory adds; a small one, the arithmetic alone.
 #include <benchmark/benchmark.h>
 #include <fmt/format.h>
 #include <omp.h>
@@ -79,15 +79,16 @@ void copy(benchmark::State& state, int64_t rows) {
 template <class Function, class... Arguments>
 void add(const std::string& name, Function function, Arguments... arguments) {
   for (const auto& [size, rows] : {std::pair{"256KiB", kSmallRows}, std::pair{"128MiB", kLargeRows}})
-    benchmark::RegisterBenchmark((name + "/" + size).c_str(), function, rows, arguments...)->Unit(benchmark::kMicrosecond);
+    benchmark::RegisterBenchmark((name + "/" + size).c_str(), function, rows, arguments...)
+        ->Unit(benchmark::kMicrosecond);
 }
 
 // Registered before benchmark_main parses the flags.
 const bool registered = [] {
   omp_set_num_threads(1);
   add("memcpy", copy);
-  for (const Codec codec : {Codec::Bf16, Codec::Fp8, Codec::Int8, Codec::Fp6, Codec::Fp5, Codec::Fp4, Codec::Nf4, Codec::Int4,
-                            Codec::Dyn8, Codec::Dyn8Unsigned}) {
+  for (const Codec codec : {Codec::Bf16, Codec::Fp8, Codec::Int8, Codec::Fp6, Codec::Fp5, Codec::Fp4, Codec::Nf4,
+                            Codec::Int4, Codec::Dyn8, Codec::Dyn8Unsigned}) {
     const std::string name(codec::name_of(codec));
     add("encode/" + name, encode, codec, false);
     add("encode_stochastic/" + name, encode, codec, true);

@@ -16,7 +16,6 @@
 
 #include "base/text.h"
 #include "cli/options.h"
-#include "ops/blas_kernels.h"
 #include "plan/layout.h"
 #include "train/micro_batch.h"
 #include "train/peak_flops.h"
@@ -199,7 +198,6 @@ void run(const Options& options) {
 }  // namespace agoq::bench
 
 int main(int argc, char** argv) try {
-  agoq::ops::use_widest_blas_kernels(argv);
   CLI::App program("Times training steps on random tokens and tells where the time goes.", "cpu_step");
   agoq::bench::Options options;
   options.settings = agoq::cli::SettingOptions::add(program);

@@ -2,14 +2,15 @@
 //
 //   build/bench/gradient_error runs/demo --data BOOK.txt
 //
-// The same weights and the same micro-batches, forward and backward, once with every saved tensor kept exactly and once as a
-// policy or an override keeps them; gradients accumulate in fp32 and nothing else is quantized, so all of the difference comes
-// from the activations. The relative error of a kind of parameter, with the sums over all its elements in all layers, is
+// The same weights and the same micro-batches, forward and backward, once with every saved tensor kept exactly and once
+// as a policy or an override keeps them; gradients accumulate in fp32 and nothing else is quantized, so all of the
+// difference comes from the activations. The relative error of a kind of parameter, with the sums over all its elements
+// in all layers, is
 //
 //   sqrt(Σ (g - g_exact)²) / sqrt(Σ g_exact²)
 //
-// where g is the mean gradient over the tokens of all micro-batches: more tokens average more of the noise away, as they do in
-// training.
+// where g is the mean gradient over the tokens of all micro-batches: more tokens average more of the noise away, as
+// they do in training.
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
@@ -55,6 +56,7 @@ constexpr std::array kAlone = {
     Alone{"gate, up (h exact)", "mlp=CODEC"},
     Alone{"gate, up (h recomputed from them)", "mlp=CODEC,h=none"},
     Alone{"q, k, v, o (attention)", "attention=CODEC"},
+    Alone{"q, k, v (o and its normalisation recomputed from them)", "qkv=CODEC,o=none"},
 };
 
 std::string with_codec(std::string text, const std::string& codec) {
@@ -118,8 +120,8 @@ class Experiment {
     data.data_path = {options.data};
     const train::Dataset dataset = train::open_evaluation_dataset(data, spec);
     const uint64_t needed = static_cast<uint64_t>(options.micro_batches * spec.micro_batch_size);
-    require(dataset.samples() >= needed, "{} has {} sequences of {} tokens, {} are needed", options.data, dataset.samples(),
-            spec.sequence_length, needed);
+    require(dataset.samples() >= needed, "{} has {} sequences of {} tokens, {} are needed", options.data,
+            dataset.samples(), spec.sequence_length, needed);
     for (uint64_t sample = 0; sample < needed; ++sample) {
       const int64_t slot = static_cast<int64_t>(sample) % spec.micro_batch_size;
       if (slot == 0) batches_.emplace_back(spec);
@@ -131,7 +133,8 @@ class Experiment {
     const auto from = loaded_->state().named_tensors();
     for (const auto& [name, to] : state.named_tensors()) {
       if (name.starts_with("exp_avg")) continue;
-      const auto same = std::find_if(from.begin(), from.end(), [&, &wanted = name](const auto& f) { return f.first == wanted; });
+      const auto same =
+          std::find_if(from.begin(), from.end(), [&, &wanted = name](const auto& f) { return f.first == wanted; });
       require(same != from.end() && same->second.bytes() == to.bytes(), "{} is not among the weights read", name);
       std::memcpy(to.data, same->second.data, to.bytes());
     }
@@ -156,8 +159,8 @@ struct Kinds {
   std::array<size_t, model::kParams> column{};
 };
 
-std::vector<double> relative_errors(const Kinds& kinds, const std::vector<model::ParamId>& ids, const GradientVectors& got,
-                                    const GradientVectors& exact) {
+std::vector<double> relative_errors(const Kinds& kinds, const std::vector<model::ParamId>& ids,
+                                    const GradientVectors& got, const GradientVectors& exact) {
   std::vector<double> difference(kinds.names.size()), norm(kinds.names.size());
   for (size_t p = 0; p < ids.size(); ++p) {
     double d = 0, n = 0;
@@ -194,7 +197,8 @@ void print_json(const Kinds& kinds, const std::vector<Result>& results, int64_t 
 }
 
 void print_tables(const Kinds& kinds, const std::vector<Result>& results, int64_t tokens) {
-  fmt::print("Relative L2 error of the gradient over {} tokens against the gradient with exact saved activations\n", tokens);
+  fmt::print("Relative L2 error of the gradient over {} tokens against the gradient with exact saved activations\n",
+             tokens);
   for (size_t i = 0; i < results.size();) {
     const std::string& group = results[i].choice.group;
     std::vector<std::string> headers = {group == "policy" ? group : "codec"};
@@ -207,7 +211,9 @@ void print_tables(const Kinds& kinds, const std::vector<Result>& results, int64_
     }
     fmt::print("\n{}\n{}", group == "policy" ? "Activation policies" : "Only " + group, "\n" + table.markdown());
   }
-  fmt::print("\nThe paper's Table 13 gives, for its own models and by its own measure: norm 0.003, GEMM weight 0.026, SiLU 0.051.\n");
+  fmt::print(
+      "\nThe paper's Table 13 gives, for its own models and by its own measure: norm 0.003, GEMM weight 0.026, SiLU "
+      "0.051.\n");
 }
 
 void run(const Options& options) {
@@ -224,16 +230,25 @@ void run(const Options& options) {
 }  // namespace agoq::bench
 
 int main(int argc, char** argv) try {
-  CLI::App program("Error of the gradient by kind of parameter when saved activations are quantized.", "gradient_error");
+  CLI::App program("Error of the gradient by kind of parameter when saved activations are quantized.",
+                   "gradient_error");
   agoq::bench::Options options;
   program.add_option("SOURCE", options.source, "a run folder, a checkpoint or a Hugging Face folder")->required();
-  program.add_option("--data", options.data, "text or tokens to take the micro-batches from")->type_name("PATH")->required();
-  program.add_option("--micro-batches", options.micro_batches, "how many")->capture_default_str()->check(CLI::PositiveNumber);
+  program.add_option("--data", options.data, "text or tokens to take the micro-batches from")
+      ->type_name("PATH")
+      ->required();
+  program.add_option("--micro-batches", options.micro_batches, "how many")
+      ->capture_default_str()
+      ->check(CLI::PositiveNumber);
   program.add_option("--policies", options.policies, "activation policies to compare")->capture_default_str();
   program.add_option("--codecs", options.codecs, "codecs for one kind of tensor at a time")->capture_default_str();
+  agoq::train::TrainConfig defaults;
+  defaults.micro_batch_size = 8;
   options.settings = agoq::cli::SettingOptions::add(
-      program, {"data-dtype", "document-separator", "eod-token", "reset-position-ids", "reset-attention-mask", "seq-length",
-                "micro-batch-size", "compute-dtype", "threads"});
+      program,
+      {"data-dtype", "document-separator", "eod-token", "reset-position-ids", "reset-attention-mask", "seq-length",
+       "micro-batch-size", "compute-dtype", "threads"},
+      defaults);
   program.add_flag("--json", options.json, "print JSON");
   CLI11_PARSE(program, argc, argv);
   agoq::bench::run(options);

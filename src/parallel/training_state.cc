@@ -24,10 +24,12 @@ std::vector<model::Saved> allocate_saved(Arena& arena, const model::LayerSpec& s
   return saved;
 }
 
-void copy_to(const Tensor& to, const Tensor& from) {
-  require(to.dtype == from.dtype && to.count() == from.count(), "micro-batch array {} does not fit {}",
+// Copies to the front of a longer array; returns the part that was filled.
+Tensor copy_to(const Tensor& to, const Tensor& from) {
+  require(to.dtype == from.dtype && to.count() >= from.count(), "micro-batch array {} does not fit {}",
           from.shape.text(), to.shape.text());
-  std::memcpy(to.data, from.data, from.bytes());
+  if (to.device != Device::Meta) std::memcpy(to.data, from.data, from.bytes());
+  return to.view({to.count(), 1}).row_range(0, from.count()).view({from.count()});
 }
 
 void add_quantized(std::vector<std::pair<std::string, Tensor>>& all, const std::string& kind, const std::string& name,
@@ -56,7 +58,7 @@ TrainingState::TrainingState(Arena& arena, Device target, const Job& job)
 }
 
 double TrainingState::forward_backward(const MicroBatch& batch, uint32_t index, float scale) {
-  load(batch);
+  load_whole(batch);
   ctx_.random.micro_batch = index;
   Scope scope(ctx_);
   const Tensor x = model_.embed(ctx_, params_, inputs_.tokens);
@@ -69,7 +71,7 @@ double TrainingState::forward_backward(const MicroBatch& batch, uint32_t index, 
 }
 
 double TrainingState::evaluate(const MicroBatch& batch) {
-  load(batch);
+  load_whole(batch);
   Scope scope(ctx_);
   const Tensor x = model_.embed(ctx_, params_, inputs_.tokens);
   model_.forward(ctx_, params_, x, 0, job_.model.layers, {});
@@ -79,12 +81,15 @@ double TrainingState::evaluate(const MicroBatch& batch) {
 
 void TrainingState::logits(const MicroBatch& batch, int64_t row,
                            const std::function<void(std::span<const float>)>& use) {
-  load(batch);
-  Scope scope(ctx_);
-  const Tensor x = model_.embed(ctx_, params_, inputs_.tokens);
-  model_.forward(ctx_, params_, x, 0, job_.model.layers, {});
-  const Tensor logits = model_.logits(ctx_, params_, x.row_range(row, row + 1));
-  if (!ctx_.meta()) use({logits.as<float>(), static_cast<size_t>(logits.count())});
+  const MicroBatch loaded = load(batch);
+  Context ctx = ctx_;
+  ctx.positions = loaded.positions;
+  ctx.document_start = loaded.document_start;
+  Scope scope(ctx);
+  const Tensor x = model_.embed(ctx, params_, loaded.tokens);
+  model_.forward(ctx, params_, x, 0, job_.model.layers, {});
+  const Tensor logits = model_.logits(ctx, params_, x.row_range(row, row + 1));
+  if (!ctx.meta()) use({logits.as<float>(), static_cast<size_t>(logits.count())});
 }
 
 void TrainingState::rehearse() {
@@ -114,13 +119,16 @@ std::vector<std::pair<std::string, Tensor>> TrainingState::named_tensors() {
   return all;
 }
 
-void TrainingState::load(const MicroBatch& batch) {
-  if (ctx_.meta()) return;
-  copy_to(inputs_.tokens, batch.tokens);
-  copy_to(inputs_.targets, batch.targets);
-  copy_to(inputs_.loss_weights, batch.loss_weights);
-  copy_to(inputs_.positions, batch.positions);
-  copy_to(inputs_.document_start, batch.document_start);
+MicroBatch TrainingState::load(const MicroBatch& batch) {
+  return {copy_to(inputs_.tokens, batch.tokens), copy_to(inputs_.targets, batch.targets),
+          copy_to(inputs_.loss_weights, batch.loss_weights), copy_to(inputs_.positions, batch.positions),
+          copy_to(inputs_.document_start, batch.document_start)};
+}
+
+void TrainingState::load_whole(const MicroBatch& batch) {
+  require(batch.tokens.count() == job_.tokens(), "a micro-batch has {} tokens, not {}", job_.tokens(),
+          batch.tokens.count());
+  load(batch);
 }
 
 double TrainingState::weighted_nll() const {

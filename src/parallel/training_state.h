@@ -51,7 +51,7 @@ class TrainingState {
   double forward_backward(const MicroBatch& batch, uint32_t index, float scale);
   // Σ weight · nll without keeping anything.
   double evaluate(const MicroBatch& batch);
-  // Logits [V] of position `row`, valid until `use` returns (generation).
+  // Logits [V] of position `row`, valid until `use` returns (generation). The batch may be shorter than the job's.
   void logits(const MicroBatch& batch, int64_t row, const std::function<void(std::span<const float>)>& use);
   // Every call above and one update on no data: what a dry run on Meta executes.
   void rehearse();
@@ -61,7 +61,9 @@ class TrainingState {
   std::vector<std::pair<std::string, Tensor>> named_tensors();
 
  private:
-  void load(const MicroBatch& batch);
+  // Copies the arrays to the device; returns them there, as long as they are.
+  MicroBatch load(const MicroBatch& batch);
+  void load_whole(const MicroBatch& batch);
   double weighted_nll() const;
 
   Job job_;

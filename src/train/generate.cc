@@ -7,36 +7,26 @@
 namespace agoq::train {
 namespace {
 
-// The prompt's last tokens, padded behind to the fixed length of a micro-batch; causal attention never sees the
-// padding.
-struct Window {
-  explicit Window(const parallel::Job& job)
-      : tokens(static_cast<size_t>(job.tokens())),
-        zeros(tokens.size()),
-        positions(tokens.size()),
-        weights(tokens.size()) {
-    for (size_t t = 0; t < positions.size(); ++t)
-      positions[t] = static_cast<int32_t>(static_cast<int64_t>(t) % job.sequence_length);
-    for (size_t t = 0; t < zeros.size(); ++t)
-      zeros[t] = static_cast<int32_t>(static_cast<int64_t>(t) / job.sequence_length * job.sequence_length);
+// The last tokens of the text, as one short micro-batch.
+class Window {
+ public:
+  explicit Window(int64_t length)
+      : zeros_(static_cast<size_t>(length)), positions_(zeros_.size()), weights_(zeros_.size()) {
+    std::iota(positions_.begin(), positions_.end(), 0);
   }
 
-  // Returns the row that predicts the next token.
-  int64_t fill(const std::vector<int32_t>& text, int64_t sequence_length) {
-    const size_t kept = std::min(text.size(), static_cast<size_t>(sequence_length));
-    std::fill(tokens.begin(), tokens.end(), 0);
-    std::copy(text.end() - static_cast<std::ptrdiff_t>(kept), text.end(), tokens.begin());
-    return static_cast<int64_t>(kept) - 1;
+  parallel::MicroBatch end_of(const std::vector<int32_t>& text) {
+    const size_t kept = std::min(text.size(), zeros_.size());
+    tokens_.assign(text.end() - static_cast<std::ptrdiff_t>(kept), text.end());
+    const Shape shape = {static_cast<int64_t>(kept)};
+    const Tensor tokens = host_tensor(tokens_.data(), shape);
+    return {tokens, tokens, host_tensor(weights_.data(), shape), host_tensor(positions_.data(), shape),
+            host_tensor(zeros_.data(), shape)};
   }
 
-  parallel::MicroBatch view() {
-    const auto ints = [](std::vector<int32_t>& v) { return host_tensor(v.data(), {static_cast<int64_t>(v.size())}); };
-    return {ints(tokens), ints(tokens), host_tensor(weights.data(), {static_cast<int64_t>(weights.size())}),
-            ints(positions), ints(zeros)};
-  }
-
-  std::vector<int32_t> tokens, zeros, positions;
-  std::vector<float> weights;
+ private:
+  std::vector<int32_t> tokens_, zeros_, positions_;
+  std::vector<float> weights_;
 };
 
 // Candidates by falling probability, cut by top-k and top-p; probabilities are not normalised.
@@ -81,12 +71,12 @@ std::vector<int32_t> generate(parallel::TrainingState& state, std::vector<int32_
   for (const int32_t id : prompt)
     require(id >= 0 && id < vocab, "prompt token {} is outside the vocabulary of {}", id, vocab);
   require(options.top_k >= 0 && options.top_p > 0 && options.top_p <= 1, "need --top-k >= 0 and 0 < --top-p <= 1");
-  Window window(state.job());
+  Window window(state.job().sequence_length);
   std::vector<int32_t> text = std::move(prompt), fresh;
   for (int64_t n = 0; n < options.max_new_tokens; ++n) {
-    const int64_t row = window.fill(text, state.job().sequence_length);
+    const parallel::MicroBatch batch = window.end_of(text);
     int32_t next = 0;
-    state.logits(window.view(), row,
+    state.logits(batch, batch.tokens.count() - 1,
                  [&](std::span<const float> logits) { next = sample(logits, options, static_cast<uint32_t>(n)); });
     if (next == options.stop_token) break;
     text.push_back(next);

@@ -35,7 +35,7 @@ constexpr auto kSettings = std::to_array<Setting>({
     {"Data", "reset-attention-mask", "", "attention never looks back over the end of a document",
      &C::reset_attention_mask},
     {"Data", "eod-mask-loss", "", "do not train to predict what follows the end of a document", &C::eod_mask_loss},
-    {"Data", "tokenizer", "PATH", "folder or tokenizer.json to read prompts and print samples; empty: bytes",
+    {"Data", "tokenizer", "PATH", "folder or tokenizer.json that `agoq generate` will use; empty: bytes",
      &C::tokenizer},
 
     {"Batch and schedule", "seq-length", "N", "tokens of a sequence; 0: 2048, or what the model allows",

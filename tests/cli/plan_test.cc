@@ -1,7 +1,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <chrono>
+#include <sys/resource.h>
+
 #include <nlohmann/json.hpp>
 
 #include "cli/program.h"
@@ -23,12 +24,22 @@ json plan_of(std::vector<std::string> arguments) {
   return json::parse(ran.out);
 }
 
+// Processor seconds of the programs run so far: what a busy machine does not stretch.
+double child_seconds() {
+  rusage usage{};
+  getrusage(RUSAGE_CHILDREN, &usage);
+  const auto seconds = [](const timeval& t) {
+    return static_cast<double>(t.tv_sec) + 1e-6 * static_cast<double>(t.tv_usec);
+  };
+  return seconds(usage.ru_utime) + seconds(usage.ru_stime);
+}
+
 TEST(Plan, AnyPresetAndLengthInUnderASecond) {
   for (const std::string& preset : model::preset_names())
     for (const char* length : {"1024", "8192", "131072", "1000000"}) {
-      const auto start = std::chrono::steady_clock::now();
+      const double before = child_seconds();
       const json plan = plan_of({preset, "--seq-length", length, "--gpu-memory", "80GiB"});
-      EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(1)) << preset << " " << length;
+      EXPECT_LT(child_seconds() - before, 1.0) << preset << " " << length;
       EXPECT_EQ(plan["seq_length"], std::stoll(length));
       uint64_t sum = 0;
       for (const json& owner : plan["owners"]) sum += owner["bytes"].get<uint64_t>();
