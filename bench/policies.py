@@ -10,8 +10,8 @@ nothing quantized at all. Columns:
   held-out loss        nats per token at the end, over the same sequences for all; in fp32, whatever training used
   against fp32         its difference to the run without any quantization
   saved bytes          of the activations kept for backward, per token and layer; and in per cent of the bf16 policy's
-  quantized kinds      the same of those tensors alone that the policy keeps in fewer than 16 bits or makes again from such
-                       ones, in per cent of what the bf16 policy keeps of these
+  quantized kinds      the same of those tensors alone that the policy keeps in fewer than 16 bits, in per cent of what the
+                       bf16 policy keeps of the same
   bytes per parameter  weights, corrections or fp32 master, main gradients and moments
 """
 
@@ -76,13 +76,9 @@ def saved(result):
     return {owner[len(prefix):]: n for owner, n in result["memory"]["allocated"].items() if owner.startswith(prefix)}
 
 
-def quantized_kinds(result, reference):
-    """Names that the reference keeps in bf16 and this run in fewer bits or, recomputed from such ones, not at all."""
-    layer = result["recipe"]["layers"][0]
-    others = [name for name in reference["recipe"]["layers"][0] if reference["recipe"]["layers"][0][name] == "bf16"]
-    if all(codec in UNQUANTIZED for codec in layer.values()):
-        return []
-    return [name for name in others if layer[name] not in ("bf16", "fp32")]
+def quantized_kinds(result):
+    """Names of the tensors that the run keeps in fewer than 16 bits, in all layers alike."""
+    return [name for name, codec in result["recipe"]["layers"][0].items() if codec not in UNQUANTIZED]
 
 
 def percent(part, whole):
@@ -102,7 +98,7 @@ def print_table(results, options):
     for name, runs in results.items():
         first = runs[0]
         loss = mean(r["summary"]["valid_loss"] for r in runs)
-        kinds = quantized_kinds(first, reference)
+        kinds = quantized_kinds(first)
         rows.append([
             name, f"{loss:.4f}", f"{100 * (loss / exact - 1):+.2f}%",
             f"{first['summary']['saved_bytes_per_token_layer']:.0f}",

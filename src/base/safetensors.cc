@@ -310,7 +310,7 @@ void SafetensorsFile::read_floats(const TensorEntry& entry, int64_t first, std::
   }
 }
 
-SafetensorsWriter::SafetensorsWriter(std::string path, std::vector<TensorHeader> tensors,
+SafetensorsWriter::SafetensorsWriter(std::string path, const std::vector<TensorHeader>& tensors,
                                      const std::map<std::string, std::string>& metadata)
     : file_(std::move(path)) {
   std::set<std::string_view> names = {kMetadata};

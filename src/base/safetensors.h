@@ -78,7 +78,7 @@ struct TensorHeader {
 // (`write`) or in pieces (`begin`, `append`...). Declare wide types first and every tensor is aligned for its type.
 class SafetensorsWriter {
  public:
-  SafetensorsWriter(std::string path, std::vector<TensorHeader> tensors,
+  SafetensorsWriter(std::string path, const std::vector<TensorHeader>& tensors,
                     const std::map<std::string, std::string>& metadata = {});
 
   void begin(std::string_view name);

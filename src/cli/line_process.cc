@@ -13,8 +13,6 @@
 
 #include "base/error.h"
 
-extern char** environ;
-
 namespace agoq::cli {
 namespace {
 

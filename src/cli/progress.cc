@@ -26,7 +26,7 @@ size_t terminal_width() {
 // The log line where it fits, otherwise what matters most.
 std::string line_for_terminal(const train::StepMetrics& m, int64_t total, double eta) {
   const size_t width = terminal_width() - 1;
-  const std::string full = train::log_line(m, total, eta);
+  std::string full = train::log_line(m, total, eta);
   if (full.size() <= width) return full;
   const auto seconds = static_cast<int64_t>(eta);
   return fmt::format("{}/{} | loss {:.4f} | lr {:.1e} | gnorm {:.2f} | {:.0f} ms | {:.0f} tok/s | ETA {}:{:02}", m.step,

@@ -13,7 +13,10 @@ Tensor make_rope_table(Arena& arena, const ModelConfig& config, int64_t position
   return table;
 }
 
-const Saved kNothingKept;
+const Saved& nothing_kept() {
+  static const Saved nothing;
+  return nothing;
+}
 
 }  // namespace
 
@@ -29,7 +32,7 @@ void Model::forward(const Context& ctx, const Parameters& params, const Tensor& 
   for (int64_t l = begin; l < end; ++l) {
     Scope scope(ctx);
     layer_.forward(ctx, x, params.acquire(ctx, l),
-                   saved.empty() ? kNothingKept : saved[static_cast<size_t>(l - begin)]);
+                   saved.empty() ? nothing_kept() : saved[static_cast<size_t>(l - begin)]);
   }
 }
 

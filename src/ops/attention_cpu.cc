@@ -30,7 +30,7 @@ struct Tiling {
 
 // Hands out consecutive arrays of one block of memory, each on its own cache lines.
 struct Slicer {
-  float* memory;
+  float* memory = nullptr;
   int64_t used = 0;
   float* take(int64_t floats) {
     float* slice = memory ? memory + used : nullptr;
@@ -70,12 +70,12 @@ struct BackwardTile {
     for (float** row : {&lse, &delta}) *row = slicer.take(t.ld_rows);
     floats = slicer.used;
   }
-  float *q, *d_o, *dq;  // [rows, D], q scaled
-  float *qt, *d_ot;     // [D, rows]
-  float *k, *v;         // [keys, D]
-  float *p, *ds;        // [keys, rows]
-  float *lse, *delta;   // [rows]; delta = Σ do ∘ o
-  int64_t floats;
+  float *q = nullptr, *d_o = nullptr, *dq = nullptr;  // [rows, D], q scaled
+  float *qt = nullptr, *d_ot = nullptr;               // [D, rows]
+  float *k = nullptr, *v = nullptr;                   // [keys, D]
+  float *p = nullptr, *ds = nullptr;                  // [keys, rows]
+  float *lse = nullptr, *delta = nullptr;             // [rows]; delta = Σ do ∘ o
+  int64_t floats = 0;
 };
 
 // Which keys each token sees.

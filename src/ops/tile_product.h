@@ -28,7 +28,7 @@ struct TileOperand {
 
 namespace tile_detail {
 
-typedef float Lanes __attribute__((vector_size(sizeof(float) * kTileLanes)));
+using Lanes __attribute__((vector_size(sizeof(float) * kTileLanes))) = float;
 
 // a · b + c, fused where that is one instruction.
 inline Lanes multiply_add(Lanes a, Lanes b, Lanes c) {

@@ -62,26 +62,26 @@ class Trainer::Run {
   std::vector<NamedTensor> checkpoint_tensors() const;
   std::string metadata_json() const;
   void note(const std::string& text) const {
-    if (observer.on_note) observer.on_note(text);
+    if (observer_.on_note) observer_.on_note(text);
   }
 
-  Observer observer;
-  std::optional<RunFolder> folder;
-  std::optional<Datasets> data;
-  std::optional<Arena> arena;
-  std::optional<MetricsWriter> metrics;
-  std::string identity;
-  int64_t step = 0;  // steps done
-  int64_t saved_step = -1;
-  int64_t skipped = 0, skipped_in_a_row = 0;
-  uint64_t tokens = 0;
-  double train_loss = 0, training_seconds = 0;
-  int64_t timed_steps = 0;
-  double peak = 0;  // FLOP/s of this machine's fp32 GEMM, the denominator of MFU
-  std::optional<double> valid_loss;
+  Observer observer_;
+  std::optional<RunFolder> folder_;
+  std::optional<Datasets> data_;
+  std::optional<Arena> arena_;
+  std::optional<MetricsWriter> metrics_;
+  std::string identity_;
+  int64_t step_ = 0;  // steps done
+  int64_t saved_step_ = -1;
+  int64_t skipped_ = 0, skipped_in_a_row_ = 0;
+  uint64_t tokens_ = 0;
+  double train_loss_ = 0, training_seconds_ = 0;
+  int64_t timed_steps_ = 0;
+  double peak_ = 0;  // FLOP/s of this machine's fp32 GEMM, the denominator of MFU
+  std::optional<double> valid_loss_;
 };
 
-Trainer::Run::Run(const TrainConfig& given, Observer watcher) : observer(std::move(watcher)) {
+Trainer::Run::Run(const TrainConfig& given, Observer watcher) : observer_(std::move(watcher)) {
   model = resolve_model(given);
   config = resolved(given, model, resolve_device(given.device));
   if (config.threads > 0) omp_set_num_threads(static_cast<int>(config.threads));
@@ -89,15 +89,15 @@ Trainer::Run::Run(const TrainConfig& given, Observer watcher) : observer(std::mo
           "no training data: give --data-path FILE (text, flat .bin, or Megatron-LM prefix)");
   const parallel::Job job = make_job(config, model);
   layout = plan::plan_layout(job, Device::Cpu);
-  if (observer.on_layout) observer.on_layout(layout);
+  if (observer_.on_layout) observer_.on_layout(layout);
   reserve_memory();
-  if (!config.save.empty()) folder.emplace(config.save);
-  data.emplace(open_datasets(data_config(config), batch_spec(config, model)));
-  identity = identity_json(config, model, data->train.identity());
-  state = std::make_unique<parallel::TrainingState>(*arena, Device::Cpu, job);
+  if (!config.save.empty()) folder_.emplace(config.save);
+  data_.emplace(open_datasets(data_config(config), batch_spec(config, model)));
+  identity_ = identity_json(config, model, data_->train.identity());
+  state = std::make_unique<parallel::TrainingState>(*arena_, Device::Cpu, job);
   state->context().random.seed = config.seed;
   resume_or_start();
-  peak = measure_peak_flops();
+  peak_ = measure_peak_flops();
 }
 
 void Trainer::Run::reserve_memory() {
@@ -106,24 +106,24 @@ void Trainer::Run::reserve_memory() {
       cap == 0 || layout.total <= cap,
       "this run needs {}, more than --gpu-memory {}; `agoq plan` with the same settings ranks what would make it fit",
       human_bytes(layout.total), config.gpu_memory);
-  arena.emplace(Device::Cpu, layout.total);
+  arena_.emplace(Device::Cpu, layout.total);
 }
 
 void Trainer::Run::resume_or_start() {
-  const auto latest = folder ? find_latest_checkpoint(folder->checkpoints()) : std::nullopt;
+  const auto latest = folder_ ? find_latest_checkpoint(folder_->checkpoints()) : std::nullopt;
   if (latest) {
     take_over(Checkpoint(*latest));
-    note(fmt::format("{} {} at step {}", config.finetune ? "weights from" : "resumed from", *latest, step));
+    note(fmt::format("{} {} at step {}", config.finetune ? "weights from" : "resumed from", *latest, step_));
   } else if (config.model.empty()) {
     state->params().initialize(config.seed);
   } else {
     model::import_weights(config.model, state->job().model, state->spec(), state->params());
   }
-  if (!folder) return;
-  folder->write("config.toml", to_toml(config));
-  folder->write_json("recipe.json", state->job().recipe.to_json(state->spec()));
-  std::filesystem::remove(folder->summary());  // of an earlier end; this run has not ended
-  metrics.emplace(folder->metrics(), step);
+  if (!folder_) return;
+  folder_->write("config.toml", to_toml(config));
+  folder_->write_json("recipe.json", state->job().recipe.to_json(state->spec()));
+  std::filesystem::remove(folder_->summary());  // of an earlier end; this run has not ended
+  metrics_.emplace(folder_->metrics(), step_);
 }
 
 void Trainer::Run::take_over(const Checkpoint& checkpoint) {
@@ -134,57 +134,57 @@ void Trainer::Run::take_over(const Checkpoint& checkpoint) {
       if (!t.name.starts_with("exp_avg")) weights.push_back(t);
     return load_checkpoint(checkpoint, weights, {.subset = true});
   }
-  const std::vector<std::string> changed = differences(metadata.identity, identity);
+  const std::vector<std::string> changed = differences(metadata.identity, identity_);
   require(changed.empty(),
           "{} is another run's; what differs:\n  {}\nUse the same settings, another --save folder, or --finetune to "
           "take only its weights",
           checkpoint.path(), fmt::join(changed, "\n  "));
   load_checkpoint(checkpoint, checkpoint_tensors());
-  step = saved_step = checkpoint.manifest().step;
-  skipped = metadata.skipped;
-  tokens = metadata.tokens;
+  step_ = saved_step_ = checkpoint.manifest().step;
+  skipped_ = metadata.skipped;
+  tokens_ = metadata.tokens;
   state->optimizer().updates = metadata.updates;
 }
 
 // What was planned beside what is held; the stack's peak is known after a step.
 void Trainer::Run::write_memory() const {
-  if (!folder) return;
+  if (!folder_) return;
   Json memory;
   memory["rank"] = 0;
   memory["predicted"] = bytes_by_owner(layout.owners);
-  memory["allocated"] = bytes_by_owner(arena->by_owner());
+  memory["allocated"] = bytes_by_owner(arena_->by_owner());
   memory["reference_bytes"] = bytes_by_owner(plan::plan_layout(plan::reference_job(state->job()), Device::Cpu).owners);
-  folder->write_json("memory.json", memory.dump());
+  folder_->write_json("memory.json", memory.dump());
 }
 
 Summary Trainer::Run::run(const std::atomic<bool>& stop) {
-  while (step < config.train_iters && !stop) {
+  while (step_ < config.train_iters && !stop) {
     report(train_step());
-    if (timed_steps == 1) write_memory();
-    const bool last = step == config.train_iters;
-    if (config.eval_interval > 0 && (step % config.eval_interval == 0 || last)) validate();
-    if (config.save_interval > 0 && step % config.save_interval == 0) save();
+    if (timed_steps_ == 1) write_memory();
+    const bool last = step_ == config.train_iters;
+    if (config.eval_interval > 0 && (step_ % config.eval_interval == 0 || last)) validate();
+    if (config.save_interval > 0 && step_ % config.save_interval == 0) save();
   }
-  if (step != saved_step) save();
-  Summary result = summary(step < config.train_iters);
-  if (folder && !result.stopped_early) {
+  if (step_ != saved_step_) save();
+  Summary result = summary(step_ < config.train_iters);
+  if (folder_ && !result.stopped_early) {
     Json json;
     json["valid_loss"] = result.valid_loss ? Json(*result.valid_loss) : Json();
     json["tokens"] = result.tokens;
     json["tokens_per_second"] = result.tokens_per_second;
     json["bytes_per_parameter"] = result.bytes_per_parameter;
     json["saved_bytes_per_token_layer"] = result.saved_bytes_per_token_layer;
-    folder->write_json("summary.json", json.dump(1) + "\n");
+    folder_->write_json("summary.json", json.dump(1) + "\n");
   }
   return result;
 }
 
 std::vector<Batch> Trainer::Run::batches_of_step() const {
-  const BatchSpec& spec = data->train.spec();
+  const BatchSpec& spec = data_->train.spec();
   std::vector<Batch> batches;
-  const uint64_t first = static_cast<uint64_t>(step) * static_cast<uint64_t>(config.global_batch_size);
+  const uint64_t first = static_cast<uint64_t>(step_) * static_cast<uint64_t>(config.global_batch_size);
   for (int64_t sample = 0; sample < config.global_batch_size; sample += spec.micro_batch_size)
-    data->train.fill(first + static_cast<uint64_t>(sample), batches.emplace_back(spec));
+    data_->train.fill(first + static_cast<uint64_t>(sample), batches.emplace_back(spec));
   return batches;
 }
 
@@ -195,74 +195,74 @@ StepMetrics Trainer::Run::train_step() {
   for (const Batch& batch : batches) target_weight += batch.target_weight();
 
   Context& ctx = state->context();
-  ctx.random.step = static_cast<uint32_t>(step);
+  ctx.random.step = static_cast<uint32_t>(step_);
   state->grads().zero(ctx);
   const float scale = target_weight > 0 ? static_cast<float>(1 / target_weight) : 0.0f;
   double loss_sum = 0;
   for (size_t i = 0; i < batches.size(); ++i)
     loss_sum += state->forward_backward(view(batches[i]), static_cast<uint32_t>(i), scale);
-  const float lr = static_cast<float>(learning_rate(config, step));
+  const float lr = static_cast<float>(learning_rate(config, step_));
   const parallel::UpdateResult update =
       state->optimizer().step(ctx, lr,
                               {static_cast<float>(config.adam_beta1), static_cast<float>(config.adam_beta2),
                                static_cast<float>(config.adam_eps), static_cast<float>(config.weight_decay),
                                static_cast<float>(config.clip_grad)});
 
-  skipped += update.skipped;
-  skipped_in_a_row = update.skipped ? skipped_in_a_row + 1 : 0;
-  require(skipped_in_a_row < kSkippedInARowLimit,
+  skipped_ += update.skipped;
+  skipped_in_a_row_ = update.skipped ? skipped_in_a_row_ + 1 : 0;
+  require(skipped_in_a_row_ < kSkippedInARowLimit,
           "{} steps in a row had non-finite gradients, first in {}; lower --lr or look at the data around step {}",
-          skipped_in_a_row, update.non_finite, step);
-  ++step;
+          skipped_in_a_row_, update.non_finite, step_);
+  ++step_;
   const uint64_t step_tokens = static_cast<uint64_t>(config.global_batch_size * config.seq_length);
-  tokens += step_tokens;
-  train_loss = target_weight > 0 ? loss_sum / target_weight : 0;
+  tokens_ += step_tokens;
+  train_loss_ = target_weight > 0 ? loss_sum / target_weight : 0;
 
   const double seconds = seconds_since(start);
-  training_seconds += seconds;
-  ++timed_steps;
+  training_seconds_ += seconds;
+  ++timed_steps_;
   StepMetrics m;
-  m.step = step;
-  m.loss = train_loss;
+  m.step = step_;
+  m.loss = train_loss_;
   m.lr = lr;
   m.grad_norm = update.grad_norm;
   m.step_ms = seconds * 1e3;
   m.tokens_per_second = static_cast<double>(step_tokens) / seconds;
   const double flops = model.flops_per_token(config.seq_length) * m.tokens_per_second;
   m.tflops = flops / 1e12;
-  m.mfu = flops / peak;
+  m.mfu = flops / peak_;
   m.memory_bytes = layout.total;
-  m.skipped = skipped;
+  m.skipped = skipped_;
   return m;
 }
 
 void Trainer::Run::report(const StepMetrics& m) {
-  if (metrics) metrics->step(m);
-  if (observer.on_step) observer.on_step(m);
+  if (metrics_) metrics_->step(m);
+  if (observer_.on_step) observer_.on_step(m);
 }
 
 void Trainer::Run::validate() {
-  if (!data->valid) return;
+  if (!data_->valid) return;
   const int64_t per_batch = config.micro_batch_size;
-  const int64_t samples = std::min(config.eval_iters * per_batch, static_cast<int64_t>(data->valid->samples()));
-  valid_loss = held_out_loss(*state, *data->valid, (samples + per_batch - 1) / per_batch, samples);
-  if (metrics) metrics->valid(step, *valid_loss);
-  if (observer.on_valid) observer.on_valid(step, *valid_loss);
+  const int64_t samples = std::min(config.eval_iters * per_batch, static_cast<int64_t>(data_->valid->samples()));
+  valid_loss_ = held_out_loss(*state, *data_->valid, (samples + per_batch - 1) / per_batch, samples);
+  if (metrics_) metrics_->valid(step_, *valid_loss_);
+  if (observer_.on_valid) observer_.on_valid(step_, *valid_loss_);
 }
 
 // A save that fails (a full disk) is told loudly; the last checkpoint stays and training goes on.
 void Trainer::Run::save() {
-  if (!folder) return;
+  if (!folder_) return;
   try {
-    const std::string path = save_checkpoint(folder->checkpoints(), step, checkpoint_tensors(), metadata_json(),
+    const std::string path = save_checkpoint(folder_->checkpoints(), step_, checkpoint_tensors(), metadata_json(),
                                              {.keep_last = config.keep_checkpoints});
-    saved_step = step;
+    saved_step_ = step_;
     note("saved " + path);
   } catch (const Error& error) {
-    const bool more_to_come = step < config.train_iters;
+    const bool more_to_come = step_ < config.train_iters;
     if (!more_to_come) throw;
-    note(fmt::format("NOT SAVED at step {}: {}; training goes on, the last checkpoint is step {}", step, error.what(),
-                     saved_step));
+    note(fmt::format("NOT SAVED at step {}: {}; training goes on, the last checkpoint is step {}", step_, error.what(),
+                     saved_step_));
   }
 }
 
@@ -274,22 +274,22 @@ std::vector<NamedTensor> Trainer::Run::checkpoint_tensors() const {
 
 std::string Trainer::Run::metadata_json() const {
   return to_json(
-      {state->optimizer().updates, skipped, tokens, identity, model::config_to_json(model), settings_json(config)});
+      {state->optimizer().updates, skipped_, tokens_, identity_, model::config_to_json(model), settings_json(config)});
 }
 
 Summary Trainer::Run::summary(bool stopped) const {
   Summary s;
-  s.step = step;
+  s.step = step_;
   s.stopped_early = stopped;
-  s.valid_loss = valid_loss;
-  s.train_loss = train_loss;
-  s.tokens = tokens;
-  const double run_tokens = static_cast<double>(timed_steps * config.global_batch_size * config.seq_length);
-  s.tokens_per_second = training_seconds > 0 ? run_tokens / training_seconds : 0;
+  s.valid_loss = valid_loss_;
+  s.train_loss = train_loss_;
+  s.tokens = tokens_;
+  const double run_tokens = static_cast<double>(timed_steps_ * config.global_batch_size * config.seq_length);
+  s.tokens_per_second = training_seconds_ > 0 ? run_tokens / training_seconds_ : 0;
   s.bytes_per_parameter = static_cast<double>(layout.model_state()) / static_cast<double>(model.parameters());
   s.saved_bytes_per_token_layer =
       static_cast<double>(layout.starting_with("saved ")) / static_cast<double>(state->job().tokens() * model.layers);
-  s.skipped = skipped;
+  s.skipped = skipped_;
   if (!stopped && config.sample_tokens > 0 && model.vocab_size == kByteTokenizerVocab) s.sample = sample();
   return s;
 }
