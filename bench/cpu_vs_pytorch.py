@@ -7,7 +7,9 @@
 PyTorch runs transformers' LlamaForCausalLM in fp32, eager, with scaled_dot_product_attention, gradient clipping and fused
 AdamW; AGoQ runs as bench/cpu_step does: quantized as by default, and all in fp32 as PyTorch. Every round runs each of them
 in its own process, one after another, so that whatever else the machine does meets all alike; the table gives medians over
-the rounds and, for the ratio, also its lowest and highest round. Tokens are random.
+the rounds and, for the ratio, also its lowest and highest round. Tokens are random. The two call different BLAS libraries
+(PyTorch's own often MKL, which uses less than an AMD processor has), so the speed of a large matrix product by itself stands
+beside each: OPENBLAS_CORETYPE=Haswell takes AVX-512 away from AGoQ's.
 """
 
 import argparse
@@ -42,7 +44,7 @@ def main():
         rounds = []
         for number in range(options.rounds):
             rounds.append(one_round(options))
-            print(f"round {number + 1}/{options.rounds}: " + ", ".join(f"{k} {v:.0f} tokens/s" for k, v in rounds[-1].items()),
+            print(f"round {number + 1}/{options.rounds}: " + ", ".join(f"{name} {speed:.0f} tokens/s" for name, (speed, _) in rounds[-1].items()),
                   file=sys.stderr, flush=True)
     print_table(rounds, options)
 
@@ -62,19 +64,25 @@ def parse_options():
     return parser.parse_args()
 
 
+REFERENCE = "PyTorch, fp32"
+
+
 def one_round(options):
+    """Of each: tokens/s, and GFLOP/s of its matrix product."""
     shared = [f"--{name}={getattr(options, name.replace('-', '_'))}"
               for name in ("model-config", "seq-length", "micro-batch-size", "global-batch-size", "threads", "steps", "warmup")]
     speeds = {}
     for variant, name in VARIANTS.items():
         report = run([options.program, *shared, f"--variants={variant}", "--json"])
-        speeds[name] = report["variants"][0]["tokens_per_second"]
-    speeds["PyTorch, fp32"] = run([sys.executable, __file__, *shared, "--torch-worker"])["tokens_per_second"]
+        speeds[name] = (report["variants"][0]["tokens_per_second"], report["sgemm_gflops"])
+    report = run([sys.executable, __file__, *shared, "--torch-worker"])
+    speeds[REFERENCE] = (report["tokens_per_second"], report["sgemm_gflops"])
     return speeds
 
 
 def run(command):
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": thread_count(command)})
+    environment = {**os.environ, "OMP_NUM_THREADS": thread_count(command)}
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
     if done.returncode:
         sys.exit(f"{' '.join(command)} failed:\n{done.stderr.strip()}")
     return json.loads(done.stdout)
@@ -110,16 +118,31 @@ def time_pytorch(options):
         optimizer.zero_grad()
         seconds.append(time.perf_counter() - start)
     step = statistics.median(seconds[options.warmup:])
-    return {"tokens_per_second": options.global_batch_size * options.seq_length / step}
+    return {"tokens_per_second": options.global_batch_size * options.seq_length / step, "sgemm_gflops": sgemm_gflops()}
+
+
+def sgemm_gflops():
+    """As AGoQ measures its own: the best of a few square products."""
+    import torch
+
+    n = 1024
+    a, b = torch.ones(n, n), torch.ones(n, n)
+    seconds = []
+    for _ in range(10):
+        start = time.perf_counter()
+        torch.mm(a, b)
+        seconds.append(time.perf_counter() - start)
+    return 2 * n**3 / min(seconds) / 1e9
 
 
 def print_table(rounds, options):
-    reference = "PyTorch, fp32"
-    print("| training | tokens/s | against PyTorch | lowest and highest round |\n| --- | ---: | ---: | ---: |")
+    print("| training | tokens/s | against PyTorch | lowest and highest round | sgemm by itself, GFLOP/s |")
+    print("| --- | ---: | ---: | ---: | ---: |")
     for name in rounds[0]:
-        ratios = [r[name] / r[reference] for r in rounds]
-        spread = f"{min(ratios):.2f} to {max(ratios):.2f}" if name != reference else ""
-        print(f"| {name} | {statistics.median(r[name] for r in rounds):.0f} | {statistics.median(ratios):.2f} | {spread} |")
+        ratios = [r[name][0] / r[REFERENCE][0] for r in rounds]
+        spread = "" if name == REFERENCE else f"{min(ratios):.2f} to {max(ratios):.2f}"
+        speed, sgemm = (statistics.median(r[name][i] for r in rounds) for i in (0, 1))
+        print(f"| {name} | {speed:.0f} | {statistics.median(ratios):.2f} | {spread} | {sgemm:.0f} |")
     print(f"\n{options.threads} threads, {options.global_batch_size} sequences of {options.seq_length} tokens a step in "
           f"micro-batches of {options.micro_batch_size}; medians of {options.rounds} rounds of {options.steps} steps; {versions()}.")
 

@@ -22,7 +22,15 @@ AGOQ_HD inline Philox4 philox4x32_7(Philox4 counter, std::array<uint32_t, 2> key
   return counter;
 }
 
-enum class Purpose : uint32_t { Initialization, Gradient, FirstMoment, SecondMoment, Reduction, DataOrder, Sampling };
+enum class Purpose : uint32_t {
+  Initialization,
+  Gradient,
+  EmbeddingGradient,
+  FirstMoment,
+  SecondMoment,
+  DataOrder,
+  Sampling
+};
 
 // What a draw depends on (design: seed, purpose, step, global micro-batch, logical tensor, index in the unsharded
 // tensor).

@@ -11,6 +11,7 @@
 #include "cli/options.h"
 #include "cli/text_tokens.h"
 #include "train/inference.h"
+#include "train/micro_batch.h"
 #include "train/token_file.h"
 
 namespace agoq::cli {
@@ -36,17 +37,6 @@ std::unique_ptr<TextTokens> choose_tokenizer(const std::string& asked, const std
   require(vocab <= train::kByteTokenizerVocab, "no tokenizer for this vocabulary of {}; give --tokenizer FOLDER",
           vocab);
   return open_tokenizer("");
-}
-
-// The id that ends a text: the setting's, the byte tokenizer's, or what config.json says.
-int32_t stop_token(const train::TrainConfig& config, const model::ModelConfig& model) {
-  if (config.eod_token >= 0) return static_cast<int32_t>(config.eod_token);
-  if (model.vocab_size == train::kByteTokenizerVocab) return train::kByteTokenizerEod;
-  const auto json = nlohmann::json::parse(model.original_json, nullptr, false);
-  if (!json.is_object() || !json.contains("eos_token_id")) return -1;
-  const auto& eos = json["eos_token_id"];
-  const auto& first = eos.is_array() && !eos.empty() ? eos[0] : eos;
-  return first.is_number_integer() ? first.get<int32_t>() : -1;
 }
 
 void show(const std::string& text) {
@@ -78,7 +68,7 @@ void generate(const GenerateOptions& options) {
 
   train::SamplingOptions sampling = options.sampling;
   sampling.seed = config.seed;
-  sampling.stop_token = stop_token(config, loaded.model());
+  sampling.stop_token = train::end_of_document(config, loaded.model());
   show(prompt);
   train::generate(loaded.state(), ids, sampling, [&](int32_t id) {
     show(tokenizer->decode_next(id));

@@ -40,7 +40,7 @@ void fill_normal(const RandomKey& key, int64_t row, float deviation, std::vector
 
 Parameters::Parameters(Arena& arena, const ModelConfig& config, const LayerSpec& spec, MasterForm form, DType compute)
     : config_(config), spec_(spec), ids_(all_params(config, spec)) {
-  weights_.resize(static_cast<size_t>(config.layers + 1) * 16);
+  weights_.resize(tensor_ids(config));
   for (const ParamId& id : ids_) weights_[id.tensor()] = allocate_weight(arena, spec[id.param], form, compute);
 }
 

@@ -36,10 +36,10 @@ int64_t panel_tokens(int64_t tokens, int64_t columns) {
 
 }  // namespace
 
-codec::Rounding MainGrad::rounding(const RandomKey& step_key) const {
+codec::Rounding MainGrad::rounding(const RandomKey& step_key, Purpose purpose) const {
   if (!stochastic) return codec::Rounding::nearest();
   RandomKey key = step_key;
-  key.purpose = Purpose::Gradient;
+  key.purpose = purpose;
   key.tensor = tensor;
   return codec::Rounding::random(key);
 }

@@ -8,10 +8,12 @@ namespace agoq::ops {
 // Where the gradient of one parameter accumulates. Codec Fp32 or Bf16: plain; otherwise decode + add + encode in one
 // pass.
 struct MainGrad {
-  codec::Quantized data;                                      // [rows, cols] like the parameter
-  uint32_t tensor = 0;                                        // logical tensor id, for the draws
-  bool stochastic = true;                                     // how sums are rounded
-  codec::Rounding rounding(const RandomKey& step_key) const;  // Purpose::Gradient of this tensor
+  codec::Quantized data;   // [rows, cols] like the parameter
+  uint32_t tensor = 0;     // logical tensor id, for the draws
+  bool stochastic = true;  // how sums are rounded
+  // Of this tensor in this micro-batch. A tied embedding is rounded twice, with a purpose for each, so that draws
+  // differ.
+  codec::Rounding rounding(const RandomKey& step_key, Purpose purpose = Purpose::Gradient) const;
 };
 
 // main += delta; delta is fp32 or bf16 [end - begin, cols] for rows [begin, end) of the gradient.

@@ -64,7 +64,7 @@ void embedding_backward(const Context& ctx, const Tensor& tokens, const Tensor& 
   for (int64_t t = 0; t < count; ++t) order[t] = (int64_t{ids[t]} << 32) | t;
   std::sort(order, order + count);  // by token, then by place: stable, and in place
   const int64_t runs = find_runs(order, count, segments);
-  const codec::Rounding rounding = grad.rounding(ctx.random);
+  const codec::Rounding rounding = grad.rounding(ctx.random, Purpose::EmbeddingGradient);
   by_type(dx.dtype, [&]<class T>() {
     const T* rows = dx.as<T>();
 #pragma omp parallel

@@ -5,7 +5,7 @@ namespace agoq::parallel {
 Gradients::Gradients(Arena& arena, const model::ModelConfig& config, const model::LayerSpec& spec,
                      const Precision& precision)
     : ids_(model::all_params(config, spec)) {
-  grads_.resize(static_cast<size_t>(config.layers + 1) * 16);
+  grads_.resize(model::tensor_ids(config));
   for (const model::ParamId& id : ids_) {
     const model::ParamRow& row = spec[id.param];
     const codec::Codec codec = row.one_dimensional() ? codec::Codec::Fp32 : precision.main_grads;

@@ -24,7 +24,7 @@ Optimizer::Optimizer(Arena& arena, const model::Parameters& params, const Gradie
   squares_ = arena.allocate("workspace of the norm", DType::F32, {static_cast<int64_t>(ids_.size())});
 }
 
-UpdateResult Optimizer::step(const Context& ctx, float lr, const AdamWConfig& config) {
+UpdateResult Optimizer::step(const Context& ctx, double lr, const AdamWConfig& config) {
   UpdateResult result;
   result.grad_norm = global_norm(ctx, result.non_finite);
   result.skipped = !result.non_finite.empty();
@@ -35,7 +35,7 @@ UpdateResult Optimizer::step(const Context& ctx, float lr, const AdamWConfig& co
   if (config.clip_grad > 0)
     step.gradient_scale = static_cast<float>(std::min(1.0, config.clip_grad / (result.grad_norm + 1e-6)));
   for (const model::ParamId& id : ids_) {
-    step.weight_decay = spec_[id.param].decay ? config.weight_decay : 0.0f;
+    step.weight_decay = spec_[id.param].decay ? config.weight_decay : 0.0;
     ops::adamw(ctx, states_[id.tensor()], step);
   }
   return result;

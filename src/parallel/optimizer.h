@@ -11,8 +11,8 @@
 namespace agoq::parallel {
 
 struct AdamWConfig {
-  float beta1 = 0.9f, beta2 = 0.95f, eps = 1e-8f, weight_decay = 0.1f;
-  float clip_grad = 1.0f;  // global norm; 0: no clipping
+  double beta1 = 0.9, beta2 = 0.95, eps = 1e-8, weight_decay = 0.1;
+  double clip_grad = 1.0;  // global norm; 0: no clipping
 };
 
 struct UpdateResult {
@@ -26,7 +26,7 @@ class Optimizer {
   Optimizer(Arena& arena, const model::Parameters& params, const Gradients& grads, const model::LayerSpec& spec,
             const Precision& precision);
 
-  UpdateResult step(const Context& ctx, float lr, const AdamWConfig& config);
+  UpdateResult step(const Context& ctx, double lr, const AdamWConfig& config);
   const ops::AdamWState& state(const model::ParamId& id) const { return states_[id.tensor()]; }
 
   int64_t updates = 0;  // applied so far, for bias correction; part of the checkpoint

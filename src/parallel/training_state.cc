@@ -97,7 +97,7 @@ void TrainingState::rehearse() {
   if (job_.training) {
     grads().zero(ctx_);
     forward_backward(inputs_, 0, 1.0f);
-    optimizer().step(ctx_, 0.0f, {});
+    optimizer().step(ctx_, 0.0, {});
   }
   evaluate(inputs_);
   logits(inputs_, 0, {});

@@ -44,6 +44,9 @@ void check_batch(const TrainConfig& c) {
 
 void check_schedule(const TrainConfig& c) {
   require(c.train_iters >= 0, "--train-iters must not be negative");
+  require(c.eval_interval >= 0 && c.save_interval >= 0, "--eval-interval and --save-interval must not be negative");
+  require(c.eval_iters > 0, "--eval-iters must be positive, not {}", c.eval_iters);
+  require(c.weight_decay >= 0 && c.clip_grad >= 0, "--weight-decay and --clip-grad must not be negative");
   require(c.lr_decay_style == "cosine" || c.lr_decay_style == "linear" || c.lr_decay_style == "constant",
           "--lr-decay-style {}: use cosine, linear or constant", c.lr_decay_style);
   require(c.lr >= 0 && c.min_lr >= 0 && c.min_lr <= c.lr, "need 0 <= --min-lr ({}) <= --lr ({})", c.min_lr, c.lr);

@@ -1,8 +1,19 @@
 #include "train/micro_batch.h"
 
 #include <algorithm>
+#include <nlohmann/json.hpp>
 
 namespace agoq::train {
+
+int32_t end_of_document(const TrainConfig& c, const model::ModelConfig& model) {
+  if (c.eod_token >= 0) return static_cast<int32_t>(c.eod_token);
+  if (model.vocab_size == kByteTokenizerVocab) return kByteTokenizerEod;
+  const auto json = nlohmann::json::parse(model.original_json, nullptr, false);
+  if (!json.is_object() || !json.contains("eos_token_id")) return -1;
+  const auto& eos = json["eos_token_id"];
+  const auto& first = eos.is_array() && !eos.empty() ? eos[0] : eos;
+  return first.is_number_integer() ? first.get<int32_t>() : -1;
+}
 
 BatchSpec batch_spec(const TrainConfig& c, const model::ModelConfig& model) {
   BatchSpec spec;
@@ -12,8 +23,7 @@ BatchSpec batch_spec(const TrainConfig& c, const model::ModelConfig& model) {
   spec.reset_position_ids = c.reset_position_ids;
   spec.reset_attention_mask = c.reset_attention_mask;
   spec.eod_mask_loss = c.eod_mask_loss;
-  const bool bytes = model.vocab_size == kByteTokenizerVocab;
-  spec.eod_token = c.eod_token >= 0 ? static_cast<int32_t>(c.eod_token) : bytes ? kByteTokenizerEod : -1;
+  spec.eod_token = end_of_document(c, model);
   const bool needs_eod = c.reset_position_ids || c.reset_attention_mask || c.eod_mask_loss;
   require(
       !needs_eod || spec.eod_token >= 0,

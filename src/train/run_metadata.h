@@ -9,7 +9,7 @@ namespace agoq::train {
 
 struct RunMetadata {
   int64_t updates = 0;  // of the optimizer, for bias correction
-  int64_t skipped = 0;
+  int64_t skipped = 0, skipped_in_a_row = 0;
   uint64_t tokens = 0;
   std::string identity;  // JSON: model, data, batch, seed, storage formats; a resumed run must agree
   std::string model;     // JSON: config.json of the model

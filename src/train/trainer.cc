@@ -45,7 +45,8 @@ class Trainer::Run {
   TrainConfig config;
   model::ModelConfig model;
   plan::Layout layout;
-  std::unique_ptr<parallel::TrainingState> state;
+  std::optional<Arena> arena;
+  std::unique_ptr<parallel::TrainingState> state;  // lives in the arena
 
  private:
   void reserve_memory();
@@ -57,6 +58,7 @@ class Trainer::Run {
   void write_memory() const;
   void validate();
   void save();
+  void save_or_go_on();
   Summary summary(bool stopped) const;
   std::string sample() const;
   std::vector<NamedTensor> checkpoint_tensors() const;
@@ -68,7 +70,6 @@ class Trainer::Run {
   Observer observer_;
   std::optional<RunFolder> folder_;
   std::optional<Datasets> data_;
-  std::optional<Arena> arena_;
   std::optional<MetricsWriter> metrics_;
   std::string identity_;
   int64_t step_ = 0;  // steps done
@@ -94,7 +95,7 @@ Trainer::Run::Run(const TrainConfig& given, Observer watcher) : observer_(std::m
   if (!config.save.empty()) folder_.emplace(config.save);
   data_.emplace(open_datasets(data_config(config), batch_spec(config, model)));
   identity_ = identity_json(config, model, data_->train.identity());
-  state = std::make_unique<parallel::TrainingState>(*arena_, Device::Cpu, job);
+  state = std::make_unique<parallel::TrainingState>(*arena, Device::Cpu, job);
   state->context().random.seed = config.seed;
   resume_or_start();
   peak_ = measure_peak_flops();
@@ -106,7 +107,7 @@ void Trainer::Run::reserve_memory() {
       cap == 0 || layout.total <= cap,
       "this run needs {}, more than --gpu-memory {}; `agoq plan` with the same settings ranks what would make it fit",
       human_bytes(layout.total), config.gpu_memory);
-  arena_.emplace(Device::Cpu, layout.total);
+  arena.emplace(Device::Cpu, layout.total);
 }
 
 void Trainer::Run::resume_or_start() {
@@ -122,19 +123,19 @@ void Trainer::Run::resume_or_start() {
   if (!folder_) return;
   folder_->write("config.toml", to_toml(config));
   folder_->write_json("recipe.json", state->job().recipe.to_json(state->spec()));
-  std::filesystem::remove(folder_->summary());  // of an earlier end; this run has not ended
+  if (step_ < config.train_iters) std::filesystem::remove(folder_->summary());  // of an earlier, shorter run
   metrics_.emplace(folder_->metrics(), step_);
 }
 
 void Trainer::Run::take_over(const Checkpoint& checkpoint) {
   const RunMetadata metadata = metadata_from_json(checkpoint.manifest().metadata, checkpoint.path());
-  if (config.finetune) {
+  const std::vector<std::string> changed = differences(metadata.identity, identity_);
+  if (config.finetune && !changed.empty()) {
     std::vector<NamedTensor> weights;
     for (const NamedTensor& t : checkpoint_tensors())
       if (!t.name.starts_with("exp_avg")) weights.push_back(t);
     return load_checkpoint(checkpoint, weights, {.subset = true});
   }
-  const std::vector<std::string> changed = differences(metadata.identity, identity_);
   require(changed.empty(),
           "{} is another run's; what differs:\n  {}\nUse the same settings, another --save folder, or --finetune to "
           "take only its weights",
@@ -142,6 +143,7 @@ void Trainer::Run::take_over(const Checkpoint& checkpoint) {
   load_checkpoint(checkpoint, checkpoint_tensors());
   step_ = saved_step_ = checkpoint.manifest().step;
   skipped_ = metadata.skipped;
+  skipped_in_a_row_ = metadata.skipped_in_a_row;
   tokens_ = metadata.tokens;
   state->optimizer().updates = metadata.updates;
 }
@@ -152,7 +154,7 @@ void Trainer::Run::write_memory() const {
   Json memory;
   memory["rank"] = 0;
   memory["predicted"] = bytes_by_owner(layout.owners);
-  memory["allocated"] = bytes_by_owner(arena_->by_owner());
+  memory["allocated"] = bytes_by_owner(arena->by_owner());
   memory["reference_bytes"] = bytes_by_owner(plan::plan_layout(plan::reference_job(state->job()), Device::Cpu).owners);
   folder_->write_json("memory.json", memory.dump());
 }
@@ -162,20 +164,21 @@ Summary Trainer::Run::run(const std::atomic<bool>& stop) {
     report(train_step());
     if (timed_steps_ == 1) write_memory();
     const bool last = step_ == config.train_iters;
-    if (config.eval_interval > 0 && (step_ % config.eval_interval == 0 || last)) validate();
-    if (config.save_interval > 0 && step_ % config.save_interval == 0) save();
+    if (last || (config.eval_interval > 0 && step_ % config.eval_interval == 0)) validate();
+    if (!last && config.save_interval > 0 && step_ % config.save_interval == 0) save_or_go_on();
   }
   if (step_ != saved_step_) save();
-  Summary result = summary(step_ < config.train_iters);
-  if (folder_ && !result.stopped_early) {
-    Json json;
-    json["valid_loss"] = result.valid_loss ? Json(*result.valid_loss) : Json();
-    json["tokens"] = result.tokens;
-    json["tokens_per_second"] = result.tokens_per_second;
-    json["bytes_per_parameter"] = result.bytes_per_parameter;
-    json["saved_bytes_per_token_layer"] = result.saved_bytes_per_token_layer;
-    folder_->write_json("summary.json", json.dump(1) + "\n");
-  }
+  const bool ended = step_ >= config.train_iters;
+  if (!ended || !folder_ || (timed_steps_ == 0 && std::filesystem::exists(folder_->summary()))) return summary(!ended);
+  if (!valid_loss_) validate();  // killed between the last step and its summary
+  const Summary result = summary(false);
+  Json json;
+  json["valid_loss"] = result.valid_loss ? Json(*result.valid_loss) : Json();
+  json["tokens"] = result.tokens;
+  json["tokens_per_second"] = result.tokens_per_second;
+  json["bytes_per_parameter"] = result.bytes_per_parameter;
+  json["saved_bytes_per_token_layer"] = result.saved_bytes_per_token_layer;
+  folder_->write_json("summary.json", json.dump());
   return result;
 }
 
@@ -201,12 +204,9 @@ StepMetrics Trainer::Run::train_step() {
   double loss_sum = 0;
   for (size_t i = 0; i < batches.size(); ++i)
     loss_sum += state->forward_backward(view(batches[i]), static_cast<uint32_t>(i), scale);
-  const float lr = static_cast<float>(learning_rate(config, step_));
-  const parallel::UpdateResult update =
-      state->optimizer().step(ctx, lr,
-                              {static_cast<float>(config.adam_beta1), static_cast<float>(config.adam_beta2),
-                               static_cast<float>(config.adam_eps), static_cast<float>(config.weight_decay),
-                               static_cast<float>(config.clip_grad)});
+  const double lr = learning_rate(config, step_);
+  const parallel::UpdateResult update = state->optimizer().step(
+      ctx, lr, {config.adam_beta1, config.adam_beta2, config.adam_eps, config.weight_decay, config.clip_grad});
 
   skipped_ += update.skipped;
   skipped_in_a_row_ = update.skipped ? skipped_in_a_row_ + 1 : 0;
@@ -250,19 +250,22 @@ void Trainer::Run::validate() {
   if (observer_.on_valid) observer_.on_valid(step_, *valid_loss_);
 }
 
-// A save that fails (a full disk) is told loudly; the last checkpoint stays and training goes on.
 void Trainer::Run::save() {
   if (!folder_) return;
+  const std::string path = save_checkpoint(folder_->checkpoints(), step_, checkpoint_tensors(), metadata_json(),
+                                           {.keep_last = config.keep_checkpoints});
+  saved_step_ = step_;
+  note("saved " + path);
+}
+
+// While steps are left, a save that fails (a full disk) is told loudly, the last checkpoint stays, and training goes
+// on.
+void Trainer::Run::save_or_go_on() {
   try {
-    const std::string path = save_checkpoint(folder_->checkpoints(), step_, checkpoint_tensors(), metadata_json(),
-                                             {.keep_last = config.keep_checkpoints});
-    saved_step_ = step_;
-    note("saved " + path);
+    save();
   } catch (const Error& error) {
-    const bool more_to_come = step_ < config.train_iters;
-    if (!more_to_come) throw;
-    note(fmt::format("NOT SAVED at step {}: {}; training goes on, the last checkpoint is step {}", step_, error.what(),
-                     saved_step_));
+    note(fmt::format("NOT SAVED at step {}: {}; training goes on, the last checkpoint is {}", step_, error.what(),
+                     saved_step_ < 0 ? "none" : fmt::format("of step {}", saved_step_)));
   }
 }
 
@@ -273,8 +276,15 @@ std::vector<NamedTensor> Trainer::Run::checkpoint_tensors() const {
 }
 
 std::string Trainer::Run::metadata_json() const {
-  return to_json(
-      {state->optimizer().updates, skipped_, tokens_, identity_, model::config_to_json(model), settings_json(config)});
+  RunMetadata metadata;
+  metadata.updates = state->optimizer().updates;
+  metadata.skipped = skipped_;
+  metadata.skipped_in_a_row = skipped_in_a_row_;
+  metadata.tokens = tokens_;
+  metadata.identity = identity_;
+  metadata.model = model::config_to_json(model);
+  metadata.settings = settings_json(config);
+  return to_json(metadata);
 }
 
 Summary Trainer::Run::summary(bool stopped) const {

@@ -48,7 +48,7 @@ TEST(RandomKey, EveryFieldChangesTheDraw) {
   RandomKey key = base;
   key.seed = 8, draws.insert(key.draw(11)), key = base;
   key.seed = 7 + (uint64_t{1} << 32), draws.insert(key.draw(11)), key = base;
-  key.purpose = Purpose::Reduction, draws.insert(key.draw(11)), key = base;
+  key.purpose = Purpose::Sampling, draws.insert(key.draw(11)), key = base;
   key.step = 4, draws.insert(key.draw(11)), key = base;
   key.micro_batch = 3, draws.insert(key.draw(11)), key = base;
   key.tensor = 6, draws.insert(key.draw(11)), key = base;

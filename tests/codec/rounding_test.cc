@@ -177,7 +177,7 @@ TEST(StochasticKeys, EveryPartOfTheKeyMatters) {
   const RandomKey base{.seed = 1};
   const std::vector<double> first = errors_of(Codec::Int8, x, base);
   for (const RandomKey& other :
-       {RandomKey{.seed = 2}, RandomKey{.seed = 1ull << 32 | 1}, RandomKey{.seed = 1, .purpose = Purpose::Reduction},
+       {RandomKey{.seed = 2}, RandomKey{.seed = 1ull << 32 | 1}, RandomKey{.seed = 1, .purpose = Purpose::Sampling},
         RandomKey{.seed = 1, .step = 1}, RandomKey{.seed = 1, .micro_batch = 2}, RandomKey{.seed = 1, .tensor = 1}}) {
     const std::vector<double> e = errors_of(Codec::Int8, x, other);
     EXPECT_LT(std::fabs(correlation_z(first, e)), 5);
