@@ -82,10 +82,11 @@ class Candidates {
 
 // The largest divisor of the global batch below the micro-batch with which the job fits, or 1.
 int64_t smaller_micro_batch(const parallel::Job& job, int64_t global_batch, size_t budget, Device target) {
-  for (int64_t size = job.micro_batch_size / 2; size > 1; size /= 2) {
+  for (int64_t size = job.micro_batch_size - 1; size > 1; --size) {
+    if (global_batch % size != 0) continue;
     parallel::Job smaller = job;
     smaller.micro_batch_size = size;
-    if (global_batch % size == 0 && plan::plan_layout(smaller, target).total <= budget) return size;
+    if (plan::plan_layout(smaller, target).total <= budget) return size;
   }
   return 1;
 }

@@ -78,8 +78,9 @@ std::string to_json(const RunMetadata& m) {
 RunMetadata metadata_from_json(const std::string& text, const std::string& file) {
   try {
     const Json json = Json::parse(text);
-    return {json.at("updates"),         json.at("skipped"),      json.at("skipped_in_a_row"), json.at("tokens"),
-            json.at("identity").dump(), json.at("model").dump(), json.at("settings").dump()};
+    return {json.at("updates"),        json.at("skipped"),         json.value("skipped_in_a_row", int64_t{0}),
+            json.at("tokens"),         json.at("identity").dump(), json.at("model").dump(),
+            json.at("settings").dump()};
   } catch (const Json::exception& error) {
     fail("{}: this checkpoint's metadata is not a training run's: {}", file, error.what());
   }

@@ -55,6 +55,7 @@ class Trainer::Run {
   StepMetrics train_step();
   std::vector<Batch> batches_of_step() const;
   void report(const StepMetrics& metrics);
+  void record(const std::function<void()>& write);
   void write_memory() const;
   void validate();
   void save();
@@ -116,6 +117,10 @@ void Trainer::Run::resume_or_start() {
     take_over(Checkpoint(*latest));
     note(fmt::format("{} {} at step {}", config.finetune ? "weights from" : "resumed from", *latest, step_));
   } else if (config.model.empty()) {
+    require(!config.finetune,
+            "--finetune: {} has no checkpoint to take weights from; give its run folder with --save, or a model with "
+            "--model",
+            config.save.empty() ? "a run without --save" : config.save);
     state->params().initialize(config.seed);
   } else {
     model::import_weights(config.model, state->job().model, state->spec(), state->params());
@@ -237,8 +242,19 @@ StepMetrics Trainer::Run::train_step() {
 }
 
 void Trainer::Run::report(const StepMetrics& m) {
-  if (metrics_) metrics_->step(m);
+  record([&] { metrics_->step(m); });
   if (observer_.on_step) observer_.on_step(m);
+}
+
+// History that cannot be written (a full disk) is told once; it does not end the run.
+void Trainer::Run::record(const std::function<void()>& write) {
+  if (!metrics_) return;
+  try {
+    write();
+  } catch (const Error& error) {
+    note(fmt::format("metrics.jsonl ends before step {}: {}; training goes on", step_, error.what()));
+    metrics_.reset();
+  }
 }
 
 void Trainer::Run::validate() {
@@ -246,7 +262,7 @@ void Trainer::Run::validate() {
   const int64_t per_batch = config.micro_batch_size;
   const int64_t samples = std::min(config.eval_iters * per_batch, static_cast<int64_t>(data_->valid->samples()));
   valid_loss_ = held_out_loss(*state, *data_->valid, (samples + per_batch - 1) / per_batch, samples);
-  if (metrics_) metrics_->valid(step_, *valid_loss_);
+  record([&] { metrics_->valid(step_, *valid_loss_); });
   if (observer_.on_valid) observer_.on_valid(step_, *valid_loss_);
 }
 
