@@ -176,7 +176,7 @@ Summary Trainer::Run::run(const std::atomic<bool>& stop) {
   const bool ended = step_ >= config.train_iters;
   if (!ended || !folder_ || (timed_steps_ == 0 && std::filesystem::exists(folder_->summary()))) return summary(!ended);
   if (!valid_loss_) validate();  // killed between the last step and its summary
-  const Summary result = summary(false);
+  Summary result = summary(false);
   Json json;
   json["valid_loss"] = result.valid_loss ? Json(*result.valid_loss) : Json();
   json["tokens"] = result.tokens;
