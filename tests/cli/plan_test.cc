@@ -24,6 +24,19 @@ json plan_of(std::vector<std::string> arguments) {
   return json::parse(ran.out);
 }
 
+// Sanitizers make the program ten times slower; the promise is about the program that users run.
+#if defined(__has_feature)
+#if __has_feature(address_sanitizer)
+constexpr double kPlanSeconds = 20;
+#else
+constexpr double kPlanSeconds = 1;
+#endif
+#elif defined(__SANITIZE_ADDRESS__)
+constexpr double kPlanSeconds = 20;
+#else
+constexpr double kPlanSeconds = 1;
+#endif
+
 // Processor seconds of the programs run so far: what a busy machine does not stretch.
 double child_seconds() {
   rusage usage{};
@@ -39,7 +52,7 @@ TEST(Plan, AnyPresetAndLengthInUnderASecond) {
     for (const char* length : {"1024", "8192", "131072", "1000000"}) {
       const double before = child_seconds();
       const json plan = plan_of({preset, "--seq-length", length, "--gpu-memory", "80GiB"});
-      EXPECT_LT(child_seconds() - before, 1.0) << preset << " " << length;
+      EXPECT_LT(child_seconds() - before, kPlanSeconds) << preset << " " << length;
       EXPECT_EQ(plan["seq_length"], std::stoll(length));
       uint64_t sum = 0;
       for (const json& owner : plan["owners"]) sum += owner["bytes"].get<uint64_t>();
