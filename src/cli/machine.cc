@@ -85,10 +85,8 @@ struct Library {
 
 Finding library(const Library& wanted) {
   for (const char* name : wanted.names)
-    if (void* handle = dlopen(name, RTLD_LAZY | RTLD_LOCAL)) {
-      dlclose(handle);
-      return {wanted.what, name};
-    }
+    // Never unloaded: what such a library keeps for itself would look like a leak without it.
+    if (dlopen(name, RTLD_LAZY | RTLD_LOCAL | RTLD_NODELETE)) return {wanted.what, name};
   return {wanted.what, "not found (this build does not need it)", false, false, wanted.remedy};
 }
 
