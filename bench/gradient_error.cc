@@ -60,8 +60,8 @@ constexpr std::array kAlone = {
 };
 
 std::string with_codec(std::string text, const std::string& codec) {
-  const std::string_view placeholder = "CODEC";
-  return text.replace(text.find(placeholder), placeholder.size(), codec);
+  const std::string_view blank = "CODEC";
+  return text.replace(text.find(blank), blank.size(), codec);
 }
 
 std::vector<Choice> choices_of(const Options& options) {
