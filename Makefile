@@ -15,6 +15,8 @@ export CCACHE_NOHASHDIR := 1
 export JOBS
 
 install = $(if $(filter no,$(INSTALL)),@:,@tools/install.sh)
+# The CUDA backend is built where its compiler is.
+frontend = $(if $(filter no,$(INSTALL)),@:,@tools/cudnn_frontend.sh || echo "warning: building without the CUDA backend" >&2)
 cmake = @cmake -G Ninja -S . --log-level=NOTICE
 MAKEFLAGS += --no-print-directory
 
@@ -23,6 +25,7 @@ MAKEFLAGS += --no-print-directory
 
 all: ## Build the program build/agoq and the tests (the default)
 	$(install) build
+	$(frontend)
 	$(cmake) -B build -DCMAKE_BUILD_TYPE=Release $(CMAKE_FLAGS)
 	@cmake --build build --parallel $(JOBS)
 
@@ -32,12 +35,14 @@ venv: ## Install the Python packages of 'agoq data' and 'agoq report' into .venv
 
 demo: ## Train a small LLaMA on real text for a few minutes; TEXT=FILE chooses the text
 	$(install) build demo
+	$(frontend)
 	@tools/venv.sh || echo "warning: no Python packages: training works, 'agoq data' and 'agoq report' will not" >&2
 	@$(MAKE) all INSTALL=no
 	@tools/demo.sh $(if $(TEXT),"$(TEXT)")
 
 test: ## Run all tests, C++ and Python
 	$(install) build
+	$(frontend)
 	@tools/venv.sh python/requirements-dev.txt
 	@$(MAKE) all INSTALL=no
 	@ctest --test-dir build --output-on-failure --parallel $(JOBS)
@@ -59,7 +64,7 @@ format-check: ## Fail on a source that is not formatted
 build-sanitize:
 	$(install) build check
 	$(cmake) -B build-sanitize -DCMAKE_CXX_COMPILER="$$(command -v clang++-14 || command -v clang++)" \
-	  -DAGOQ_SANITIZE=address,undefined -DAGOQ_FUZZ=ON
+	  -DAGOQ_CUDA=OFF -DAGOQ_SANITIZE=address,undefined -DAGOQ_FUZZ=ON
 
 lint: build-sanitize ## Run clang-tidy
 	@tools/lint.py build-sanitize

@@ -15,6 +15,8 @@
 #include <nlohmann/json.hpp>
 
 #include "base/text.h"
+#include "bench/measure.h"
+#include "bench/steps.h"
 #include "cli/options.h"
 #include "plan/layout.h"
 #include "train/micro_batch.h"
@@ -26,12 +28,6 @@ namespace {
 using Clock = std::chrono::steady_clock;
 constexpr size_t kKinds = static_cast<size_t>(Work::Count);
 constexpr std::array<const char*, kKinds> kKindNames = {"GEMM", "attention", "codec", "elementwise", "optimizer"};
-
-double median(std::vector<double> values) {
-  const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
-  std::nth_element(values.begin(), middle, values.end());
-  return *middle;
-}
 
 // agoq, paper, fp8, bf16: that activation policy with 8-bit gradients and moments; fp32-baseline, bf16-baseline: no
 // quantization at all.
@@ -59,7 +55,7 @@ class Variant {
         layout_(plan::plan_layout(job_, Device::Cpu)),
         arena_(Device::Cpu, layout_.total),
         state_(arena_, Device::Cpu, job_) {
-    state_.params().initialize(config_.seed);
+    state_.params().initialize(state_.context(), config_.seed);
     const train::BatchSpec spec = train::batch_spec(config_, model);
     for (int64_t sample = 0; sample < config_.global_batch_size; sample += config_.micro_batch_size)
       batches_.push_back(random_batch(spec, static_cast<uint32_t>(sample)));
@@ -71,7 +67,7 @@ class Variant {
     ctx.profile = &step.profile;
     ctx.random.step = index_++;
     const Clock::time_point start = Clock::now();
-    state_.grads().zero(ctx);
+    state_.grads().begin_step(ctx);
     const float scale = 1.0f / static_cast<float>(tokens());
     for (size_t i = 0; i < batches_.size(); ++i)
       state_.forward_backward(train::view(batches_[i]), static_cast<uint32_t>(i), scale);
@@ -98,21 +94,6 @@ class Variant {
   const std::string name;
 
  private:
-  train::Batch random_batch(const train::BatchSpec& spec, uint32_t number) const {
-    train::Batch batch(spec);
-    const RandomKey key{config_.seed, Purpose::Sampling, 0, number, 0};
-    for (size_t t = 0; t < batch.tokens.size(); ++t) {
-      const Philox4 words = key.draw(t);
-      const auto vocabulary = static_cast<uint32_t>(spec.vocab_size);
-      const size_t place = t % static_cast<size_t>(spec.sequence_length);
-      batch.tokens[t] = static_cast<int32_t>(words[0] % vocabulary);
-      batch.targets[t] = static_cast<int32_t>(words[1] % vocabulary);
-      batch.loss_weights[t] = 1;
-      batch.positions[t] = static_cast<int32_t>(place);
-      batch.document_start[t] = static_cast<int32_t>(t - place);
-    }
-    return batch;
-  }
   template <class Value>
   double median_of(Value&& value) const {
     std::vector<double> values;

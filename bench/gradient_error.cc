@@ -106,7 +106,7 @@ class Experiment {
       state.forward_backward(train::view(batches_[i]), static_cast<uint32_t>(i), static_cast<float>(1 / weight));
     GradientVectors all;
     for (const model::ParamId& id : ids()) {
-      const Tensor grad = state.grads().grad(id).data.plain();
+      const Tensor grad = state.grads().data(id).plain();
       all.emplace_back(grad.as<float>(), grad.as<float>() + grad.count());
     }
     return all;

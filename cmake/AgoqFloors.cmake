@@ -1,8 +1,15 @@
-# A floor is a folder of src/ and a static library agoq_<name>; its sources are found by globbing.
+# A floor is a folder of src/ and a static library agoq_<name>; its sources are found by globbing. What only a GPU needs is
+# named *_cuda.cc or *.cu and left out of a build without CUDA.
 function(agoq_floor name)
   cmake_parse_arguments(FLOOR "" "" "LINKS" ${ARGN})
   file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/${name}/*.cc)
   list(REMOVE_ITEM sources ${CMAKE_SOURCE_DIR}/src/cli/main.cc)
+  if(AGOQ_HAS_CUDA)
+    file(GLOB kernels CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/${name}/*.cu)
+    list(APPEND sources ${kernels})
+  else()
+    list(FILTER sources EXCLUDE REGEX "_cuda\\.cc$")
+  endif()
   if(sources)
     add_library(agoq_${name} STATIC ${sources})
     target_link_libraries(agoq_${name} PUBLIC agoq_flags ${FLOOR_LINKS})

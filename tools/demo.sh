@@ -7,7 +7,7 @@ text=${1:-runs/demo-text.txt}
 shift || true
 [[ $text != runs/demo-text.txt ]] || tools/demo_text.sh "$text"
 # Another text than last time begins anew; what was learned before is kept beside it.
-if [[ -e runs/demo/config.toml ]] && ! grep -qF "\"$text\"" runs/demo/config.toml; then
+if [[ -e runs/demo/config.toml ]] && ! grep -qF "\"$(realpath -s "$text")\"" runs/demo/config.toml; then
   mv runs/demo "runs/demo-until-$(date +%Y%m%d-%H%M%S)"
 fi
 exec build/agoq train --config examples/demo.toml --data-path "$text" --save runs/demo "$@"

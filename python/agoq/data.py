@@ -14,7 +14,7 @@ from tqdm import tqdm
 from agoq.command import UserError, run_command
 from agoq.documents import COMPRESSED, Piece, json_pieces, text_pieces
 from agoq.encode import Encoded, Recipe, encode_all
-from agoq.indexed import IndexedWriter, open_writer
+from agoq.indexed import SUFFIXES, IndexedWriter, open_writer
 from agoq.tokenizer import Tokenizer, load_tokenizer
 
 EXAMPLES = """\
@@ -72,9 +72,12 @@ def check_inputs(arguments: argparse.Namespace) -> list[Path]:
         raise UserError("JSON lines and plain text files in one call: convert them one kind at a time")
     if arguments.separator is not None and True in kinds:
         raise UserError("--separator is for plain text; in JSON lines each line is a document")
+    outputs = {arguments.output.with_name(f"{arguments.output.name}.{suffix}").resolve() for suffix in SUFFIXES}
     for path in files:
         if not path.is_file():
             raise UserError(f"no such file: {path}")
+        if path.resolve() in outputs:
+            raise UserError(f"--output {arguments.output} would replace the input {path}: choose another name")
     return files
 
 
@@ -127,8 +130,10 @@ def write_documents(encoded: Iterator[Encoded], writer: IndexedWriter, bos: int 
 
 
 def describe(writer: IndexedWriter, tokenizer: Tokenizer, eod: int | None, files: list[Path]) -> dict[str, Any]:
+    """What PREFIX.json says; `agoq train` reads tokenizer, vocab_size and eod_id."""
+    name = tokenizer.name if tokenizer.name == "byte" else os.path.abspath(tokenizer.name)
     description: dict[str, Any] = {
-        "tokenizer": tokenizer.name, "vocab_size": tokenizer.vocab_size, "eod_id": eod, "dtype": writer.dtype.name,
+        "tokenizer": name, "vocab_size": tokenizer.vocab_size, "eod_id": eod, "dtype": writer.dtype.name,
         "documents": writer.documents, "tokens": writer.tokens, "empty_documents": writer.empty_documents}
     if writer.masked:
         description["target_tokens"] = writer.targets

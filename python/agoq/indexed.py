@@ -34,6 +34,7 @@ TYPE_CODES = {"uint16": 8, "int32": 4}
 LARGEST_UINT16_VOCAB = 65500  # Megatron-LM's own limit
 LARGEST_DOCUMENT = 2**31 - 1
 CHUNK = 1 << 20
+SUFFIXES = ("bin", "mask", "json", "idx")  # of the files of a dataset
 
 
 def token_type(vocab_size: int) -> np.dtype[Any]:
@@ -125,7 +126,7 @@ class IndexedWriter:
             with contextlib.suppress(OSError):
                 if file:
                     file.close()
-        for suffix in ("bin", "mask", "json", "idx"):
+        for suffix in SUFFIXES:
             self._aside(suffix).unlink(missing_ok=True)
 
     def _aside(self, suffix: str) -> Path:

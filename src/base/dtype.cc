@@ -12,14 +12,15 @@ struct DTypeRow {
 };
 
 // In the order of the enumeration.
-constexpr std::array<DTypeRow, 8> kDTypes = {{{DType::F32, "fp32", 4},
+constexpr std::array<DTypeRow, 9> kDTypes = {{{DType::F32, "fp32", 4},
                                               {DType::BF16, "bf16", 2},
                                               {DType::F16, "fp16", 2},
                                               {DType::I32, "int32", 4},
                                               {DType::I64, "int64", 8},
                                               {DType::I16, "int16", 2},
                                               {DType::U16, "uint16", 2},
-                                              {DType::U8, "uint8", 1}}};
+                                              {DType::U8, "uint8", 1},
+                                              {DType::F64, "fp64", 8}}};
 
 const DTypeRow& row_of(DType dtype) {
   return kDTypes[static_cast<size_t>(dtype)];

@@ -15,7 +15,7 @@
 
 namespace agoq {
 
-enum class DType : uint8_t { F32, BF16, F16, I32, I64, I16, U16, U8 };
+enum class DType : uint8_t { F32, BF16, F16, I32, I64, I16, U16, U8, F64 };
 
 size_t size_of(DType dtype);
 std::string_view name_of(DType dtype);                        // "fp32", "bf16", ...
@@ -59,6 +59,8 @@ template <class T>
 inline constexpr DType dtype_of = DType::U8;
 template <>
 inline constexpr DType dtype_of<float> = DType::F32;
+template <>
+inline constexpr DType dtype_of<double> = DType::F64;
 template <>
 inline constexpr DType dtype_of<Bf16> = DType::BF16;
 template <>

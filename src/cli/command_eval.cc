@@ -26,8 +26,8 @@ void evaluate(const EvalOptions& options) {
   require(!config.data_path.empty(), "no data to evaluate on: give --data-path FILE");
   use_threads(config);
   train::LoadedModel loaded(options.source, config);
-  const train::Evaluation result = loaded.evaluate(config.data_path, options.max_samples);
-  const bool bytes = loaded.model().vocab_size == train::kByteTokenizerVocab;
+  const train::Evaluation result = loaded.evaluate(options.max_samples);
+  const bool bytes = loaded.config().tokenizer == train::kByteTokenizer;
   if (options.json) {
     nlohmann::ordered_json json = {{"loss", result.loss}, {"perplexity", result.perplexity}, {"tokens", result.tokens}};
     if (bytes) json["bits_per_byte"] = result.loss / std::numbers::ln2;

@@ -11,8 +11,7 @@
 #include "cli/options.h"
 #include "cli/text_tokens.h"
 #include "train/inference.h"
-#include "train/micro_batch.h"
-#include "train/token_file.h"
+#include "train/tokenizer.h"
 
 namespace agoq::cli {
 namespace {
@@ -30,18 +29,9 @@ std::string read_stdin() {
   return {std::istreambuf_iterator<char>(std::cin), {}};
 }
 
-// The tokenizer that was asked for or that the folder brings; bytes where the vocabulary is that of bytes.
-std::unique_ptr<TextTokens> choose_tokenizer(const std::string& asked, const std::string& folder, int64_t vocab) {
-  if (!asked.empty()) return open_tokenizer(asked);
-  if (!folder.empty() && has_tokenizer(folder)) return open_tokenizer(folder);
-  require(vocab <= train::kByteTokenizerVocab, "no tokenizer for this vocabulary of {}; give --tokenizer FOLDER",
-          vocab);
-  return open_tokenizer("");
-}
-
-void show(const std::string& text) {
+bool show(const std::string& text) {
   std::fwrite(text.data(), 1, text.size(), stdout);
-  std::fflush(stdout);
+  return std::fflush(stdout) == 0;
 }
 
 void generate(const GenerateOptions& options) {
@@ -55,26 +45,24 @@ void generate(const GenerateOptions& options) {
     // A Hugging Face folder says nothing about sequences: no longer than needed, since each token costs the whole
     // window.
     const model::ModelConfig model = model::find_config(options.source);
-    tokenizer = choose_tokenizer(config.tokenizer, options.source, model.vocab_size);
+    if (config.tokenizer.empty()) config.tokenizer = train::tokenizer_in(options.source, model);
+    tokenizer = open_tokenizer(config.tokenizer);
     ids = tokenizer->encode(prompt);
     const int64_t needed = static_cast<int64_t>(ids.size()) + options.sampling.max_new_tokens;
     if (config.seq_length == 0) config.seq_length = std::min(needed, model.max_positions);
   }
   train::LoadedModel loaded(options.source, config);
   if (!tokenizer) {
-    tokenizer = choose_tokenizer(loaded.config().tokenizer, loaded.source_folder(), loaded.model().vocab_size);
+    tokenizer = open_tokenizer(loaded.config().tokenizer);
     ids = tokenizer->encode(prompt);
   }
 
   train::SamplingOptions sampling = options.sampling;
   sampling.seed = config.seed;
-  sampling.stop_token = train::end_of_document(config, loaded.model());
+  sampling.stop_token = static_cast<int32_t>(loaded.config().eod_token);
   show(prompt);
-  train::generate(loaded.state(), ids, sampling, [&](int32_t id) {
-    show(tokenizer->decode_next(id));
-    return std::ferror(stdout) == 0;
-  });
-  show(tokenizer->decode_rest() + "\n");
+  continue_text(loaded.state(), ids, sampling, *tokenizer, show);
+  show("\n");
 }
 
 }  // namespace
@@ -87,7 +75,8 @@ Command add_generate(CLI::App& program) {
   app->add_option("--prompt", options->prompt, "the text to continue; - reads it from standard input")
       ->type_name("TEXT");
   app->add_option("--max-new-tokens", sampling.max_new_tokens, "stop after so many tokens (default: 100)")
-      ->type_name("N");
+      ->type_name("N")
+      ->check(not_negative());
   app->add_option("--temperature", sampling.temperature, "0: always the likeliest token (default: 0.8)")
       ->type_name("X")
       ->check(not_negative());

@@ -15,8 +15,6 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-// What the driver and the libraries take beside the arena. An estimate, so it is named apart and in no total of ours.
-constexpr uint64_t kCudaContextBytes = uint64_t{512} << 20;
 constexpr size_t kListed = 12;
 
 struct PlanOptions {
@@ -43,8 +41,8 @@ Plan make_plan(const PlanOptions& options) {
   Plan p;
   train::TrainConfig config = options.settings->config();
   if (!options.model.empty()) {
-    require(config.model.empty() && config.model_config.empty(), "give the model once: '{}', --model or --model-config",
-            options.model);
+    require(config.model.empty() && config.model_config.empty() && config.finetune.empty(),
+            "give the model once: '{}', --model, --model-config or --finetune", options.model);
     config.model_config = options.model;
   }
   p.model = train::resolve_model(config);
@@ -55,7 +53,7 @@ Plan make_plan(const PlanOptions& options) {
     p.model.max_positions = config.seq_length;
   }
   p.target = options.target == "cuda" ? Device::Cuda : Device::Cpu;
-  p.estimate = p.target == Device::Cuda ? kCudaContextBytes : 0;
+  p.estimate = plan::beside_the_arena(p.target);
   p.config = train::resolved(config, p.model, p.target);
   const parallel::Job job = train::make_job(p.config, p.model);
   p.ours = plan::plan_layout(job, p.target);
@@ -130,7 +128,7 @@ Command add_plan(CLI::App& program) {
   CLI::App* app = program.add_subcommand("plan", "tell before training what it will hold, and whether it fits");
   auto options = std::make_shared<PlanOptions>();
   app->add_option("MODEL", options->model, "a preset, a Hugging Face folder or a config.json");
-  options->settings = SettingOptions::add(*app, {"model", "model-config", "seq-length", "micro-batch-size",
+  options->settings = SettingOptions::add(*app, {"model", "model-config", "finetune", "seq-length", "micro-batch-size",
                                                  "global-batch-size", "Precision", "gpu-memory"});
   app->add_option("--target", options->target, "lay out for a GPU (bf16 compute) or for the CPU (default: cuda)")
       ->type_name("cuda|cpu")

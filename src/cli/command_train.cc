@@ -13,6 +13,7 @@
 #include "cli/memory_table.h"
 #include "cli/options.h"
 #include "cli/progress.h"
+#include "cli/text_tokens.h"
 #include "train/trainer.h"
 
 namespace agoq::cli {
@@ -24,7 +25,8 @@ constexpr int kExitOnSignal = 128;
 std::atomic<bool> stop_requested{false};
 static_assert(std::atomic<bool>::is_always_lock_free);
 
-// The first signal ends the run at the next step boundary, saved; a second one ends it at once.
+// The first signal ends the run at the next step boundary, saved; a second one ends it at once. A reader of the output
+// that goes (`| tee` at Ctrl-C) ends nothing: what is printed is a log, and the run is yet to be saved.
 void on_signal(int number) {
   if (stop_requested.exchange(true)) _exit(kExitOnSignal + number);
 }
@@ -35,93 +37,99 @@ void catch_signals() {
   action.sa_flags = SA_RESTART;  // a save in progress must not fail with EINTR
   sigaction(SIGINT, &action, nullptr);
   sigaction(SIGTERM, &action, nullptr);
+  struct sigaction hangup {};
+  sigaction(SIGHUP, nullptr, &hangup);
+  if (hangup.sa_handler != SIG_IGN) sigaction(SIGHUP, &action, nullptr);  // ignored under nohup
+  std::signal(SIGPIPE, SIG_IGN);
 }
 
-struct Plans {
-  plan::Layout ours, reference;
-  int64_t layers = 0, tokens = 0;  // of the model, of one micro-batch
-  int64_t parameters = 0;
-};
-
-Plans plans_of(const train::TrainConfig& config, const model::ModelConfig& model) {
-  const parallel::Job job = train::make_job(config, model);
-  return {plan::plan_layout(job, Device::Cpu), plan::plan_layout(plan::reference_job(job), Device::Cpu), model.layers,
-          job.tokens(), model.parameters()};
-}
-
-void print_start(const train::TrainConfig& config, const model::ModelConfig& model, const Plans& plans) {
-  fmt::print("device  {}, {} threads\n", config.device == "auto" ? "cpu" : config.device, omp_get_max_threads());
+void print_start(const train::RunPlan& run) {
+  const model::ModelConfig& model = run.model;
+  fmt::print("device  {}, {} threads\n", run.device, omp_get_max_threads());
   fmt::print(
       "model   {} parameters: {} layers, hidden {}, feed-forward {}, {} query and {} key/value heads, vocabulary {}\n",
       human_count(static_cast<uint64_t>(model.parameters())), model.layers, model.hidden_size, model.ffn_size,
       model.heads.query, model.heads.kv, model.vocab_size);
-  fmt::print("batch   {} sequences of {} tokens a step, in micro-batches of {}\n\n", config.global_batch_size,
-             config.seq_length, config.micro_batch_size);
-  fmt::print("{}\n", memory_table(plans.ours, plans.reference));
+  fmt::print("batch   {} sequences of {} tokens a step, in micro-batches of {}\n\n", run.config.global_batch_size,
+             run.config.seq_length, run.config.micro_batch_size);
+  fmt::print("{}\n", memory_table(run.layout, run.reference));
   std::fflush(stdout);
 }
 
-double saved_per_token_layer(const plan::Layout& layout, const Plans& plans) {
-  return static_cast<double>(layout.starting_with("saved ")) / static_cast<double>(plans.tokens * plans.layers);
-}
-
-void print_end(const train::Trainer& trainer, const train::Summary& summary, const Plans& plans) {
-  if (!summary.sample.empty()) fmt::print("\nsample of what the model writes now:\n\n{}\n", summary.sample);
-  fmt::print("\n{}\n", memory_table(trainer.layout(), plans.reference));
-  const double parameters = static_cast<double>(plans.parameters);
+void print_end(const train::RunPlan& run, const train::Summary& summary, const std::string& save) {
   Table table({"", "AGoQ", "bf16/fp32", "AGoQ needs"});
   const auto row = [&](const char* what, double ours, double reference) {
     table.add_row({what, fmt::format("{:.2f}", ours), fmt::format("{:.2f}", reference),
                    fmt::format("{:.0f}%", 100 * ours / reference)});
   };
   row("bytes per parameter (weights, corrections, gradients, moments)", summary.bytes_per_parameter,
-      static_cast<double>(plans.reference.model_state()) / parameters);
+      run.bytes_per_parameter(run.reference));
   row("saved activation bytes per token and layer", summary.saved_bytes_per_token_layer,
-      saved_per_token_layer(plans.reference, plans));
-  fmt::print("{}\n", table.text());
+      run.saved_bytes_per_token_layer(run.reference));
+  fmt::print("\n{}\n", table.text());
   fmt::print("{} tokens at {:.0f} tokens/s; training loss {:.4f}", human_count(summary.tokens),
              summary.tokens_per_second, summary.train_loss);
   if (summary.valid_loss)
     fmt::print(", held-out loss {:.4f} (perplexity {:.2f})", *summary.valid_loss, std::exp(*summary.valid_loss));
   if (summary.skipped > 0) fmt::print("; {} steps skipped for non-finite gradients", summary.skipped);
   fmt::print("\n");
-  if (const std::string& save = trainer.config().save; !save.empty())
+  if (!save.empty())
     fmt::print("run folder {}: look at it with `agoq report {}`, write with it by `agoq generate {}`\n", save, save,
                save);
 }
 
-void train_run(const train::TrainConfig& given) {
-  const model::ModelConfig model = train::resolve_model(given);
-  const train::TrainConfig config = train::resolved(given, model, train::resolve_device(given.device));
-  require(!config.data_path.empty(),
-          "no training data: give --data-path FILE (text, flat .bin, or Megatron-LM prefix)");
-  use_threads(config);
-  const Plans plans = plans_of(config, model);
-  print_start(config, model, plans);
+// What the model writes now. The run is saved and done, so whatever fails here is only told.
+void print_sample(train::Trainer& trainer) {
+  const train::TrainConfig& config = trainer.plan().config;
+  if (config.sample_tokens == 0) return;
+  try {
+    const auto tokenizer = open_tokenizer(config.tokenizer);
+    std::string text = config.sample_prompt.empty() ? "\n" : config.sample_prompt;
+    train::SamplingOptions options;
+    options.max_new_tokens = config.sample_tokens;
+    options.seed = config.seed;
+    options.stop_token = static_cast<int32_t>(config.eod_token);
+    continue_text(trainer.state(), tokenizer->encode(text), options, *tokenizer, [&](const std::string& more) {
+      text += more;
+      return true;
+    });
+    fmt::print("\nsample of what the model writes now:\n\n{}\n", text);
+  } catch (const Error& error) {
+    fmt::print("\nno sample of what the model writes: {}\n", error.what());
+  }
+}
 
+void train_run(const train::TrainConfig& given) {
   catch_signals();
-  Progress progress(config.train_iters, config.log_interval);
-  train::Observer observer;
-  observer.on_note = [&](const std::string& text) { progress.say("  " + text); };
+  std::optional<Progress> progress;  // once the resolved settings are known
   std::optional<double> train_loss;  // of the last step
+  train::Observer observer;
+  observer.on_plan = [&](const train::RunPlan& run) {
+    print_start(run);
+    progress.emplace(run.config.train_iters, run.config.log_interval);
+  };
+  observer.on_note = [&](const std::string& text) { progress->say("  " + text); };
   observer.on_step = [&](const train::StepMetrics& metrics) {
     train_loss = metrics.loss;
-    progress.step(metrics);
+    progress->step(metrics);
   };
   observer.on_valid = [&](int64_t step, double loss) {
-    progress.say(fmt::format("  step {}: held-out loss {:.4f}, perplexity {:.2f}; training loss {:.4f}", step, loss,
-                             std::exp(loss), train_loss.value_or(NAN)));
+    progress->say(fmt::format("  step {}: held-out loss {:.4f}, perplexity {:.2f}; training loss {:.4f}", step, loss,
+                              std::exp(loss), train_loss.value_or(NAN)));
   };
   train::Trainer trainer(given, observer);
   const train::Summary summary = trainer.run(stop_requested);
-  progress.finish();
+  progress->finish();
   if (!train_loss && !summary.stopped_early) {
     fmt::print("nothing to do: all {} steps are done; --train-iters N goes on to step N\n", summary.step);
     return;
   }
-  if (!summary.stopped_early) return print_end(trainer, summary, plans);
+  if (!summary.stopped_early) {
+    print_sample(trainer);
+    return print_end(trainer.plan(), summary, given.save);
+  }
   fmt::print("stopped by a signal at step {}{}\n", summary.step,
-             config.save.empty() ? "; nothing is saved without --save" : "; the same command again continues it");
+             given.save.empty() ? "; nothing is saved without --save" : "; the same command again continues it");
 }
 
 }  // namespace
@@ -131,8 +139,10 @@ Command add_train(CLI::App& program) {
   app->footer(
       "Example: agoq train --model-config demo --data-path book.txt --seq-length 256 --micro-batch-size 8 "
       "--train-iters 300 \\\n"
-      "           --lr 2e-3 --lr-warmup-iters 30 --eval-interval 50 --save runs/first");
-  return {app, [options = SettingOptions::add(*app)] { train_run(options->config()); }};
+      "           --lr 2e-3 --lr-warmup-iters 30 --eval-interval 50 --save runs/first\n"
+      "         agoq train --finetune runs/first --data-path poems.txt --seq-length 256 --train-iters 50 --save "
+      "runs/poems");
+  return {app, [options = SettingOptions::add(*app)] { train_run(options->config()); }, Output::Log};
 }
 
 }  // namespace agoq::cli

@@ -103,11 +103,13 @@ void inspect_safetensors(const std::vector<fs::path>& files, const InspectOption
 }
 
 void inspect_checkpoint(const fs::path& folder, const InspectOptions& options) {
-  const train::Checkpoint checkpoint(folder.string());
+  train::Checkpoint checkpoint(folder.string());
   const train::Manifest& manifest = checkpoint.manifest();
   const train::RunMetadata metadata = train::metadata_from_json(manifest.metadata, folder.string());
-  fmt::print("checkpoint {}: step {}, {} tokens seen, {} updates, {} skipped\n\n", folder.string(), manifest.step,
-             human_count(metadata.tokens), metadata.updates, metadata.skipped);
+  const std::string& tokenizer = metadata.settings.tokenizer;
+  fmt::print("checkpoint {}: step {}, {} tokens seen, {} updates, {} skipped, tokenizer {}\n\n", folder.string(),
+             manifest.step, human_count(metadata.tokens), metadata.updates, metadata.skipped,
+             tokenizer.empty() ? "unknown" : tokenizer);
   print_model_config(model::config_from_json(metadata.model, folder.string()));
   std::vector<TensorLine> lines;
   for (const train::ManifestTensor& t : manifest.tensors) {

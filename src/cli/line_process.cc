@@ -28,13 +28,15 @@ struct Pipe {
 
 }  // namespace
 
-LineProcess::LineProcess(std::vector<std::string> command) : name_(command.at(0)) {
+LineProcess::LineProcess(std::vector<std::string> command, Messages messages) : name_(command.at(0)) {
   std::signal(SIGPIPE, SIG_IGN);  // a child that is gone shows as a failed write
   Pipe questions, answers;
   posix_spawn_file_actions_t actions;
   posix_spawn_file_actions_init(&actions);
   posix_spawn_file_actions_adddup2(&actions, questions.ends[0], STDIN_FILENO);
   posix_spawn_file_actions_adddup2(&actions, answers.ends[1], STDOUT_FILENO);
+  if (messages == Messages::Dropped)
+    posix_spawn_file_actions_addopen(&actions, STDERR_FILENO, "/dev/null", O_WRONLY, 0);
   std::vector<char*> argv;
   for (std::string& word : command) argv.push_back(word.data());
   argv.push_back(nullptr);

@@ -3,6 +3,7 @@
 
 #include <sys/types.h>
 
+#include <cstdint>
 #include <cstdio>
 #include <string>
 #include <vector>
@@ -11,8 +12,8 @@ namespace agoq::cli {
 
 class LineProcess {
  public:
-  // Its stderr is ours, so that people see its own messages.
-  explicit LineProcess(std::vector<std::string> command);
+  enum class Messages : uint8_t { Shown, Dropped };  // what it writes to stderr
+  explicit LineProcess(std::vector<std::string> command, Messages messages = Messages::Shown);
   ~LineProcess();
   LineProcess(const LineProcess&) = delete;
   LineProcess& operator=(const LineProcess&) = delete;

@@ -15,8 +15,8 @@
 #include "agoq/agoq.h"
 #include "base/error.h"
 #include "base/text.h"
-#include "cli/line_process.h"
 #include "cli/python.h"
+#include "device/gpu.h"
 
 namespace agoq::cli {
 namespace {
@@ -81,13 +81,15 @@ struct Library {
   const char* what;
   std::vector<const char*> names;
   const char* remedy;
+  bool cuda = false;  // the CUDA backend needs it
 };
 
 Finding library(const Library& wanted) {
   for (const char* name : wanted.names)
     // Never unloaded: what such a library keeps for itself would look like a leak without it.
     if (dlopen(name, RTLD_LAZY | RTLD_LOCAL | RTLD_NODELETE)) return {wanted.what, name};
-  return {wanted.what, "not found (this build does not need it)", false, false, wanted.remedy};
+  const bool needed = kCudaBuild && wanted.cuda;
+  return {wanted.what, needed ? "not found" : "not found (this build does not need it)", false, needed, wanted.remedy};
 }
 
 std::vector<Finding> optional_libraries() {
@@ -96,8 +98,8 @@ std::vector<Finding> optional_libraries() {
       {"CUDA runtime",
        {"libcudart.so.13", "libcudart.so.12", "libcudart.so"},
        "https://developer.nvidia.com/cuda-downloads"},
-      {"cuBLASLt", {"libcublasLt.so.13", "libcublasLt.so.12", "libcublasLt.so"}, "comes with CUDA"},
-      {"cuDNN", {"libcudnn.so.9", "libcudnn.so"}, "https://developer.nvidia.com/cudnn-downloads"},
+      {"cuBLASLt", {"libcublasLt.so.13", "libcublasLt.so.12", "libcublasLt.so"}, "comes with CUDA", true},
+      {"cuDNN", {"libcudnn.so.9", "libcudnn.so"}, "https://developer.nvidia.com/cudnn-downloads", true},
       {"NCCL", {"libnccl.so.2", "libnccl.so"}, "sudo apt-get install libnccl2 (NVIDIA's repository)"},
   };
   std::vector<Finding> findings;
@@ -116,25 +118,24 @@ Finding gpus() {
   return {"NVIDIA GPUs", fmt::format("{}; {}", count, driver.empty() ? "driver version unknown" : driver)};
 }
 
-// Answers a line of package names with Python's version and theirs, "-" for what is not installed.
-constexpr const char* kVersionsScript = R"(
-import sys, importlib.metadata as metadata
-def version(name):
-    try: return metadata.version(name)
-    except metadata.PackageNotFoundError: return '-'
-print(sys.version.split()[0], *map(version, sys.stdin.readline().split()))
-)";
+// The GPU that training would use, or why it would not.
+Finding usable_gpu() {
+  if constexpr (kCudaBuild) {
+    if (const std::string problem = why_no_gpu(); !problem.empty()) return {"training on a GPU", problem, false};
+    const Gpu gpu;
+    return {"training on a GPU", fmt::format("{}, {} of {} free", gpu.name(), human_bytes(gpu.free_memory()),
+                                             human_bytes(gpu.total_memory()))};
+  }
+  return {"training on a GPU", "this build has no CUDA backend", false, false,
+          "build it again where the CUDA toolkit and cuDNN are installed"};
+}
 
 std::vector<Finding> python() {
-  static constexpr const char* kPackages = "numpy tokenizers jinja2 safetensors matplotlib tensorboard tqdm";
   try {
     const Python python = find_python();
-    std::istringstream answer(LineProcess({python.interpreter, "-c", kVersionsScript}).ask(kPackages));
-    std::istringstream names(kPackages);
-    std::string name, version;
-    answer >> version;
-    std::vector<Finding> findings = {{"Python", version + " at " + python.interpreter}};
-    while (names >> name && answer >> version) {
+    const PythonVersions versions = examine_python(python);
+    std::vector<Finding> findings = {{"Python", versions.python + " at " + python.interpreter}};
+    for (const auto& [name, version] : versions.packages) {
       const bool present = version != "-";
       findings.push_back({"Python: " + name, present ? version : "not installed; data, report and tokenizers use it",
                           present, false, "make venv, or set AGOQ_PYTHON to an interpreter that has it"});
@@ -148,14 +149,16 @@ std::vector<Finding> python() {
 }  // namespace
 
 std::vector<Finding> examine_machine() {
-  std::vector<Finding> findings = {{"agoq", std::string(kVersion) + ", backends: cpu"},
-                                   cpu(),
-                                   instructions(),
-                                   memory(),
-                                   disk(),
-                                   openblas(),
-                                   openmp(),
-                                   gpus()};
+  std::vector<Finding> findings = {
+      {"agoq", fmt::format("{}, backends: {}", kVersion, kCudaBuild ? "cpu, cuda" : "cpu")},
+      cpu(),
+      instructions(),
+      memory(),
+      disk(),
+      openblas(),
+      openmp(),
+      gpus(),
+      usable_gpu()};
   for (Finding& f : optional_libraries()) findings.push_back(std::move(f));
   for (Finding& f : python()) findings.push_back(std::move(f));
   return findings;

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <exception>
+#include <new>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -55,7 +56,7 @@ std::string unknown_argument(const CLI::App& app) {
 }
 
 constexpr auto kCommands = {add_train,   add_plan, add_eval,   add_generate, add_export,
-                            add_inspect, add_data, add_report, add_doctor};
+                            add_inspect, add_data, add_report, add_bench,    add_doctor};
 
 std::string unknown_command(const std::string& name, const std::vector<Command>& commands) {
   std::vector<std::string> names;
@@ -89,6 +90,9 @@ int dispatch(CLI::App& program, const std::vector<Command>& commands, int argc, 
   }
   if (const std::string unknown = unknown_argument(app); !unknown.empty()) return report_usage_error(unknown, name);
   chosen->run();
+  const bool written = std::fflush(stdout) == 0 && std::ferror(stdout) == 0;
+  require(written || chosen->output == Output::Log,
+          "standard output took only a part of the result; is its disk full?");
   return 0;
 }
 
@@ -107,6 +111,12 @@ int run_program(int argc, char** argv) try {
     commands.back().app->group("Commands")->allow_extras();
   }
   return dispatch(program, commands, argc, argv);
+} catch (const std::bad_alloc&) {
+  std::fflush(stdout);
+  fmt::print(stderr,
+             "agoq: error: this machine has not enough memory for that; `agoq plan --target cpu` tells what a "
+             "run needs\n");
+  return kFailed;
 } catch (const std::exception& error) {
   std::fflush(stdout);
   fmt::print(stderr, "agoq: error: {}\n", error.what());

@@ -2,13 +2,19 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
+#include <fstream>
+#include <optional>
+#include <sstream>
 
 #include "base/error.h"
+#include "base/text.h"
+#include "cli/line_process.h"
 
 namespace agoq::cli {
 namespace {
@@ -27,22 +33,87 @@ fs::path project_folder() {
        program.string());
 }
 
+// The names in requirements.txt, without their versions.
+std::vector<std::string> required_packages(const std::string& modules) {
+  std::ifstream in(modules + "/requirements.txt");
+  std::vector<std::string> names;
+  for (std::string line; std::getline(in, line);)
+    if (const std::string name = line.substr(0, line.find_first_of(" <>=!~;#")); !name.empty()) names.push_back(name);
+  return names;
+}
+
+// Answers a line of package names with Python's version and theirs; a Python that is too old has no use for any.
+constexpr const char* kVersionsScript = R"(
+import sys, importlib.metadata as metadata
+def version(name):
+    if sys.version_info < (3, 10): return '-'
+    try: return metadata.version(name)
+    except metadata.PackageNotFoundError: return '-'
+print(sys.version.split()[0], *map(version, sys.stdin.readline().split()))
+)";
+
+// The project's own Python, and those of the PATH.
+std::vector<std::string> candidates(const fs::path& project) {
+  std::vector<std::string> found;
+  const auto add = [&](const fs::path& program) {
+    if (access(program.c_str(), X_OK) == 0) found.push_back(program.string());
+  };
+  add(project / ".venv/bin/python");
+  const char* path = std::getenv("PATH");
+  for (const std::string& folder : split(path ? path : "", ':'))
+    if (!folder.empty()) add(fs::path(folder) / "python3");
+  return found;
+}
+
+// How many packages it lacks; none if it does not run.
+std::optional<int64_t> lacking(const Python& python) {
+  try {
+    const std::vector<Package> packages = examine_python(python).packages;
+    return std::count_if(packages.begin(), packages.end(), [](const Package& p) { return p.version == "-"; });
+  } catch (const Error&) {
+    return std::nullopt;
+  }
+}
+
 }  // namespace
 
 Python find_python() {
   const fs::path project = project_folder();
-  Python python{"python3", (project / "python").string()};
-  std::error_code ignored;
-  if (const char* chosen = std::getenv("AGOQ_PYTHON"); chosen && *chosen)
-    python.interpreter = chosen;
-  else if (const fs::path own = project / ".venv/bin/python"; fs::exists(own, ignored))
-    python.interpreter = own.string();
-  return python;
+  Python best{"", (project / "python").string()};
+  if (const char* chosen = std::getenv("AGOQ_PYTHON"); chosen && *chosen) {
+    best.interpreter = chosen;
+    return best;
+  }
+  std::optional<int64_t> fewest;
+  for (const std::string& interpreter : candidates(project)) {
+    const auto count = lacking({interpreter, best.modules});
+    if (!count || (fewest && *fewest <= *count)) continue;
+    fewest = count;
+    best.interpreter = interpreter;
+    if (*count == 0) break;
+  }
+  require(fewest.has_value(),
+          "there is no Python 3 on the PATH: `sudo apt-get install python3 python3-venv`, then "
+          "`make -C {} venv`; or set AGOQ_PYTHON to a Python interpreter",
+          project.string());
+  return best;
+}
+
+PythonVersions examine_python(const Python& python) {
+  const std::vector<std::string> names = required_packages(python.modules);
+  LineProcess process({python.interpreter, "-c", kVersionsScript}, LineProcess::Messages::Dropped);
+  std::istringstream answer(process.ask(join(names, " ")));
+  PythonVersions versions;
+  answer >> versions.python;
+  std::string version;
+  for (const std::string& name : names)
+    if (answer >> version) versions.packages.push_back({name, version});
+  return versions;
 }
 
 std::vector<std::string> python_command(const Python& python, const std::string& module,
                                         std::vector<std::string> arguments) {
-  std::vector<std::string> command = {python.interpreter, "-m", "agoq." + module};
+  std::vector<std::string> command = {python.interpreter, "-m", "agoq", module};
   command.insert(command.end(), arguments.begin(), arguments.end());
   return command;
 }
@@ -64,8 +135,8 @@ void forward_to_python(const std::string& module, std::vector<std::string> argum
   argv.push_back(nullptr);
   std::fflush(nullptr);
   execvp(argv[0], argv.data());
-  fail("cannot run {}: {}; set AGOQ_PYTHON to a Python interpreter, or make the project's own with `make venv`",
-       python.interpreter, std::strerror(errno));
+  fail("cannot run {}: {}; set AGOQ_PYTHON to a Python interpreter, or unset it", python.interpreter,
+       std::strerror(errno));
 }
 
 }  // namespace agoq::cli

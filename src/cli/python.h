@@ -7,19 +7,31 @@
 namespace agoq::cli {
 
 struct Python {
-  std::string interpreter;  // $AGOQ_PYTHON, the project's .venv, or python3 of the PATH
-  std::string modules;      // the project's python/ folder, found from the program's own place
+  std::string interpreter;
+  std::string modules;  // the project's python/ folder, found from the program's own place
 };
 
-// Throws when the modules cannot be found.
+// $AGOQ_PYTHON or, of the project's .venv and every python3 of the PATH, the first that lacks fewest of the packages
+// that the modules use. Throws when the modules or any Python cannot be found.
 Python find_python();
-// `python -m agoq.MODULE ARGUMENTS...` as a command for execv.
+
+struct Package {
+  std::string name, version;  // "-": not installed
+};
+struct PythonVersions {
+  std::string python;
+  std::vector<Package> packages;  // of python/requirements.txt
+};
+// Throws when the interpreter does not run.
+PythonVersions examine_python(const Python& python);
+
+// `python -m agoq MODULE ARGUMENTS...` as a command for execv.
 std::vector<std::string> python_command(const Python& python, const std::string& module,
                                         std::vector<std::string> arguments);
 // Makes the modules importable in this process's children.
 void set_python_path(const Python& python);
 
-// Becomes `python -m agoq.MODULE ARGUMENTS...`. Returns only by an exception.
+// Becomes `python -m agoq MODULE ARGUMENTS...`. Returns only by an exception.
 [[noreturn]] void forward_to_python(const std::string& module, std::vector<std::string> arguments);
 
 }  // namespace agoq::cli

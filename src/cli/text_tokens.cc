@@ -1,12 +1,14 @@
 #include "cli/text_tokens.h"
 
-#include <filesystem>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <sstream>
+#include <utility>
 
 #include "base/error.h"
 #include "cli/line_process.h"
 #include "cli/python.h"
+#include "train/token_file.h"
 
 namespace agoq::cli {
 namespace {
@@ -22,20 +24,16 @@ class ByteTokens : public TextTokens {
   std::string decode_rest() override { return {}; }
 };
 
-LineProcess start(const std::string& tokenizer, const char* action) {
-  const Python python = find_python();
-  set_python_path(python);
-  return LineProcess(python_command(python, "tokenizer", {"--tokenizer", tokenizer, "--json-lines", action}));
-}
-
 // A token's text depends on its neighbours (spaces, split characters), so all ids so far are decoded and the growth
 // is shown.
 class PythonTokens : public TextTokens {
  public:
-  explicit PythonTokens(const std::string& tokenizer) : tokenizer_(tokenizer), decoder_(start(tokenizer, "decode")) {}
+  explicit PythonTokens(std::string tokenizer) : tokenizer_(std::move(tokenizer)), python_(find_python()) {
+    set_python_path(python_);
+  }
 
   std::vector<int32_t> encode(const std::string& text) override {
-    LineProcess encoder = start(tokenizer_, "encode");
+    LineProcess encoder(command("encode"));
     std::istringstream words(encoder.ask(nlohmann::json(text).dump()));
     std::vector<int32_t> ids;
     for (int32_t id = 0; words >> id;) ids.push_back(id);
@@ -44,7 +42,8 @@ class PythonTokens : public TextTokens {
 
   std::string decode_next(int32_t id) override {
     ids_ += (ids_.empty() ? "" : " ") + std::to_string(id);
-    text_ = nlohmann::json::parse(decoder_.ask(ids_)).get<std::string>();
+    if (!decoder_) decoder_.emplace(command("decode"));
+    text_ = nlohmann::json::parse(decoder_->ask(ids_)).get<std::string>();
     const bool incomplete = text_.ends_with("\xef\xbf\xbd");  // U+FFFD: bytes of a character are still to come
     return incomplete ? "" : decode_rest();
   }
@@ -56,8 +55,13 @@ class PythonTokens : public TextTokens {
   }
 
  private:
+  std::vector<std::string> command(const char* action) const {
+    return python_command(python_, "tokenizer", {"--tokenizer", tokenizer_, "--json-lines", action});
+  }
+
   std::string tokenizer_;
-  LineProcess decoder_;
+  Python python_;
+  std::optional<LineProcess> decoder_;  // from the first token on
   std::string ids_, text_;
   size_t shown_ = 0;
 };
@@ -65,15 +69,18 @@ class PythonTokens : public TextTokens {
 }  // namespace
 
 std::unique_ptr<TextTokens> open_tokenizer(const std::string& tokenizer) {
-  if (tokenizer.empty() || tokenizer == "byte") return std::make_unique<ByteTokens>();
+  require(!tokenizer.empty(),
+          "nothing says which tokenizer this model's tokens belong to: give --tokenizer FOLDER, or "
+          "--tokenizer byte");
+  if (tokenizer == train::kByteTokenizer) return std::make_unique<ByteTokens>();
   return std::make_unique<PythonTokens>(tokenizer);
 }
 
-bool has_tokenizer(const std::string& folder) {
-  std::error_code ignored;
-  for (const char* file : {"tokenizer.json", "vocab.json"})
-    if (std::filesystem::exists(std::filesystem::path(folder) / file, ignored)) return true;
-  return false;
+void continue_text(parallel::TrainingState& state, const std::vector<int32_t>& prompt,
+                   const train::SamplingOptions& options, TextTokens& tokenizer,
+                   const std::function<bool(const std::string&)>& show) {
+  train::generate(state, prompt, options, [&](int32_t id) { return show(tokenizer.decode_next(id)); });
+  show(tokenizer.decode_rest());
 }
 
 }  // namespace agoq::cli

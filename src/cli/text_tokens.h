@@ -3,9 +3,12 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
+
+#include "train/inference.h"
 
 namespace agoq::cli {
 
@@ -19,9 +22,12 @@ class TextTokens {
   virtual std::string decode_rest() = 0;
 };
 
-// `tokenizer`: a folder or tokenizer.json; empty: bytes.
+// `tokenizer`: "byte", a folder or a tokenizer.json; an error if it is empty, that is, not known.
 std::unique_ptr<TextTokens> open_tokenizer(const std::string& tokenizer);
-// Whether a Hugging Face folder brings a tokenizer.
-bool has_tokenizer(const std::string& folder);
+
+// The model continues the tokens of a prompt; `show` gets the new text piece by piece and ends it by false.
+void continue_text(parallel::TrainingState& state, const std::vector<int32_t>& prompt,
+                   const train::SamplingOptions& options, TextTokens& tokenizer,
+                   const std::function<bool(const std::string&)>& show);
 
 }  // namespace agoq::cli

@@ -1,8 +1,8 @@
 #include "codec/codec.h"
 
-#include <cstring>
-
 #include "codec/codec_cpu.h"
+#include "codec/codec_cuda.h"
+#include "device/transfer.h"
 
 namespace agoq::codec {
 namespace {
@@ -17,19 +17,14 @@ Quantized make(Codec codec, Device device, int64_t rows, RowBlocks row, Allocate
   return q;
 }
 
-void check(const Quantized& q, const Tensor& x, const char* what) {
+void check(const Context& ctx, const Quantized& q, const Tensor& x, const char* what) {
   require(q.kept(), "{}: the tensor is not kept (codec none): recompute it instead", what);
   require(x.shape.rank() > 0 && x.rows() == q.rows && x.cols() == q.row.cols,
           "{}: numbers of shape {} do not match codes of shape [{}, {}]", what, x.shape.text(), q.rows, q.row.cols);
   require(x.dtype == DType::F32 || x.dtype == DType::BF16, "{}: numbers must be fp32 or bf16, not {}", what,
           name_of(x.dtype));
-  require(x.device == q.device, "{}: numbers are on {}, codes on {}", what, name_of(x.device), name_of(q.device));
-}
-
-// True if there is work for the CPU; a dry run has none.
-bool on_cpu(Device device, const char* what) {
-  require(device != Device::Cuda, "{}: this build has no CUDA backend; use the CPU", what);
-  return device == Device::Cpu;
+  require(x.device == ctx.device() && q.device == ctx.device(), "{} on {}: numbers are on {}, codes on {}", what,
+          name_of(ctx.device()), name_of(x.device), name_of(q.device));
 }
 
 }  // namespace
@@ -44,24 +39,28 @@ Quantized push(const Context& ctx, Codec codec, int64_t rows, RowBlocks row) {
 }
 
 void encode(const Context& ctx, const Tensor& x, const Quantized& out, const Rounding& rounding) {
-  check(out, x, "encode");
-  if (!on_cpu(out.device, "encode")) return;
+  check(ctx, out, x, "encode");
+  if (ctx.meta()) return;
+  if constexpr (kCudaBuild)
+    if (ctx.cuda()) return cuda::encode(ctx, x, out, rounding);
   Timed timed(ctx.profile, Work::Codec);
   encode_cpu(x, out, rounding);
 }
 
 void decode(const Context& ctx, const Quantized& in, const Tensor& out) {
-  check(in, out, "decode");
-  if (!on_cpu(in.device, "decode")) return;
+  check(ctx, in, out, "decode");
+  if (ctx.meta()) return;
+  if constexpr (kCudaBuild)
+    if (ctx.cuda()) return cuda::decode(ctx, in, out);
   Timed timed(ctx.profile, Work::Codec);
   decode_cpu(in, out);
 }
 
 void zero(const Context& ctx, const Quantized& q) {
-  if (!q.kept() || !on_cpu(q.device, "zero")) return;
+  if (!q.kept()) return;
   Timed timed(ctx.profile, Work::Codec);
-  std::memset(q.codes.data, 0, q.codes.bytes());
-  if (q.scales) std::memset(q.scales.data, 0, q.scales.bytes());
+  agoq::zero(ctx, q.codes);
+  if (q.scales) agoq::zero(ctx, q.scales);
 }
 
 void encode_row(const Quantized& q, int64_t row, const float* x, const Rounding& rounding) {

@@ -27,6 +27,9 @@ inline constexpr uint16_t kNanScale = 0x7fc0;
 inline constexpr uint32_t kBf16Step = 1u << 16;
 inline constexpr uint32_t kPowerOfTwoStep = 1u << 23;
 
+// What a format's levels are. Short: a float with two bits of exponent, the lowest 0.
+enum class Levels : uint8_t { Float, Short, Integer, Table, Cube };
+
 // 0 <= y < 2^23 to the nearest integer, ties to even: the FPU rounds where 2^23 ends the significand.
 AGOQ_HD constexpr uint32_t to_nearest(float y) {
   return std::bit_cast<uint32_t>(y + 0x1p23f) - std::bit_cast<uint32_t>(0x1p23f);
@@ -58,6 +61,17 @@ struct Minifloat {
   static constexpr bool kSigned = true;
   static constexpr uint32_t kMaxCode = kLargestCode;  // of the magnitude
 
+  static constexpr Levels kLevels = kBits - kMantissa == 3 && kMinExponent == 0 ? Levels::Short : Levels::Float;
+  static constexpr int kMantissaBits = kMantissa;
+
+  // The code's bits raised to the top of a word, with any below: moved to their places in an fp32 number, which is
+  // subnormal where the code is, and costs a GPU nothing.
+  AGOQ_HD static constexpr float decode_raised(uint32_t raised) {
+    constexpr int kDown = 8 - (kBits - 1 - kMantissa);
+    constexpr uint32_t kKept = (kSignBit - 1) << (23 - kMantissa) | ~kAbsMask;
+    const uint32_t moved = static_cast<uint32_t>(static_cast<int32_t>(raised) >> kDown) & kKept;
+    return std::bit_cast<float>(moved) * std::bit_cast<float>(kLowest + (126u << 23));
+  }
   AGOQ_HD static constexpr float decode(uint32_t code) {
     const uint32_t magnitude = code & (kSignBit - 1);
     // A normal number's bits, moved; a subnormal one gets a leading one too many, and half its weight.
@@ -111,6 +125,7 @@ struct Integer {
   static constexpr uint32_t kScaleStep = kBf16Step;
   static constexpr bool kSigned = true;
   static constexpr uint32_t kMaxCode = (1u << (kBits - 1)) - 1;
+  static constexpr Levels kLevels = Levels::Integer;
 
   AGOQ_HD static constexpr float decode(uint32_t code) {
     return static_cast<float>(static_cast<int32_t>(code << (32 - kBits)) >> (32 - kBits));
@@ -143,6 +158,7 @@ struct NormalFloat4 {
   static constexpr bool kScaled = true;
   static constexpr uint32_t kScaleStep = kBf16Step;
   static constexpr bool kSigned = true;
+  static constexpr Levels kLevels = Levels::Table;
 
   AGOQ_HD static constexpr float value(uint32_t index) {
     constexpr float kValues[16] = {
@@ -196,6 +212,7 @@ struct Cubic {
   static constexpr uint32_t kScaleStep = kStepOfScale;
   static constexpr bool kSigned = kHasSign;
   static constexpr uint32_t kMaxCode = kLargestCode;  // of the magnitude
+  static constexpr Levels kLevels = Levels::Cube;
 
   AGOQ_HD static constexpr float decode(uint32_t code) {
     const float cube = cube_of(kHasSign ? code & 127 : code);

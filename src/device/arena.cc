@@ -20,15 +20,30 @@ size_t aligned(size_t bytes) {
 }  // namespace
 
 Arena::Arena(Device device, size_t capacity) : device_(device), capacity_(device == Device::Meta ? 0 : capacity) {
-  require(device != Device::Cuda, "this build has no CUDA backend; use --device cpu");
+  require(device != Device::Cuda, "memory of a GPU is reserved on that GPU: Arena(gpu, capacity)");
   if (capacity_ == 0) return;
   void* memory = mmap(nullptr, capacity_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   require(memory != MAP_FAILED, "cannot reserve {} bytes of memory for the arena: {}", capacity_, std::strerror(errno));
   base_ = static_cast<uint8_t*>(memory);
 }
 
+Arena::Arena(Gpu& gpu, size_t capacity) : device_(Device::Cuda), gpu_(&gpu), capacity_(capacity) {
+  if constexpr (kCudaBuild) {
+    if (capacity_ > 0) base_ = static_cast<uint8_t*>(gpu.reserve(capacity_));
+  } else {
+    fail("this build has no CUDA backend; use --device cpu");
+  }
+}
+
 Arena::~Arena() {
-  if (base_) munmap(base_, capacity_);
+  if (!base_) return;
+  if constexpr (kCudaBuild) {
+    if (gpu_) {
+      gpu_->release(base_);
+      return;
+    }
+  }
+  munmap(base_, capacity_);
 }
 
 Tensor Arena::allocate(const std::string& owner, DType dtype, Shape shape) {

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "base/tensor.h"
+#include "device/gpu.h"
 
 namespace agoq {
 
@@ -22,11 +23,14 @@ class Arena {
  public:
   // Cpu reserves `capacity` zeroed bytes at once (error if the machine cannot); Meta ignores it.
   Arena(Device device, size_t capacity);
+  // The same on a GPU, which must outlive the arena.
+  Arena(Gpu& gpu, size_t capacity);
   ~Arena();
   Arena(const Arena&) = delete;
   Arena& operator=(const Arena&) = delete;
 
   Device device() const { return device_; }
+  Gpu* gpu() const { return gpu_; }  // null unless the memory is a GPU's
   // A tensor that lives as long as the arena, zeroed, 256-byte aligned.
   Tensor allocate(const std::string& owner, DType dtype, Shape shape);
   // A temporary, uninitialised; freed when the enclosing Scope ends.
@@ -44,6 +48,7 @@ class Arena {
   friend class Scope;
   uint8_t* base_ = nullptr;
   Device device_;
+  Gpu* gpu_ = nullptr;
   size_t capacity_ = 0;
   size_t bottom_ = 0;
   size_t top_ = 0;

@@ -9,6 +9,15 @@
 
 namespace agoq {
 
+// Where the documents of a micro-batch lie, as far as the host knows it. Only the speed of attention depends on it:
+// what it must compute is said by Context::document_start, and without this a GPU goes by that alone, slowly.
+struct Documents {
+  int64_t sequence_length = 0;  // no document crosses a multiple of it; 0: T
+  int64_t count = 0;            // 0: not known
+  int64_t longest = 0;          // tokens of the longest document
+  Tensor offsets;  // [T + 1] int32 on the device: the first token of each document, then T; the rest unused
+};
+
 class Context {
  public:
   // `target` is the device whose layout is planned: the device itself, or for Meta the one it stands for.
@@ -18,15 +27,23 @@ class Context {
   Device device() const { return arena_->device(); }
   Device target() const { return target_; }
   bool meta() const { return device() == Device::Meta; }
-  DType compute() const { return compute_; }  // F32 or BF16: what activations and GEMMs are
+  bool cuda() const { return device() == Device::Cuda; }
+  Gpu& gpu() const { return *arena_->gpu(); }  // of a context on a GPU
+  DType compute() const { return compute_; }   // F32 or BF16: what activations and GEMMs are
 
-  // A temporary on the arena's stack, freed by the enclosing Scope.
+  // Temporaries on the arena's stack, freed by the enclosing Scope.
   Tensor empty(DType dtype, Shape shape) const { return arena_->push(dtype, shape); }
   Tensor empty(Shape shape) const { return arena_->push(compute_, shape); }
+  // One that only kernels of `device` need: none, and so not counted, when the layout of another device is planned.
+  Tensor scratch(Device device, DType dtype, Shape shape) const {
+    return target_ == device ? arena_->push(dtype, shape) : Tensor{};
+  }
 
   RandomKey random;       // seed, step and global micro-batch are set; ops fill in purpose and tensor
   Tensor positions;       // [T] int32: position of each token in its document (RoPE)
   Tensor document_start;  // [T] int32: index in this micro-batch of the first token of the token's document (attention)
+  Documents documents;
+  bool deterministic = false;  // same bits every time, on a GPU too, where attention's gradient is slower for it
   Profile* profile = nullptr;  // seconds by kind of op, when someone asks
 
  private:

@@ -1,7 +1,6 @@
 #include "model/decoder_layer.h"
 
 #include "ops/linear.h"
-#include "ops/rms_norm.h"
 #include "ops/rope.h"
 #include "ops/swiglu.h"
 
@@ -17,7 +16,7 @@ const ops::MainGrad& of(const LayerGradients& grads, Param p) {
 DecoderLayer::DecoderLayer(const ModelConfig& config, const LayerSpec& spec, Tensor rope_table)
     : spec_(spec),
       attention_{config.heads, config.window},
-      eps_(config.norm_eps),
+      norm_(config),
       qk_norm_(config.qk_norm),
       rope_table_(rope_table) {}
 
@@ -46,24 +45,28 @@ void DecoderLayer::backward_from_x1(const Context& ctx, const Tensor& dx, const 
 void DecoderLayer::attention_forward(const Context& ctx, const Tensor& x, const LayerWeights& w,
                                      const Saved& saved) const {
   Scope scope(ctx);
-  const Tensor n1 =
-      ops::rms_norm(ctx, x, w[Param::AttentionNorm], eps_, saved[Kept::X1], saved.stat(Kept::Rstd1));  // [T, H]
+  const Tensor n1 = norm_.forward(ctx, x, w[Param::AttentionNorm], saved[Kept::X1], saved.stat(Kept::Rstd1));  // [T, H]
   saved.keep(ctx, Kept::N1, n1);
-  const Tensor qkv = ops::linear(ctx, n1, w[Param::Qkv], w[Param::QkvBias]);  // [T, (Hq + 2 Hkv) D]
+  const int64_t tokens = x.rows(), qkv_cols = attention_.heads.cols();
+  // With a norm of q and k, backward needs them as they are before it, and can redo the rest.
+  const Tensor qkv =
+      qk_norm_ ? ctx.empty({tokens, qkv_cols}) : saved.room(ctx, Kept::Qkv, tokens, qkv_cols);  // [T, (Hq + 2 Hkv) D]
+  ops::linear_into(ctx, n1, w[Param::Qkv], w[Param::QkvBias], qkv);
   if (qk_norm_) {
-    saved.keep(ctx, Kept::Qkv, qkv);  // backward needs q and k before their norm, and can redo the rest
-    ops::qk_norm(ctx, qkv, attention_.heads, w[Param::QNorm], w[Param::KNorm], eps_, saved.stat(Kept::QkRstd));
+    saved.keep(ctx, Kept::Qkv, qkv);
+    ops::qk_norm(ctx, qkv, attention_.heads, w[Param::QNorm], w[Param::KNorm], norm_.eps(), saved.stat(Kept::QkRstd));
   }
   ops::rope(ctx, qkv, attention_.heads, rope_table_);
   if (!qk_norm_) saved.keep(ctx, Kept::Qkv, qkv);
-  const Tensor o = ops::attention(ctx, qkv, attention_, saved.stat(Kept::Lse));  // [T, Hq D]
+  const Tensor o = saved.room(ctx, Kept::O, tokens, attention_.heads.q_cols());  // [T, Hq D]
+  ops::attention_into(ctx, qkv, attention_, o, saved.stat(Kept::Lse));
   saved.keep(ctx, Kept::O, o);
   ops::linear_add(ctx, o, w[Param::Out], x);
 }
 
 void DecoderLayer::mlp_forward(const Context& ctx, const Tensor& x, const LayerWeights& w, const Saved& saved) const {
   Scope scope(ctx);
-  const Tensor n2 = ops::rms_norm(ctx, x, w[Param::MlpNorm], eps_, saved[Kept::X2], saved.stat(Kept::Rstd2));  // [T, H]
+  const Tensor n2 = norm_.forward(ctx, x, w[Param::MlpNorm], saved[Kept::X2], saved.stat(Kept::Rstd2));  // [T, H]
   saved.keep(ctx, Kept::N2, n2);
   const Tensor gate_up = ops::linear(ctx, n2, w[Param::GateUp]);                         // [T, 2F]
   const Tensor h = ops::swiglu(ctx, gate_up, saved[Kept::GateUp], saved[Kept::Hidden]);  // [T, F]
@@ -78,11 +81,11 @@ void DecoderLayer::mlp_backward(const Context& ctx, const Tensor& dx, const Laye
   ops::accumulate_dw(ctx, of(grads, Param::Down), dx, h);
   const Tensor n2 = saved.kept(Kept::N2)
                         ? saved.load(ctx, Kept::N2)
-                        : ops::rms_norm_again(ctx, saved[Kept::X2], saved.stat(Kept::Rstd2), w[Param::MlpNorm]);
+                        : norm_.again(ctx, saved[Kept::X2], saved.stat(Kept::Rstd2), w[Param::MlpNorm]);
   ops::accumulate_dw(ctx, of(grads, Param::GateUp), d_gate_up, n2);
   const Tensor dn2 = ops::linear_dx(ctx, d_gate_up, w[Param::GateUp]);
-  ops::rms_norm_backward_into(ctx, dn2, saved[Kept::X2], saved.stat(Kept::Rstd2), w[Param::MlpNorm], dx, dx,
-                              of(grads, Param::MlpNorm));
+  norm_.backward(ctx, dn2, saved[Kept::X2], saved.stat(Kept::Rstd2), w[Param::MlpNorm], dx, dx,
+                 of(grads, Param::MlpNorm));
 }
 
 void DecoderLayer::attention_backward(const Context& ctx, const Tensor& dx, const LayerWeights& w, const Saved& saved,
@@ -107,11 +110,11 @@ void DecoderLayer::attention_backward(const Context& ctx, const Tensor& dx, cons
   if (w[Param::QkvBias]) ops::accumulate_db(ctx, of(grads, Param::QkvBias), dqkv);
   const Tensor n1 = saved.kept(Kept::N1)
                         ? saved.load(ctx, Kept::N1)
-                        : ops::rms_norm_again(ctx, saved[Kept::X1], saved.stat(Kept::Rstd1), w[Param::AttentionNorm]);
+                        : norm_.again(ctx, saved[Kept::X1], saved.stat(Kept::Rstd1), w[Param::AttentionNorm]);
   ops::accumulate_dw(ctx, of(grads, Param::Qkv), dqkv, n1);
   const Tensor dn1 = ops::linear_dx(ctx, dqkv, w[Param::Qkv]);
-  ops::rms_norm_backward_into(ctx, dn1, saved[Kept::X1], saved.stat(Kept::Rstd1), w[Param::AttentionNorm], dx, dx,
-                              of(grads, Param::AttentionNorm));
+  norm_.backward(ctx, dn1, saved[Kept::X1], saved.stat(Kept::Rstd1), w[Param::AttentionNorm], dx, dx,
+                 of(grads, Param::AttentionNorm));
 }
 
 // q, k, v as attention saw them.

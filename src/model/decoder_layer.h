@@ -3,6 +3,7 @@
 
 #include <array>
 
+#include "model/norm.h"
 #include "model/parameters.h"
 #include "model/saved.h"
 #include "ops/accumulate.h"
@@ -36,7 +37,7 @@ class DecoderLayer {
 
   const LayerSpec& spec_;
   ops::AttentionSpec attention_;
-  float eps_;
+  Norm norm_;
   bool qk_norm_;
   Tensor rope_table_;  // [positions, D]
 };

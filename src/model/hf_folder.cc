@@ -24,7 +24,7 @@ using Json = nlohmann::json;
 constexpr const char* kSingleFile = "model.safetensors";
 constexpr const char* kIndexFile = "model.safetensors.index.json";
 constexpr const char* kConfigFile = "config.json";
-constexpr int64_t kSlab = 1 << 20;  // numbers converted at a time
+constexpr int64_t kSlab = 1 << 22;  // numbers converted at a time
 
 // One Hugging Face tensor, and the part of a parameter that it is.
 struct Piece {
@@ -216,7 +216,7 @@ std::vector<Shard> divide(const std::vector<Piece>& pieces, DType dtype, int64_t
   return shards;
 }
 
-void write_shard(const fs::path& path, Shard shard, const Parameters& params, DType dtype) {
+void write_shard(const Context& ctx, const fs::path& path, Shard shard, const Parameters& params, DType dtype) {
   std::vector<TensorHeader> headers;
   for (const Piece& piece : shard) headers.push_back({piece.name, dtype, piece.shape});
   SafetensorsWriter writer(path.string(), headers, {{"format", "pt"}, {"producer", "agoq"}});
@@ -225,7 +225,7 @@ void write_shard(const fs::path& path, Shard shard, const Parameters& params, DT
     writer.begin(piece.name);
     for_slabs(piece, params.at(piece.id), [&](int64_t, int64_t n, const ops::Weight& weight) {
       values.resize(static_cast<size_t>(weight.value.count()));
-      ops::load_fp32(weight, values.data());
+      ops::load_fp32(ctx, weight, values.data());
       const size_t first = piece.shape.size() == 1 ? static_cast<size_t>(piece.begin) : 0;
       writer.append(to_bytes(std::span(values).subspan(first, static_cast<size_t>(n)), dtype, piece.name));
     });
@@ -233,14 +233,14 @@ void write_shard(const fs::path& path, Shard shard, const Parameters& params, DT
   writer.commit();
 }
 
-void write_weights(const fs::path& folder, const std::vector<Piece>& pieces, const Parameters& params, DType dtype,
-                   int64_t max_shard_bytes) {
+void write_weights(const Context& ctx, const fs::path& folder, const std::vector<Piece>& pieces,
+                   const Parameters& params, DType dtype, int64_t max_shard_bytes) {
   const std::vector<Shard> shards = divide(pieces, dtype, max_shard_bytes);
-  if (shards.size() == 1) return write_shard(folder / kSingleFile, shards[0], params, dtype);
+  if (shards.size() == 1) return write_shard(ctx, folder / kSingleFile, shards[0], params, dtype);
   Json index = {{"metadata", {{"total_size", bytes_of(pieces, dtype)}}}};
   for (size_t i = 0; i < shards.size(); ++i) {
     const std::string name = fmt::format("model-{:05}-of-{:05}.safetensors", i + 1, shards.size());
-    write_shard(folder / name, shards[i], params, dtype);
+    write_shard(ctx, folder / name, shards[i], params, dtype);
     for (const Piece& piece : shards[i]) index["weight_map"][piece.name] = name;
   }
   write_file_atomically((folder / kIndexFile).string(), index.dump(2) + "\n");
@@ -314,7 +314,7 @@ void put_in_place(const fs::path& finished, const fs::path& destination) {
 
 }  // namespace
 
-void import_weights(const fs::path& folder, const ModelConfig& config, const LayerSpec& spec,
+void import_weights(const Context& ctx, const fs::path& folder, const ModelConfig& config, const LayerSpec& spec,
                     const Parameters& params) {
   const WeightFiles files(folder);
   const std::vector<Piece> pieces = pieces_of(config, spec);
@@ -326,25 +326,27 @@ void import_weights(const fs::path& folder, const ModelConfig& config, const Lay
     for_slabs(piece, whole, [&, file = file, entry = entry](int64_t first, int64_t n, const ops::Weight& weight) {
       values.resize(static_cast<size_t>(weight.value.count()));
       const bool part = weight.value.count() != n;  // of a 1-D parameter: keep the rest of it
-      if (part) ops::load_fp32(weight, values.data());
+      if (part) ops::load_fp32(ctx, weight, values.data());
       const size_t at = part ? static_cast<size_t>(piece.begin) : 0;
       file->read_floats(*entry, first, std::span(values).subspan(at, static_cast<size_t>(n)));
-      ops::store_fp32(weight, values.data());
+      ops::store_fp32(ctx, weight, values.data());
     });
   }
 }
 
-void export_folder(const fs::path& destination, const ModelConfig& config, const LayerSpec& spec,
+void export_folder(const Context& ctx, const fs::path& destination, const ModelConfig& config, const LayerSpec& spec,
                    const Parameters& params, DType dtype, const fs::path& source, int64_t max_shard_bytes) {
   fs::path folder = fs::absolute(destination).lexically_normal();
   if (!folder.has_filename()) folder = folder.parent_path();  // a slash at the end
   check_destination(folder, source);
   const Discard temporary{folder.string() + ".tmp-export"};  // also what a killed export left
-  fs::remove_all(temporary.path);
-  fs::create_directories(temporary.path);
+  std::error_code error;
+  fs::remove_all(temporary.path, error);
+  if (!error) fs::create_directories(temporary.path, error);
+  require(!error, "cannot export to {}: {}", folder.string(), error.message());
   write_file_atomically((temporary.path / kConfigFile).string(), config_to_json(config, dtype));
   if (!source.empty()) copy_companions(source, temporary.path);
-  write_weights(temporary.path, pieces_of(config, spec), params, dtype, max_shard_bytes);
+  write_weights(ctx, temporary.path, pieces_of(config, spec), params, dtype, max_shard_bytes);
   put_in_place(temporary.path, folder);
 }
 

@@ -1,15 +1,19 @@
 #include "model/model.h"
 
+#include "device/transfer.h"
+#include "model/norm.h"
 #include "ops/embedding.h"
 #include "ops/linear.h"
-#include "ops/rms_norm.h"
 
 namespace agoq::model {
 namespace {
 
 Tensor make_rope_table(Arena& arena, const ModelConfig& config, int64_t positions) {
   const Tensor table = arena.allocate("rope table", DType::F32, {positions, config.heads.dim});
-  if (arena.device() != Device::Meta) ops::fill_rope_table(config.rope, table);
+  if (arena.device() == Device::Meta) return table;
+  std::vector<float> values(static_cast<size_t>(table.count()));
+  ops::fill_rope_table(config.rope, host_tensor(values.data(), table.shape));
+  upload(Context(arena, arena.device(), DType::F32), values.data(), table);
   return table;
 }
 
@@ -37,7 +41,7 @@ void Model::forward(const Context& ctx, const Parameters& params, const Tensor& 
 }
 
 void Model::backward(const Context& ctx, const Parameters& params, const Tensor& dx, int64_t begin, int64_t end,
-                     const std::vector<Saved>& saved, const GradientSource& grads) const {
+                     const std::vector<Saved>& saved, GradientSource& grads) const {
   for (int64_t l = end - 1; l >= begin; --l) {
     Scope scope(ctx);
     const Saved& kept = saved[static_cast<size_t>(l - begin)];
@@ -53,40 +57,40 @@ void Model::loss(const Context& ctx, const Parameters& params, const Tensor& x, 
                  const Tensor& nll) const {
   Scope scope(ctx);
   const Tensor norm = params.acquire(ctx, {-1, Param::FinalNorm});
-  const Tensor n = ops::rms_norm(ctx, x, norm, config_.norm_eps);  // [T, H]
+  const Tensor n = Norm(config_).forward(ctx, x, norm);  // [T, H]
   ops::head_loss(ctx, n, params.acquire(ctx, params.head_id()), targets, nll);
 }
 
 void Model::loss_backward(const Context& ctx, const Parameters& params, const Tensor& x, const ops::Targets& targets,
-                          float scale, const Tensor& nll, const GradientSource& grads) const {
+                          float scale, const Tensor& nll, GradientSource& grads) const {
   Scope scope(ctx);
   const Tensor norm = params.acquire(ctx, {-1, Param::FinalNorm});
   const Tensor rstd = ctx.empty(DType::F32, {x.rows()});
   const codec::Codec plain = ctx.compute() == DType::BF16 ? codec::Codec::Bf16 : codec::Codec::Fp32;
   const codec::Quantized kept_x = codec::push(ctx, plain, x.rows(), codec::RowBlocks(x.cols()));
-  const Tensor n = ops::rms_norm(ctx, x, norm, config_.norm_eps, kept_x, rstd);  // [T, H]
+  const Tensor n = Norm(config_).forward(ctx, x, norm, kept_x, rstd);  // [T, H]
   const Tensor head = params.acquire(ctx, params.head_id());
-  const Tensor dn = ops::head_loss_backward(ctx, n, head, targets, scale, nll, grads.grad(params.head_id()));
-  ops::rms_norm_backward_into(ctx, dn, kept_x, rstd, norm, {}, x, grads.grad({-1, Param::FinalNorm}));
+  const Tensor dn = ops::head_loss_backward(ctx, n, head, targets, scale, nll, grads.acquire(params.head_id()));
+  const ops::MainGrad d_norm = norm ? grads.acquire({-1, Param::FinalNorm}) : ops::MainGrad{};
+  Norm(config_).backward(ctx, dn, kept_x, rstd, norm, {}, x, d_norm);
 }
 
-void Model::embed_backward(const Context& ctx, const Tensor& tokens, const Tensor& dx,
-                           const GradientSource& grads) const {
-  ops::embedding_backward(ctx, tokens, dx, grads.grad({-1, Param::Embedding}));
+void Model::embed_backward(const Context& ctx, const Tensor& tokens, const Tensor& dx, GradientSource& grads) const {
+  ops::embedding_backward(ctx, tokens, dx, grads.acquire({-1, Param::Embedding}));
 }
 
 Tensor Model::logits(const Context& ctx, const Parameters& params, const Tensor& x) const {
   const Tensor out = ctx.empty(DType::F32, {x.rows(), config_.vocab_size});
   Scope scope(ctx);
-  const Tensor n = ops::rms_norm(ctx, x, params.acquire(ctx, {-1, Param::FinalNorm}), config_.norm_eps);
+  const Tensor n = Norm(config_).forward(ctx, x, params.acquire(ctx, {-1, Param::FinalNorm}));
   ops::gemm(ctx, n, ops::Transpose::No, params.acquire(ctx, params.head_id()), ops::Transpose::Yes, out);
   return out;
 }
 
-LayerGradients Model::layer_gradients(int64_t layer, const GradientSource& grads) const {
+LayerGradients Model::layer_gradients(int64_t layer, GradientSource& grads) const {
   LayerGradients all;
   for (const ParamRow& row : spec_.params)
-    if (in_layer(row.param) && row.present()) all[static_cast<size_t>(row.param)] = grads.grad({layer, row.param});
+    if (in_layer(row.param) && row.present()) all[static_cast<size_t>(row.param)] = grads.acquire({layer, row.param});
   return all;
 }
 

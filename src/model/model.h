@@ -9,11 +9,12 @@
 
 namespace agoq::model {
 
-// Gradient of every parameter; the interface that the model needs of whoever stores them.
+// Main gradient of every parameter; the interface that the model needs of whoever stores them.
 class GradientSource {
  public:
   virtual ~GradientSource() = default;
-  virtual ops::MainGrad grad(const ParamId& id) const = 0;
+  // For the one who adds next. If it is fresh, all of it must be written: what is not added to stays undefined.
+  virtual ops::MainGrad acquire(const ParamId& id) = 0;
 };
 
 class Model {
@@ -30,19 +31,19 @@ class Model {
   void forward(const Context& ctx, const Parameters& params, const Tensor& x, int64_t begin, int64_t end,
                const std::vector<Saved>& saved) const;
   void backward(const Context& ctx, const Parameters& params, const Tensor& dx, int64_t begin, int64_t end,
-                const std::vector<Saved>& saved, const GradientSource& grads) const;
+                const std::vector<Saved>& saved, GradientSource& grads) const;
   // Final norm, head and loss: nll [T] of every token.
   void loss(const Context& ctx, const Parameters& params, const Tensor& x, const ops::Targets& targets,
             const Tensor& nll) const;
   // The same, and the gradient of scale · Σ weight · nll with respect to x, which replaces x.
   void loss_backward(const Context& ctx, const Parameters& params, const Tensor& x, const ops::Targets& targets,
-                     float scale, const Tensor& nll, const GradientSource& grads) const;
-  void embed_backward(const Context& ctx, const Tensor& tokens, const Tensor& dx, const GradientSource& grads) const;
+                     float scale, const Tensor& nll, GradientSource& grads) const;
+  void embed_backward(const Context& ctx, const Tensor& tokens, const Tensor& dx, GradientSource& grads) const;
   // Logits [rows, V] fp32 of some rows of the residual stream x [rows, H] (generation).
   Tensor logits(const Context& ctx, const Parameters& params, const Tensor& x) const;
 
  private:
-  LayerGradients layer_gradients(int64_t layer, const GradientSource& grads) const;
+  LayerGradients layer_gradients(int64_t layer, GradientSource& grads) const;
 
   const ModelConfig& config_;
   const LayerSpec& spec_;

@@ -17,19 +17,23 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-// What the four model types don't say in the file: the defaults of transformers for keys that are missing.
+// What the model types don't say in the file: the defaults of transformers for keys that are missing.
 struct Family {
   std::string_view model_type, architecture;
   int64_t kv_heads;  // 0: as many as query heads
   int64_t head_dim;  // 0: H / Hq
   int64_t max_positions;
-  int64_t window;  // Mistral 0.1 had one, so only an explicit null switches it off
+  bool windows;     // it can have a sliding window
+  int64_t window;   // Mistral 0.1 had one, so only an explicit null switches it off
+  bool layer_norm;  // without weights, in place of RMSNorm
 };
-constexpr std::array<Family, 4> kFamilies = {{{"llama", "LlamaForCausalLM", 0, 0, 2048, 0},
-                                              {"mistral", "MistralForCausalLM", 8, 0, 131072, 4096},
-                                              {"qwen2", "Qwen2ForCausalLM", 32, 0, 32768, 0},
-                                              {"qwen3", "Qwen3ForCausalLM", 32, 128, 32768, 0}}};
+constexpr std::array<Family, 5> kFamilies = {{{"llama", "LlamaForCausalLM", 0, 0, 2048, false, 0, false},
+                                              {"mistral", "MistralForCausalLM", 8, 0, 131072, true, 4096, false},
+                                              {"qwen2", "Qwen2ForCausalLM", 32, 0, 32768, true, 0, false},
+                                              {"qwen3", "Qwen3ForCausalLM", 32, 128, 32768, true, 0, false},
+                                              {"olmo", "OlmoForCausalLM", 0, 0, 2048, false, 0, true}}};
 constexpr double kDefaultTheta = 10000, kDefaultEps = 1e-6, kDefaultInit = 0.02;
+constexpr float kLayerNormEps = 1e-5f;  // fixed in OLMo's code, no key of its file
 constexpr int64_t kDefaultQwenWindow = 4096, kDefaultFirstWindowLayer = 28;
 
 // Far above every published model; below them no product of sizes overflows.
@@ -162,11 +166,13 @@ void refuse_unsupported(const Fields& config, const Family& family) {
   const std::string act = config.text_or("hidden_act", "silu");
   config.check(act == "silu", "hidden_act {} is not supported; only silu is", shown(act));
   config.check(!config.flag("mlp_bias", false), "mlp_bias true is not supported: these layers have no bias there");
-  if (family.model_type == "llama" || family.model_type == "qwen3")
+  if (family.model_type == "llama" || family.model_type == "qwen3" || family.model_type == "olmo")
     config.check(
         !config.flag("attention_bias", false),
         "attention_bias true is not supported: in {} it puts a bias on o_proj too, which this layer doesn't have",
         family.model_type);
+  config.check(family.model_type != "olmo" || !config.has("clip_qkv"),
+               "clip_qkv is not supported: these layers do not clip q, k and v; only null is");
   const double dropout = config.number_or("attention_dropout", 0, 1, 0);
   config.check(dropout == 0, "attention_dropout {} is not supported; only 0 is", dropout);
   const double rotary = config.number_or("partial_rotary_factor", 0, 1, 1);
@@ -251,7 +257,7 @@ int64_t read_window(const Fields& config, const Family& family, int64_t layers) 
     window =
         config.integer_or("sliding_window", 1, kMaxPositions, config.is_null("sliding_window") ? 0 : family.window);
     sliding = window > 0 ? layers : 0;
-  } else if (family.model_type != "llama" && config.flag("use_sliding_window", false)) {
+  } else if (family.windows && config.flag("use_sliding_window", false)) {
     const int64_t fallback = config.is_null("sliding_window") ? 0 : kDefaultQwenWindow;
     window = config.integer_or("sliding_window", 1, kMaxPositions, fallback);
     const int64_t first = config.integer_or("max_window_layers", 0, kMaxLayers, kDefaultFirstWindowLayer);
@@ -295,8 +301,11 @@ Json new_json(const ModelConfig& c) {
       c.qkv_bias == (c.model_type == "qwen2") && c.qk_norm == (c.model_type == "qwen3"),
       "cannot write a config.json: biases on q, k, v are qwen2's and norms on q, k are qwen3's, and model_type is {}",
       c.model_type);
-  require(c.window == 0 || c.model_type != "llama",
-          "cannot write a config.json: model_type llama has no sliding window");
+  require(c.window == 0 || family->windows, "cannot write a config.json: model_type {} has no sliding window",
+          c.model_type);
+  require(c.layer_norm == family->layer_norm && (!c.layer_norm || c.norm_eps == kLayerNormEps),
+          "cannot write a config.json: LayerNorm, with an epsilon of {}, is olmo's, and model_type is {}",
+          kLayerNormEps, c.model_type);
   Json json;
   json["architectures"] = Json::array({family->architecture});
   json["model_type"] = c.model_type;
@@ -309,15 +318,16 @@ Json new_json(const ModelConfig& c) {
   json["head_dim"] = c.heads.dim;
   json["hidden_act"] = "silu";
   json["max_position_embeddings"] = c.max_positions;
-  json["rms_norm_eps"] = shortest(c.norm_eps);
+  if (!c.layer_norm) json["rms_norm_eps"] = shortest(c.norm_eps);
   json["rope_theta"] = c.rope.theta;
   json["rope_scaling"] = rope_scaling_json(c.rope);
   json["tie_word_embeddings"] = c.tied_embeddings;
   json["initializer_range"] = shortest(c.init_std);
   json["attention_dropout"] = 0.0;
   if (c.model_type == "llama") json["attention_bias"] = json["mlp_bias"] = false;
-  if (c.model_type == "qwen3") json["attention_bias"] = false;
-  if (c.model_type != "llama") json["sliding_window"] = c.window > 0 ? Json(c.window) : Json(nullptr);
+  if (c.model_type == "qwen3" || c.model_type == "olmo") json["attention_bias"] = false;
+  if (c.model_type == "olmo") json["clip_qkv"] = nullptr;
+  if (family->windows) json["sliding_window"] = c.window > 0 ? Json(c.window) : Json(nullptr);
   if (c.model_type == "qwen2" || c.model_type == "qwen3") {
     json["use_sliding_window"] = c.window > 0;
     json["max_window_layers"] = c.window > 0 ? 0 : c.layers;
@@ -353,18 +363,22 @@ struct Preset {
   double theta;
   bool tied;
   bool llama3_rope;  // LLaMA 3.2's frequency scaling
+  std::string_view model_type = "llama";
 };
 // From the models' own config.json; `demo` is small enough for a laptop and has 257 tokens: bytes and an end.
-constexpr std::array<Preset, 6> kPresets = {
+constexpr std::array<Preset, 7> kPresets = {
     {{"llama2-7b", 32000, 4096, 11008, 32, 32, 32, 4096, 10000, false, false},
      {"llama2-13b", 32000, 5120, 13824, 40, 40, 40, 4096, 10000, false, false},
      {"llama3-8b", 128256, 4096, 14336, 32, 32, 8, 8192, 500000, false, false},
      {"llama3.2-1b", 128256, 2048, 8192, 16, 32, 8, 131072, 500000, true, true},
      {"codellama-34b", 32000, 8192, 22016, 48, 64, 8, 16384, 1000000, false, false},
+     {"olmo-1b", 50304, 2048, 8192, 16, 16, 16, 2048, 10000, true, false, "olmo"},
      {"demo", 257, 256, 704, 5, 8, 4, 1024, 10000, false, false}}};
 
 ModelConfig from_preset(const Preset& p) {
   ModelConfig config;
+  config.model_type = p.model_type;
+  config.layer_norm = find_family(p.model_type)->layer_norm;
   config.vocab_size = p.vocab;
   config.hidden_size = p.hidden;
   config.ffn_size = p.ffn;
@@ -405,8 +419,12 @@ double ModelConfig::flops_per_token(int64_t sequence_length) const {
     layer_weights += static_cast<double>(spec[p].count());
   const double head = static_cast<double>(vocab_size) * static_cast<double>(hidden_size);
   const double depth = static_cast<double>(layers);
+  return 6 * (depth * layer_weights + head) + 3 * depth * attention_flops_per_token(sequence_length);
+}
+
+double ModelConfig::attention_flops_per_token(int64_t sequence_length) const {
   const double keys = mean_keys(static_cast<double>(sequence_length), static_cast<double>(window));
-  return 6 * (depth * layer_weights + head) + 12 * depth * static_cast<double>(heads.q_cols()) * keys;
+  return 4 * static_cast<double>(heads.q_cols()) * keys;
 }
 
 ModelConfig config_from_json(const std::string& text, const std::string& file) {
@@ -422,7 +440,9 @@ ModelConfig config_from_json(const std::string& text, const std::string& file) {
   config.layers = fields.integer("num_hidden_layers", 1, kMaxLayers);
   config.heads = read_heads(fields, family, config.hidden_size);
   config.max_positions = fields.integer_or("max_position_embeddings", 1, kMaxPositions, family.max_positions);
-  config.norm_eps = static_cast<float>(fields.number_or("rms_norm_eps", 1e-20, 0.1, kDefaultEps));
+  config.layer_norm = family.layer_norm;
+  config.norm_eps =
+      config.layer_norm ? kLayerNormEps : static_cast<float>(fields.number_or("rms_norm_eps", 1e-20, 0.1, kDefaultEps));
   config.rope = read_rope(fields, config.heads.dim);
   config.window = read_window(fields, family, config.layers);
   config.tied_embeddings = fields.flag("tie_word_embeddings", false);

@@ -13,7 +13,7 @@
 namespace agoq::model {
 
 struct ModelConfig {
-  std::string model_type = "llama";  // llama, mistral, qwen2 or qwen3
+  std::string model_type = "llama";  // llama, mistral, qwen2, qwen3 or olmo
   int64_t vocab_size = 0;            // V
   int64_t hidden_size = 0;           // H
   int64_t ffn_size = 0;              // F
@@ -24,8 +24,9 @@ struct ModelConfig {
   ops::RopeSpec rope;
   int64_t window = 0;  // sliding window of attention, 0: none
   bool tied_embeddings = false;
-  bool qkv_bias = false;  // Qwen2.5
-  bool qk_norm = false;   // Qwen3
+  bool qkv_bias = false;    // Qwen2.5
+  bool qk_norm = false;     // Qwen3
+  bool layer_norm = false;  // OLMo: norms take off the mean and have no weights
   float init_std = 0.02f;
   std::string original_json;  // the config.json it came from, so that export changes nothing it doesn't know
 
@@ -35,6 +36,8 @@ struct ModelConfig {
   // where c is the mean number of keys that a token attends to: (S + 1) / 2, or less with a sliding window. What
   // recomputation adds is not counted: it is model FLOPs, not hardware FLOPs.
   double flops_per_token(int64_t sequence_length) const;
+  // Of these, one layer's attention in the forward pass: 4 · Hq · D · c. Backward has twice as many.
+  double attention_flops_per_token(int64_t sequence_length) const;
 };
 
 // Parses a config.json. An architecture that would compute something else than this code is refused by name; keys that
@@ -43,7 +46,7 @@ ModelConfig config_from_json(const std::string& text, const std::string& file);
 // A config.json for AutoModelForCausalLM of transformers 4 and 5: original_json if there is one, otherwise all keys.
 // With `dtype` it names the type of the weights beside it; nothing else of original_json changes.
 std::string config_to_json(const ModelConfig& config, std::optional<DType> dtype = std::nullopt);
-// llama2-7b, llama2-13b, llama3-8b, llama3.2-1b, codellama-34b, demo; an error lists the names.
+// llama2-7b, llama2-13b, llama3-8b, llama3.2-1b, codellama-34b, olmo-1b, demo; an error lists the names.
 ModelConfig preset(const std::string& name);
 std::vector<std::string> preset_names();
 // A preset's name, a Hugging Face folder, or a config.json.

@@ -1,6 +1,8 @@
 #include "model/parameters.h"
 
+#include <algorithm>
 #include <cmath>
+#include <span>
 
 namespace agoq::model {
 namespace {
@@ -25,8 +27,10 @@ float standard_deviation(const ModelConfig& config, Init init) {
                                       : config.init_std;
 }
 
+constexpr int64_t kFloatsAtOnce = 1 << 24;  // of random numbers: 64 MiB
+
 // values[i] depends only on (seed, tensor, row, i).
-void fill_normal(const RandomKey& key, int64_t row, float deviation, std::vector<float>& values) {
+void fill_normal(const RandomKey& key, int64_t row, float deviation, std::span<float> values) {
   const uint64_t groups_per_row = (values.size() + 3) / 4;
   for (size_t i = 0; i < values.size(); i += 4) {
     const Philox4 words = key.draw(static_cast<uint64_t>(row) * groups_per_row + i / 4);
@@ -34,6 +38,19 @@ void fill_normal(const RandomKey& key, int64_t row, float deviation, std::vector
     const std::array<float, 4> four = {first[0], first[1], second[0], second[1]};
     for (size_t j = 0; j < 4 && i + j < values.size(); ++j) values[i + j] = four[j] * deviation;
   }
+}
+
+// Rows [begin, end) of a parameter as it is in the beginning.
+std::vector<float> initial_rows(const ModelConfig& config, const ParamRow& row, const RandomKey& key, int64_t begin,
+                                int64_t end) {
+  const auto cols = static_cast<size_t>(row.cols);
+  std::vector<float> values(static_cast<size_t>(end - begin) * cols, row.init == Init::Ones ? 1.0f : 0.0f);
+  if (row.init == Init::Ones || row.init == Init::Zeros) return values;
+  const float deviation = standard_deviation(config, row.init);
+#pragma omp parallel for
+  for (int64_t r = begin; r < end; ++r)
+    fill_normal(key, r, deviation, std::span(values).subspan(static_cast<size_t>(r - begin) * cols, cols));
+  return values;
 }
 
 }  // namespace
@@ -55,6 +72,7 @@ ParamId Parameters::head_id() const {
 }
 
 Tensor Parameters::acquire(const Context& ctx, const ParamId& id) const {
+  if (!spec_[id.param].present()) return {};
   return ops::in_compute_type(ctx, at(id));
 }
 
@@ -65,19 +83,15 @@ LayerWeights Parameters::acquire(const Context& ctx, int64_t layer) const {
   return weights;
 }
 
-void Parameters::initialize(uint64_t seed) {
+void Parameters::initialize(const Context& ctx, uint64_t seed) {
   for (const ParamId& id : ids_) {
     const ParamRow& row = spec_[id.param];
     const RandomKey key{seed, Purpose::Initialization, 0, 0, id.tensor()};
-#pragma omp parallel
-    {
-      std::vector<float> values(static_cast<size_t>(row.cols), row.init == Init::Ones ? 1.0f : 0.0f);
-#pragma omp for
-      for (int64_t r = 0; r < row.rows; ++r) {
-        if (row.init == Init::Normal || row.init == Init::ResidualNormal)
-          fill_normal(key, r, standard_deviation(config_, row.init), values);
-        ops::store_fp32(row.one_dimensional() ? at(id) : at(id).row_range(r, r + 1), values.data());
-      }
+    const int64_t step = std::max<int64_t>(kFloatsAtOnce / row.cols, 1);
+    for (int64_t begin = 0; begin < row.rows; begin += step) {
+      const int64_t end = std::min(begin + step, row.rows);
+      const std::vector<float> values = initial_rows(config_, row, key, begin, end);
+      ops::store_fp32(ctx, row.one_dimensional() ? at(id) : at(id).row_range(begin, end), values.data());
     }
   }
 }

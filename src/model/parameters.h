@@ -38,10 +38,11 @@ class Parameters {
   // One layer's weights as GEMMs read them. Where the held form differs (CPU in fp32), they are widened into the
   // caller's scope, one layer at a time.
   LayerWeights acquire(const Context& ctx, int64_t layer) const;
+  // An empty tensor if this architecture has no such parameter.
   Tensor acquire(const Context& ctx, const ParamId& id) const;
 
   // Random initialisation from Philox by (seed, logical tensor, index): the same under every mesh.
-  void initialize(uint64_t seed);
+  void initialize(const Context& ctx, uint64_t seed);
 
  private:
   const ModelConfig& config_;

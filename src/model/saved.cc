@@ -35,8 +35,15 @@ Tensor Saved::stat(Kept k) const {
   return plain;
 }
 
+Tensor Saved::room(const Context& ctx, Kept k, int64_t rows, int64_t cols) const {
+  const codec::Quantized& slot = (*this)[k];
+  return slot.codec == plain_codec(ctx.compute()) ? slot.plain() : ctx.empty({rows, cols});
+}
+
 void Saved::keep(const Context& ctx, Kept k, const Tensor& x) const {
-  if (kept(k)) codec::encode(ctx, x, (*this)[k]);
+  const codec::Quantized& slot = (*this)[k];
+  const bool written_there = slot.codec == plain_codec(ctx.compute()) && slot.codes.data == x.data;
+  if (slot.kept() && !written_there) codec::encode(ctx, x, slot);
 }
 
 Tensor Saved::load(const Context& ctx, Kept k) const {

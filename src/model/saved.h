@@ -22,6 +22,9 @@ class Saved {
   // rstd [T], lse [Hq, T], qk_rstd [T, Hq + Hkv]; an empty tensor if not kept.
   Tensor stat(Kept k) const;
 
+  // Where forward may write a tensor of [rows, cols] that it keeps: the slot itself if it stores the compute type, so
+  // that keeping it costs nothing, otherwise a temporary.
+  Tensor room(const Context& ctx, Kept k, int64_t rows, int64_t cols) const;
   void keep(const Context& ctx, Kept k, const Tensor& x) const;
   // The tensor in the compute type: the slot itself if it is stored so, otherwise decoded into a temporary. Read only.
   Tensor load(const Context& ctx, Kept k) const;

@@ -3,13 +3,17 @@
 #include <algorithm>
 
 #include "ops/accumulate_cpu.h"
+#include "ops/accumulate_cuda.h"
 #include "ops/cpu.h"
+#include "ops/linear_cuda.h"
 
 namespace agoq::ops {
 namespace {
 
-constexpr int64_t kSlabFloats = 1 << 20;   // of dW made at a time: stays in the last-level cache
-constexpr int64_t kPanelFloats = 1 << 21;  // of bf16 operands widened at a time
+constexpr int64_t kSlabFloats = 1 << 20;           // of dW made at a time: stays in the last-level cache
+constexpr int64_t kPanelFloats = 1 << 21;          // of bf16 operands widened at a time
+constexpr int64_t kSlabBytes = int64_t{64} << 20;  // of dW made at a time on a GPU
+constexpr int64_t kTileRows = 256;                 // of a product on a GPU
 
 void check_grad(const MainGrad& grad, const char* op) {
   require(grad.data.kept(), "{}: the main gradient has codec none; choose fp32, bf16 or an 8-bit codec", op);
@@ -34,6 +38,36 @@ int64_t panel_tokens(int64_t tokens, int64_t columns) {
   return std::min(tokens, std::max<int64_t>(kPanelFloats / columns, 64));
 }
 
+int64_t ceil_div(int64_t a, int64_t b) {
+  return (a + b - 1) / b;
+}
+
+// The same on a GPU: slabs of nearly equal size, in whole tiles.
+int64_t gpu_slab_rows(int64_t out, int64_t row_bytes) {
+  const int64_t most = std::max<int64_t>(kSlabBytes / row_bytes / kTileRows * kTileRows, kTileRows);
+  const int64_t even = ceil_div(out, ceil_div(out, most));
+  return std::min(out, ceil_div(even, kTileRows) * kTileRows);
+}
+
+// dyᵀ·x on a GPU: slab by slab into a temporary in the type of x, or at once into a plain fp32 gradient.
+void accumulate_dw_gpu(const Context& ctx, const MainGrad& grad, const Tensor& dy, const Tensor& x) {
+  const int64_t out = grad.data.rows, in = grad.data.row.cols;
+  const bool plain = grad.data.codec == codec::Codec::Fp32;
+  const int64_t rows = plain ? out : gpu_slab_rows(out, in * static_cast<int64_t>(size_of(x.dtype)));
+  Scope scope(ctx);
+  const Tensor workspace = ctx.scratch(Device::Cuda, DType::U8, {cuda::kGemmWorkspace});
+  const Tensor slab = plain ? Tensor{} : ctx.scratch(Device::Cuda, x.dtype, {rows, in});
+  if (ctx.meta()) return;
+  if constexpr (kCudaBuild) {
+    if (plain) return cuda::dw_rows(ctx, dy, x, 0, !grad.fresh, grad.data.plain(), workspace);
+    for (int64_t begin = 0; begin < out; begin += rows) {
+      const Tensor dw = slab.row_range(0, std::min(rows, out - begin));
+      cuda::dw_rows(ctx, dy, x, begin, false, dw, workspace);
+      cuda::accumulate(ctx, grad, dw, begin);
+    }
+  }
+}
+
 }  // namespace
 
 codec::Rounding MainGrad::rounding(const RandomKey& step_key, Purpose purpose) const {
@@ -42,6 +76,10 @@ codec::Rounding MainGrad::rounding(const RandomKey& step_key, Purpose purpose) c
   key.purpose = purpose;
   key.tensor = tensor;
   return codec::Rounding::random(key);
+}
+
+void zero_if_fresh(const Context& ctx, const MainGrad& grad) {
+  if (grad.fresh) codec::zero(ctx, grad.data);
 }
 
 void accumulate(const Context& ctx, const MainGrad& grad, const Tensor& delta, int64_t begin) {
@@ -53,6 +91,8 @@ void accumulate(const Context& ctx, const MainGrad& grad, const Tensor& delta, i
   Scope scope(ctx);
   const Tensor room = row_room(ctx, grad);
   if (ctx.meta()) return;
+  if constexpr (kCudaBuild)
+    if (ctx.cuda()) return cuda::accumulate(ctx, grad, delta, begin);
   cpu::require_cpu(ctx, "accumulate");
   Timed timed(ctx.profile, Work::Codec);
   cpu::accumulate(ctx, grad, delta, begin, false, room);
@@ -66,7 +106,9 @@ void accumulate_dw(const Context& ctx, const MainGrad& grad, const Tensor& dy, c
   require(dy.shape == Shape{tokens, out} && x.shape == Shape{tokens, in} && dy.dtype == x.dtype,
           "accumulate_dw: dy is {} {} and x {} {}, but the gradient is [{}, {}]", name_of(dy.dtype), dy.shape.text(),
           name_of(x.dtype), x.shape.text(), out, in);
-  if (tokens == 0) return;
+  if (tokens == 0) return zero_if_fresh(ctx, grad);
+  if (ctx.profile) ctx.profile->gemm_flops += 2.0 * static_cast<double>(tokens) * static_cast<double>(out * in);
+  if (ctx.target() == Device::Cuda) return accumulate_dw_gpu(ctx, grad, dy, x);
   const bool plain = grad.data.codec == codec::Codec::Fp32, widen = x.dtype == DType::BF16;
   const int64_t rows = slab_rows(out, in), panel = panel_tokens(tokens, in + rows);
 
@@ -85,13 +127,12 @@ void accumulate_dw(const Context& ctx, const MainGrad& grad, const Tensor& dy, c
     {
       Timed timed(ctx.profile, Work::Gemm);
       float* c = plain ? grad.data.plain().as<float>() + begin * in : slab.as<float>();
-      cpu::dw_slab(dy, x, begin, end, plain, c, panels);
+      cpu::dw_slab(dy, x, begin, end, plain && !grad.fresh, c, panels);
     }
     if (plain) continue;
     Timed timed(ctx.profile, Work::Codec);
     cpu::accumulate(ctx, grad, slab.row_range(0, end - begin), begin, widen, room);
   }
-  if (ctx.profile) ctx.profile->gemm_flops += 2.0 * static_cast<double>(tokens) * static_cast<double>(out * in);
 }
 
 void accumulate_db(const Context& ctx, const MainGrad& grad, const Tensor& dy) {
@@ -103,7 +144,14 @@ void accumulate_db(const Context& ctx, const MainGrad& grad, const Tensor& dy) {
   Scope scope(ctx);
   const Tensor sums = ctx.empty(DType::F32, {1, dy.cols()});
   const Tensor room = row_room(ctx, grad);
+  const Tensor partial = ctx.scratch(Device::Cuda, DType::F32, {cuda::kSlices, dy.cols()});
   if (ctx.meta()) return;
+  if constexpr (kCudaBuild) {
+    if (ctx.cuda()) {
+      cuda::column_sums(ctx, dy, partial, sums);
+      return cuda::accumulate(ctx, grad, sums, 0);
+    }
+  }
   cpu::require_cpu(ctx, "accumulate_db");
   Timed timed(ctx.profile, Work::Elementwise);
   cpu::column_sums(dy, sums);

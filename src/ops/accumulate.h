@@ -11,11 +11,14 @@ struct MainGrad {
   codec::Quantized data;   // [rows, cols] like the parameter
   uint32_t tensor = 0;     // logical tensor id, for the draws
   bool stochastic = true;  // how sums are rounded
+  bool fresh = false;      // the sum so far is zero, whatever `data` holds: overwrite it, do not read it
   // Of this tensor in this micro-batch. A tied embedding is rounded twice, with a purpose for each, so that draws
   // differ.
   codec::Rounding rounding(const RandomKey& step_key, Purpose purpose = Purpose::Gradient) const;
 };
 
+// For those who have nothing to add: then nobody overwrites what is not to be read.
+void zero_if_fresh(const Context& ctx, const MainGrad& grad);
 // main += delta; delta is fp32 or bf16 [end - begin, cols] for rows [begin, end) of the gradient.
 void accumulate(const Context& ctx, const MainGrad& grad, const Tensor& delta, int64_t begin = 0);
 // main += dyᵀ·x; dy [T, out], x [T, in]. The product is made and folded in by slabs of rows, so no full dW exists.

@@ -43,12 +43,15 @@ void accumulate(const Context& ctx, const MainGrad& grad, const Tensor& delta, i
   by_type(delta.dtype, [&]<class T>() {
     const T* rows = delta.as<T>();
     parallel_for(delta.shape[0], [&](int64_t r, int thread) {
-      if (q.codec == codec::Codec::Fp32)
-        return add_row(rows + r * cols, cols, round, reinterpret_cast<float*>(q.row_codes(begin + r)));
-      float* sum = thread_row(room, thread);
-      codec::decode_row(q, begin + r, sum);
+      const bool plain = q.codec == codec::Codec::Fp32;
+      float* sum = plain ? reinterpret_cast<float*>(q.row_codes(begin + r)) : thread_row(room, thread);
+      if (grad.fresh) {
+        std::fill_n(sum, cols, 0.0f);
+      } else if (!plain) {
+        codec::decode_row(q, begin + r, sum);
+      }
       add_row(rows + r * cols, cols, round, sum);
-      codec::encode_row(q, begin + r, sum, rounding);
+      if (!plain) codec::encode_row(q, begin + r, sum, rounding);
     });
   });
 }

@@ -1,6 +1,7 @@
 #include "ops/adamw.h"
 
 #include "ops/adamw_cpu.h"
+#include "ops/adamw_cuda.h"
 #include "ops/cpu.h"
 
 namespace agoq::ops {
@@ -20,38 +21,56 @@ void check_weight(const Weight& w, int64_t count) {
 }
 
 void check_moment(const codec::Quantized& moment, const codec::Quantized& grad, Codec eight_bits, const char* name) {
-  require(moment.codec == Codec::Fp32 || moment.codec == Codec::Bf16 || moment.codec == eight_bits,
-          "adamw: moment {} has codec {}; choose fp32, bf16 or {}", name, codec::name_of(moment.codec),
-          codec::name_of(eight_bits));
+  require(moment.codec == Codec::Fp32 || moment.codec == eight_bits, "adamw: moment {} has codec {}; choose fp32 or {}",
+          name, codec::name_of(moment.codec), codec::name_of(eight_bits));
   require(moment.rows == grad.rows && moment.row == grad.row,
           "adamw: moment {} is [{}, {}] in segments of {}, its gradient [{}, {}] in segments of {}", name, moment.rows,
           moment.row.cols, moment.row.segment, grad.rows, grad.row.cols, grad.row.segment);
 }
 
-}  // namespace
-
-void adamw(const Context& ctx, const AdamWState& state, const AdamWStep& step) {
+void check_state(const AdamWState& state) {
   require(state.grad.kept(), "adamw: the gradient has codec none");
   check_weight(state.weight, state.grad.rows * state.grad.row.cols);
   check_moment(state.m, state.grad, Codec::Dyn8, "m");
   check_moment(state.v, state.grad, Codec::Dyn8Unsigned, "v");
-  require(step.step >= 1, "adamw: steps count from 1, this is {}", step.step);
-  if (ctx.meta()) return;
-  cpu::require_cpu(ctx, "adamw");
-  Timed timed(ctx.profile, Work::Optimizer);
-  cpu::adamw(ctx.random, state, step);
 }
 
-void squared_norm(const Context& ctx, const codec::Quantized& grad, const Tensor& out) {
-  require(grad.kept(), "squared_norm: the gradient has codec none");
-  require(out.dtype == DType::F32 && out.count() == 1, "squared_norm: the result is {} {}, expected one fp32 number",
-          name_of(out.dtype), out.shape.text());
-  Scope scope(ctx);
-  const Tensor rows = cpu::scratch(ctx, DType::I64, {grad.rows});  // the bytes of doubles
+void check_scalars(const Tensor& scalars, const char* op) {
+  require(scalars.dtype == DType::U8 && scalars.shape == update_scalars_shape(),
+          "{}: the update's scalars are {} {}, expected {} bytes", op, name_of(scalars.dtype), scalars.shape.text(),
+          sizeof(UpdateScalars));
+}
+
+UpdateScalars& scalars_in(const Tensor& scalars) {
+  return *static_cast<UpdateScalars*>(scalars.data);
+}
+
+}  // namespace
+
+void decide_update(const Context& ctx, const Tensor& squares, double lr, const AdamWConfig& config,
+                   const Tensor& scalars) {
+  require(squares.dtype == DType::F32, "decide_update: squares are {}, expected fp32", name_of(squares.dtype));
+  check_scalars(scalars, "decide_update");
   if (ctx.meta()) return;
-  cpu::require_cpu(ctx, "squared_norm");
+  if constexpr (kCudaBuild)
+    if (ctx.cuda()) return cuda::decide_update(ctx, squares, lr, config, &scalars_in(scalars));
+  cpu::require_cpu(ctx, "decide_update");
+  cpu::decide_update({squares.as<float>(), static_cast<size_t>(squares.count())}, lr, config, scalars_in(scalars));
+}
+
+void adamw(const Context& ctx, std::span<const AdamWState> states, double lr, const AdamWConfig& config,
+           const Tensor& scalars) {
+  for (const AdamWState& state : states) check_state(state);
+  check_scalars(scalars, "adamw");
+  if (ctx.meta()) return;
+  if constexpr (kCudaBuild)
+    if (ctx.cuda()) return cuda::adamw(ctx, states, lr, config, &scalars_in(scalars));
+  cpu::require_cpu(ctx, "adamw");
   Timed timed(ctx.profile, Work::Optimizer);
-  cpu::squared_norm(grad, static_cast<double*>(rows.data), out.as<float>());
+  const UpdateScalars& decided = scalars_in(scalars);
+  if (decided.non_finite != 0) return;
+  const AdamWFactors factors(lr, config);
+  for (const AdamWState& state : states) cpu::adamw(ctx.random, state, factors, decided);
 }
 
 }  // namespace agoq::ops

@@ -12,35 +12,19 @@ using codec::kBlock;
 
 constexpr int64_t kSerialBlocks = 64;  // fewer are done before the threads have woken up
 
-// The scalars of one step, computed in double and rounded once, as PyTorch does.
-struct Scalars {
-  explicit Scalars(const AdamWStep& s) {
-    const auto step = static_cast<double>(s.step);
-    decay = static_cast<float>(1 - s.lr * s.weight_decay);
-    one_minus_beta1 = static_cast<float>(1 - s.beta1);
-    beta2 = static_cast<float>(s.beta2);
-    one_minus_beta2 = static_cast<float>(1 - s.beta2);
-    step_size = static_cast<float>(s.lr / (1 - std::pow(s.beta1, step)));
-    root_correction = static_cast<float>(std::sqrt(1 - std::pow(s.beta2, step)));
-    eps = static_cast<float>(s.eps);
-    gradient_scale = static_cast<float>(s.gradient_scale);
-  }
-  float decay, one_minus_beta1, beta2, one_minus_beta2, step_size, root_correction, eps, gradient_scale;
-};
-
 // A block of each operand, in fp32.
 struct Block {
   alignas(64) float g[kBlock], m[kBlock], v[kBlock], p[kBlock];
 };
 
 // Whole blocks always, so that the loop has a fixed length; what lies behind a short block is not stored.
-void update(const Scalars& s, Block& b) {
+void update(const AdamWFactors& f, const UpdateScalars& s, float decay, Block& b) {
   for (int i = 0; i < kBlock; ++i) {
     const float g = b.g[i] * s.gradient_scale;
-    b.m[i] += s.one_minus_beta1 * (g - b.m[i]);
-    b.v[i] = b.v[i] * s.beta2 + s.one_minus_beta2 * (g * g);
-    const float denominator = std::sqrt(b.v[i]) / s.root_correction + s.eps;
-    b.p[i] = b.p[i] * s.decay - s.step_size * (b.m[i] / denominator);
+    b.m[i] += f.one_minus_beta1 * (g - b.m[i]);
+    b.v[i] = b.v[i] * f.beta2 + f.one_minus_beta2 * (g * g);
+    const float denominator = std::sqrt(b.v[i]) / s.root_correction + f.eps;
+    b.p[i] = b.p[i] * decay - s.step_size * (b.m[i] / denominator);
   }
 }
 
@@ -82,11 +66,21 @@ codec::Rounding rounding(const codec::Quantized& moment, RandomKey key, Purpose 
 
 }  // namespace
 
-void adamw(const RandomKey& key, const AdamWState& state, const AdamWStep& step) {
-  const Scalars scalars(step);
+void decide_update(std::span<const float> squares, double lr, const AdamWConfig& config, UpdateScalars& scalars) {
+  double sum = 0;
+  uint32_t non_finite = 0;
+  for (size_t i = 0; i < squares.size(); ++i) {
+    sum += squares[i];
+    if (!std::isfinite(squares[i]) && non_finite == 0) non_finite = static_cast<uint32_t>(i) + 1;
+  }
+  decide(scalars, sum, non_finite, lr, config);
+}
+
+void adamw(const RandomKey& key, const AdamWState& state, const AdamWFactors& factors, const UpdateScalars& scalars) {
   const codec::RowBlocks& row = state.grad.row;
   const codec::Rounding m_rounding = rounding(state.m, key, Purpose::FirstMoment, state.tensor);
   const codec::Rounding v_rounding = rounding(state.v, key, Purpose::SecondMoment, state.tensor);
+  const float decay = state.decay ? factors.decay : 1.0f;
   const bool v_is_root = state.v.codec == Codec::Dyn8Unsigned;
   const int64_t blocks = row.blocks(), count = state.grad.rows * blocks;
 #pragma omp parallel for schedule(static) if (count > kSerialBlocks)
@@ -99,32 +93,13 @@ void adamw(const RandomKey& key, const AdamWState& state, const AdamWStep& step)
     load(state.weight, first, n, b.p);
     if (v_is_root)
       for (float& v : b.v) v *= v;
-    update(scalars, b);
+    update(factors, scalars, decay, b);
     store(state.weight, first, n, b.p);
     codec::encode_block(state.m, r, block, b.m, m_rounding);
     if (v_is_root)
       for (float& v : b.v) v = std::sqrt(v);
     codec::encode_block(state.v, r, block, b.v, v_rounding);
   }
-}
-
-// Squares are summed in double: in order within a row, then over the rows.
-void squared_norm(const codec::Quantized& grad, double* rows, float* out) {
-  parallel_for(grad.rows, [&](int64_t r, int) {
-    constexpr int kLanes = 16;
-    double lanes[kLanes] = {};
-    for (int64_t block = 0; block < grad.row.blocks(); ++block) {
-      alignas(64) float g[kBlock] = {};
-      codec::decode_block(grad, r, block, g);
-      for (int i = 0; i < kBlock; i += kLanes)
-        for (int l = 0; l < kLanes; ++l) lanes[l] += static_cast<double>(g[i + l]) * static_cast<double>(g[i + l]);
-    }
-    rows[r] = 0;
-    for (double lane : lanes) rows[r] += lane;
-  });
-  double total = 0;
-  for (int64_t r = 0; r < grad.rows; ++r) total += rows[r];
-  *out = static_cast<float>(total);
 }
 
 }  // namespace agoq::ops::cpu

@@ -5,8 +5,7 @@
 
 namespace agoq::ops::cpu {
 
-void adamw(const RandomKey& key, const AdamWState& state, const AdamWStep& step);
-// rows: room for a double per row of the gradient.
-void squared_norm(const codec::Quantized& grad, double* rows, float* out);
+void decide_update(std::span<const float> squares, double lr, const AdamWConfig& config, UpdateScalars& scalars);
+void adamw(const RandomKey& key, const AdamWState& state, const AdamWFactors& factors, const UpdateScalars& scalars);
 
 }  // namespace agoq::ops::cpu

@@ -3,6 +3,8 @@
 #include <cmath>
 
 #include "ops/attention_cpu.h"
+#include "ops/attention_cuda.h"
+#include "ops/attention_runs.h"
 #include "ops/cpu.h"
 
 namespace agoq::ops {
@@ -35,15 +37,26 @@ float AttentionSpec::scale() const {
 }
 
 Tensor attention(const Context& ctx, const Tensor& qkv, const AttentionSpec& spec, const Tensor& lse) {
+  const Tensor o = ctx.empty({qkv.shape[0], spec.heads.q_cols()});
+  attention_into(ctx, qkv, spec, o, lse);
+  return o;
+}
+
+void attention_into(const Context& ctx, const Tensor& qkv, const AttentionSpec& spec, const Tensor& o,
+                    const Tensor& lse) {
   const int64_t tokens = check(ctx, qkv, lse, spec, "attention");
-  Tensor o = ctx.empty({tokens, spec.heads.q_cols()});
+  require(o.shape == Shape{tokens, spec.heads.q_cols()} && o.dtype == ctx.compute(),
+          "attention: o is {} {}, expected {} [{}, {}]", name_of(o.dtype), o.shape.text(), name_of(ctx.compute()),
+          tokens, spec.heads.q_cols());
   Scope scope(ctx);
   const Tensor room = cpu::thread_scratch(ctx, cpu::attention_floats(spec.heads));
-  if (ctx.meta()) return o;
+  const Tensor workspace = ctx.scratch(Device::Cuda, DType::U8, {attention_workspace(ctx, spec.heads, tokens)});
+  if (ctx.meta()) return;
+  if constexpr (kCudaBuild)
+    if (ctx.cuda()) return cuda::attention(ctx, qkv, spec, o, lse, workspace);
   cpu::require_cpu(ctx, "attention");
   Timed timed(ctx.profile, Work::Attention);
   cpu::attention(ctx, qkv, spec, o, lse, room);
-  return o;
 }
 
 Tensor attention_backward(const Context& ctx, const Tensor& d_o, const Tensor& qkv, const Tensor& o, const Tensor& lse,
@@ -61,7 +74,13 @@ Tensor attention_backward(const Context& ctx, const Tensor& d_o, const Tensor& q
   const cpu::AttentionBackwardRoom room{cpu::thread_scratch(ctx, cpu::attention_backward_floats(heads)),
                                         cpu::scratch(ctx, DType::F32, sums), cpu::scratch(ctx, DType::F32, sums),
                                         cpu::scratch(ctx, DType::I32, {tokens + 1})};
+  const Tensor workspace = ctx.scratch(Device::Cuda, DType::U8, {attention_backward_workspace(ctx, heads, tokens)});
   if (ctx.meta()) return dqkv;
+  if constexpr (kCudaBuild)
+    if (ctx.cuda()) {
+      cuda::attention_backward(ctx, {d_o, qkv, o, lse, dqkv}, spec, workspace);
+      return dqkv;
+    }
   cpu::require_cpu(ctx, "attention_backward");
   Timed timed(ctx.profile, Work::Attention);
   cpu::attention_backward(ctx, d_o, qkv, o, lse, spec, dqkv, room);

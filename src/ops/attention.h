@@ -14,9 +14,13 @@ struct AttentionSpec {
   float scale() const;  // 1/sqrt(D)
 };
 
-// qkv [T, (Hq + 2 Hkv) D] -> o [T, Hq D]. lse [Hq, T] fp32 (log of the softmax sum) is written if given.
+// qkv [T, (Hq + 2 Hkv) D] -> o [T, Hq D]. lse [Hq, T] fp32 (log of the softmax sum) is written if given; on a GPU its
+// order depends on the documents of the batch, so it is for attention_backward of the same batch alone.
 Tensor attention(const Context& ctx, const Tensor& qkv, const AttentionSpec& spec, const Tensor& lse = {});
-// -> dqkv, from what forward kept. Deterministic.
+// The same into a given o.
+void attention_into(const Context& ctx, const Tensor& qkv, const AttentionSpec& spec, const Tensor& o,
+                    const Tensor& lse = {});
+// -> dqkv, from what forward kept. Deterministic on the CPU; on a GPU if ctx.deterministic.
 Tensor attention_backward(const Context& ctx, const Tensor& d_o, const Tensor& qkv, const Tensor& o, const Tensor& lse,
                           const AttentionSpec& spec);
 

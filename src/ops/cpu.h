@@ -12,6 +12,7 @@
 
 #include "base/tensor.h"
 #include "device/context.h"
+#include "ops/by_type.h"
 
 namespace agoq::ops::cpu {
 
@@ -19,14 +20,6 @@ namespace agoq::ops::cpu {
 inline void require_cpu(const Context& ctx, const char* op) {
   require(ctx.device() == Device::Cpu, "{}: this build has no kernel for device {}; use --device cpu", op,
           name_of(ctx.device()));
-}
-
-// Calls f.operator()<float>() or f.operator()<Bf16>(), whichever the tensor holds:
-//   cpu::by_type(x.dtype, [&]<class T> { kernel(x.as<T>(), ...); });
-template <class F>
-decltype(auto) by_type(DType dtype, F&& f) {
-  require(dtype == DType::F32 || dtype == DType::BF16, "activations are fp32 or bf16, not {}", name_of(dtype));
-  return dtype == DType::F32 ? f.template operator()<float>() : f.template operator()<Bf16>();
 }
 
 // body(i, thread) for i in [0, n), divided evenly over the threads. The body must not throw.

@@ -1,19 +1,37 @@
 #include "ops/cross_entropy.h"
 
 #include <algorithm>
+#include <optional>
 
 #include "ops/cpu.h"
 #include "ops/cross_entropy_cpu.h"
+#include "ops/cross_entropy_cuda.h"
 #include "ops/linear.h"
 
 namespace agoq::ops {
 namespace {
 
-constexpr int64_t kChunkFloats = 1 << 24;  // logits of a chunk: 64 MiB
+constexpr int64_t kChunkFloats = 1 << 24;     // logits of a chunk on the CPU: 64 MiB
+constexpr int64_t kGpuChunkFloats = 1 << 27;  // on a GPU: 512 MiB
+constexpr int64_t kGpuTile = 128;             // tokens that its matrix products like to have
+
+// Gradients of the logits, in the compute type, that exist at a time on a GPU: of all tokens, so that dW is one product
+// and goes straight into the main gradient, if that takes no more than the first; otherwise the second.
+constexpr int64_t kWholeBytes = int64_t{9} << 28;          // 2.25 GiB
+constexpr int64_t kGroupBytes = (int64_t{11} << 30) / 10;  // 1.1 GiB
 
 // Tokens whose logits exist at a time.
-int64_t chunk_tokens(int64_t tokens, int64_t vocabulary) {
+int64_t chunk_tokens(const Context& ctx, int64_t tokens, int64_t vocabulary) {
+  if (ctx.target() == Device::Cuda)
+    return std::min(tokens, std::max(kGpuChunkFloats / vocabulary / kGpuTile, int64_t{1}) * kGpuTile);
   return std::min(tokens, std::clamp<int64_t>(kChunkFloats / vocabulary, 128, 1024));
+}
+
+// Tokens whose gradients of the logits exist at a time on a GPU: whole chunks.
+int64_t group_tokens(const Context& ctx, int64_t tokens, int64_t vocabulary, int64_t chunk) {
+  const int64_t bytes_per_token = vocabulary * static_cast<int64_t>(size_of(ctx.compute()));
+  if (tokens * bytes_per_token <= kWholeBytes) return tokens;
+  return std::min(tokens, std::max(kGroupBytes / bytes_per_token / chunk, int64_t{1}) * chunk);
 }
 
 // Rows [begin, end) of a vector.
@@ -38,54 +56,140 @@ void check(const Context& ctx, const Tensor& n, const Tensor& w, const Targets& 
           targets.weights.shape.text(), name_of(nll.dtype), nll.shape.text(), tokens.text());
 }
 
+// body(begin, end) for pieces of `step` of [begin, end).
+template <class Body>
+void in_pieces(int64_t begin, int64_t end, int64_t step, Body&& body) {
+  for (; begin < end; begin += step) body(begin, std::min(begin + step, end));
+}
+
+void loss(const Context& ctx, const Tensor& logits, const Targets& targets, const Tensor& nll) {
+  if (ctx.meta()) return;
+  if constexpr (kCudaBuild)
+    if (ctx.cuda()) return cuda::cross_entropy(ctx, logits, targets, nll);
+  cpu::require_cpu(ctx, "head_loss");
+  Timed timed(ctx.profile, Work::Elementwise);
+  cpu::cross_entropy(logits, targets, nll);
+}
+
+struct HeadGradient {
+  const Tensor &n, &w;
+  const Targets& targets;
+  float scale;
+  const Tensor &nll, &dn;
+  const MainGrad& dw;
+};
+
+// dW summed over pieces in fp32, and encoded once. A plain fp32 gradient is the sum itself.
+class SumOverPieces {
+ public:
+  SumOverPieces(const Context& ctx, const MainGrad& dw)
+      : plain_(dw.data.codec == codec::Codec::Fp32),
+        empty_(!plain_ || dw.fresh),
+        sum_(plain_ ? dw.data.plain() : ctx.empty(DType::F32, {dw.data.rows, dw.data.row.cols})) {}
+  void add(const Context& ctx, const Tensor& dlogits, const Tensor& n) {
+    gemm(ctx, dlogits, Transpose::Yes, n, Transpose::No, sum_, empty_ ? 0.0f : 1.0f);
+    empty_ = false;
+  }
+  void fold_into(const Context& ctx, const MainGrad& dw) const {
+    if (!plain_) accumulate(ctx, dw, sum_);
+  }
+
+ private:
+  bool plain_, empty_;
+  Tensor sum_;
+};
+
+// On the CPU, chunk by chunk: the logits become their gradient in place.
+void backward_by_chunks(const Context& ctx, const HeadGradient& g, int64_t chunk) {
+  SumOverPieces sum(ctx, g.dw);
+  {
+    Scope chunks(ctx);
+    const Tensor buffer = ctx.empty(DType::F32, {chunk, g.w.shape[0]});
+    in_pieces(0, g.n.shape[0], chunk, [&](int64_t begin, int64_t end) {
+      const Tensor n = g.n.row_range(begin, end), logits = buffer.row_range(0, end - begin);
+      gemm(ctx, n, Transpose::No, g.w, Transpose::Yes, logits);
+      if (!ctx.meta()) {
+        cpu::require_cpu(ctx, "head_loss_backward");
+        Timed timed(ctx.profile, Work::Elementwise);
+        const bool round = ctx.compute() == DType::BF16;
+        cpu::cross_entropy_backward(logits, part(g.targets, begin, end), g.scale, round, part(g.nll, begin, end));
+      }
+      gemm(ctx, logits, Transpose::No, g.w, Transpose::No, g.dn.row_range(begin, end));
+      sum.add(ctx, logits, n);
+    });
+  }
+  sum.fold_into(ctx, g.dw);
+}
+
+// Rows [begin, end) of the gradient of the logits, chunk by chunk.
+void group_dlogits(const Context& ctx, const HeadGradient& g, int64_t begin, int64_t end, int64_t chunk,
+                   const Tensor& dlogits) {
+  Scope scope(ctx);
+  const Tensor buffer = ctx.empty(DType::F32, {std::min(chunk, end - begin), g.w.shape[0]});
+  in_pieces(begin, end, chunk, [&](int64_t first, int64_t last) {
+    const Tensor logits = buffer.row_range(0, last - first);
+    gemm(ctx, g.n.row_range(first, last), Transpose::No, g.w, Transpose::Yes, logits);
+    if constexpr (kCudaBuild)
+      if (ctx.cuda())
+        cuda::cross_entropy_backward(ctx, logits, part(g.targets, first, last), g.scale, part(g.nll, first, last),
+                                     dlogits.row_range(first - begin, last - begin));
+  });
+}
+
+// On a GPU, where large products and few of them are fast.
+void backward_by_groups(const Context& ctx, const HeadGradient& g, int64_t chunk) {
+  const int64_t tokens = g.n.shape[0], vocabulary = g.w.shape[0];
+  const int64_t group = group_tokens(ctx, tokens, vocabulary, chunk);
+  std::optional<SumOverPieces> sum;
+  if (group < tokens) sum.emplace(ctx, g.dw);
+  {
+    Scope groups(ctx);
+    const Tensor buffer = ctx.empty({group, vocabulary});
+    in_pieces(0, tokens, group, [&](int64_t begin, int64_t end) {
+      const Tensor n = g.n.row_range(begin, end), dlogits = buffer.row_range(0, end - begin);
+      group_dlogits(ctx, g, begin, end, chunk, dlogits);
+      gemm(ctx, dlogits, Transpose::No, g.w, Transpose::No, g.dn.row_range(begin, end));
+      if (sum)
+        sum->add(ctx, dlogits, n);
+      else
+        accumulate_dw(ctx, g.dw, dlogits, n);
+    });
+  }
+  if (sum) sum->fold_into(ctx, g.dw);
+}
+
 }  // namespace
 
 void head_loss(const Context& ctx, const Tensor& n, const Tensor& w, const Targets& targets, const Tensor& nll) {
   check(ctx, n, w, targets, nll, "head_loss");
-  const int64_t tokens = n.shape[0], vocabulary = w.shape[0], chunk = chunk_tokens(tokens, vocabulary);
+  const int64_t tokens = n.shape[0], vocabulary = w.shape[0], chunk = chunk_tokens(ctx, tokens, vocabulary);
   Scope scope(ctx);
   const Tensor buffer = ctx.empty(DType::F32, {chunk, vocabulary});
-  for (int64_t begin = 0; begin < tokens; begin += chunk) {
-    const int64_t end = std::min(begin + chunk, tokens);
+  in_pieces(0, tokens, chunk, [&](int64_t begin, int64_t end) {
     const Tensor logits = buffer.row_range(0, end - begin);
     gemm(ctx, n.row_range(begin, end), Transpose::No, w, Transpose::Yes, logits);
-    if (ctx.meta()) continue;
-    cpu::require_cpu(ctx, "head_loss");
-    Timed timed(ctx.profile, Work::Elementwise);
-    cpu::cross_entropy(logits, part(targets, begin, end), part(nll, begin, end));
-  }
+    loss(ctx, logits, part(targets, begin, end), part(nll, begin, end));
+  });
 }
 
 Tensor head_loss_backward(const Context& ctx, const Tensor& n, const Tensor& w, const Targets& targets, float scale,
                           const Tensor& nll, const MainGrad& dw) {
   check(ctx, n, w, targets, nll, "head_loss_backward");
-  const int64_t tokens = n.shape[0], vocabulary = w.shape[0], chunk = chunk_tokens(tokens, vocabulary);
+  const int64_t tokens = n.shape[0], vocabulary = w.shape[0];
   require(dw.data.rows == vocabulary && dw.data.row.cols == w.cols(),
           "head_loss_backward: w is {}, but its gradient is [{}, {}]", w.shape.text(), dw.data.rows, dw.data.row.cols);
   Tensor dn = ctx.empty(n.shape);
-  if (tokens == 0) return dn;
-  Scope scope(ctx);
-  // A plain fp32 gradient is the sum itself.
-  const bool plain = dw.data.codec == codec::Codec::Fp32;
-  const Tensor sum = plain ? dw.data.plain() : ctx.empty(DType::F32, w.shape);
-  {
-    Scope chunks(ctx);
-    const Tensor buffer = ctx.empty(DType::F32, {chunk, vocabulary});
-    for (int64_t begin = 0; begin < tokens; begin += chunk) {
-      const int64_t end = std::min(begin + chunk, tokens);
-      const Tensor n_chunk = n.row_range(begin, end), logits = buffer.row_range(0, end - begin);
-      gemm(ctx, n_chunk, Transpose::No, w, Transpose::Yes, logits);
-      if (!ctx.meta()) {
-        cpu::require_cpu(ctx, "head_loss_backward");
-        Timed timed(ctx.profile, Work::Elementwise);
-        const bool round = ctx.compute() == DType::BF16;
-        cpu::cross_entropy_backward(logits, part(targets, begin, end), scale, round, part(nll, begin, end));
-      }
-      gemm(ctx, logits, Transpose::No, w, Transpose::No, dn.row_range(begin, end));
-      gemm(ctx, logits, Transpose::Yes, n_chunk, Transpose::No, sum, plain || begin > 0 ? 1.0f : 0.0f);
-    }
+  if (tokens == 0) {
+    zero_if_fresh(ctx, dw);
+    return dn;
   }
-  if (!plain) accumulate(ctx, dw, sum);
+  Scope scope(ctx);
+  const HeadGradient gradient{n, w, targets, scale, nll, dn, dw};
+  const int64_t chunk = chunk_tokens(ctx, tokens, vocabulary);
+  if (ctx.target() == Device::Cuda)
+    backward_by_groups(ctx, gradient, chunk);
+  else
+    backward_by_chunks(ctx, gradient, chunk);
   return dn;
 }
 

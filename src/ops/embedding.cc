@@ -2,6 +2,8 @@
 
 #include "ops/cpu.h"
 #include "ops/embedding_cpu.h"
+#include "ops/embedding_cuda.h"
+#include "ops/weight_cuda.h"
 
 namespace agoq::ops {
 namespace {
@@ -11,6 +13,14 @@ void check_tokens(const Tensor& tokens, const char* op) {
           name_of(tokens.dtype), tokens.shape.text());
 }
 
+cuda::EmbeddingBackwardRoom push_gpu_room(const Context& ctx, int64_t tokens) {
+  const auto ints = [&](int64_t n) { return ctx.scratch(Device::Cuda, DType::I32, {n}); };
+  // The sort keeps a second copy of keys and places, and both algorithms some bytes for each of their tiles.
+  const int64_t bytes = 16 * tokens + (int64_t{1} << 20);
+  return {ints(tokens), ints(tokens), ints(tokens),
+          ints(tokens), ints(1),      ctx.scratch(Device::Cuda, DType::U8, {bytes})};
+}
+
 }  // namespace
 
 Tensor embedding(const Context& ctx, const Tensor& tokens, const Weight& w) {
@@ -18,6 +28,12 @@ Tensor embedding(const Context& ctx, const Tensor& tokens, const Weight& w) {
   require(w.value.shape.rank() == 2, "embedding: the weight is {}, expected [V, H]", w.value.shape.text());
   Tensor out = ctx.empty({tokens.shape[0], w.value.cols()});
   if (ctx.meta()) return out;
+  if constexpr (kCudaBuild) {
+    if (ctx.cuda()) {
+      cuda::read_rows(ctx, w, tokens, out);
+      return out;
+    }
+  }
   cpu::require_cpu(ctx, "embedding");
   Timed timed(ctx.profile, Work::Elementwise);
   cpu::embedding(tokens, w, out);
@@ -28,13 +44,17 @@ void embedding_backward(const Context& ctx, const Tensor& tokens, const Tensor& 
   check_tokens(tokens, "embedding_backward");
   const int64_t count = tokens.shape[0], cols = grad.data.row.cols;
   require(grad.data.kept(), "embedding_backward: the main gradient has codec none");
+  require(!grad.fresh, "embedding_backward: it adds to the rows of its tokens only; zero the main gradient first");
   require(dx.shape == Shape{count, cols} && (dx.dtype == DType::F32 || dx.dtype == DType::BF16),
           "embedding_backward: dx is {} {}, expected fp32 or bf16 [{}, {}]", name_of(dx.dtype), dx.shape.text(), count,
           cols);
   Scope scope(ctx);
   const cpu::EmbeddingBackwardRoom room{cpu::scratch(ctx, DType::I64, {count}),
                                         cpu::scratch(ctx, DType::I32, {count + 1}), cpu::thread_scratch(ctx, 2 * cols)};
+  const cuda::EmbeddingBackwardRoom gpu_room = push_gpu_room(ctx, count);
   if (ctx.meta()) return;
+  if constexpr (kCudaBuild)
+    if (ctx.cuda()) return cuda::embedding_backward(ctx, tokens, dx, grad, gpu_room);
   cpu::require_cpu(ctx, "embedding_backward");
   Timed timed(ctx.profile, Work::Elementwise);
   cpu::embedding_backward(ctx, tokens, dx, grad, room);

@@ -4,6 +4,7 @@
 
 #include "ops/cpu.h"
 #include "ops/linear_cpu.h"
+#include "ops/linear_cuda.h"
 
 namespace agoq::ops {
 namespace {
@@ -12,7 +13,7 @@ bool is_float(const Tensor& t) {
   return t.dtype == DType::F32 || t.dtype == DType::BF16;
 }
 
-void check(const cpu::Product& p, const char* op) {
+void check(const Product& p, const char* op) {
   const auto matrix = [&](const Tensor& t, bool transposed, int64_t rows, int64_t cols) {
     return t.shape == (transposed ? Shape{cols, rows} : Shape{rows, cols});
   };
@@ -29,17 +30,19 @@ void check(const cpu::Product& p, const char* op) {
     require(dim <= std::numeric_limits<int32_t>::max(), "{}: dimension {} is beyond the BLAS' 2^31", op, dim);
 }
 
-void run(const Context& ctx, const cpu::Product& p, const char* op) {
+void run(const Context& ctx, const Product& p, const char* op) {
   check(p, op);
   Scope scope(ctx);
   const cpu::ProductTiles tiles = cpu::push_tiles(ctx, p);
+  const Tensor workspace = ctx.scratch(Device::Cuda, DType::U8, {cuda::kGemmWorkspace});
   if (ctx.meta()) return;
+  if (ctx.profile)
+    ctx.profile->gemm_flops += 2.0 * static_cast<double>(p.m) * static_cast<double>(p.n) * static_cast<double>(p.k);
+  if constexpr (kCudaBuild)
+    if (ctx.cuda()) return cuda::multiply(ctx, p, workspace);
   cpu::require_cpu(ctx, op);
   Timed timed(ctx.profile, Work::Gemm);
   cpu::multiply(p, tiles);
-  if (ctx.profile) {
-    ctx.profile->gemm_flops += 2.0 * static_cast<double>(p.m) * static_cast<double>(p.n) * static_cast<double>(p.k);
-  }
 }
 
 void check_matrices(const Tensor& a, const Tensor& b, const char* op) {
@@ -54,6 +57,11 @@ Tensor linear(const Context& ctx, const Tensor& x, const Tensor& w, const Tensor
   const Tensor y = ctx.empty({x.shape[0], w.shape[0]});
   run(ctx, {x, w, y, false, true, 0, residual, bias, x.shape[0], w.shape[0], x.shape[1]}, "linear");
   return y;
+}
+
+void linear_into(const Context& ctx, const Tensor& x, const Tensor& w, const Tensor& bias, const Tensor& y) {
+  check_matrices(x, w, "linear");
+  run(ctx, {x, w, y, false, true, 0, {}, bias, x.shape[0], w.shape[0], x.shape[1]}, "linear");
 }
 
 void linear_add(const Context& ctx, const Tensor& x, const Tensor& w, const Tensor& y) {

@@ -8,6 +8,8 @@ namespace agoq::ops {
 // y = x·wᵀ (+ bias) (+ residual); x [T, in], w [out, in], bias [out], residual [T, out] -> [T, out].
 Tensor linear(const Context& ctx, const Tensor& x, const Tensor& w, const Tensor& bias = {},
               const Tensor& residual = {});
+// The same into a given y.
+void linear_into(const Context& ctx, const Tensor& x, const Tensor& w, const Tensor& bias, const Tensor& y);
 // y += x·wᵀ, in place: how a layer adds to the residual stream.
 void linear_add(const Context& ctx, const Tensor& x, const Tensor& w, const Tensor& y);
 // dx = dy·w; dy [T, out] -> [T, in].

@@ -1,25 +1,11 @@
 #include "ops/rms_norm.h"
 
-#include "ops/cpu.h"
+#include "ops/norm_checks.h"
 #include "ops/rms_norm_cpu.h"
+#include "ops/rms_norm_cuda.h"
 
 namespace agoq::ops {
 namespace {
-
-void check_rows(const Context& ctx, const Tensor& x, int64_t cols, const char* op, const char* what) {
-  require(x.shape.rank() == 2 && x.cols() == cols && x.dtype == ctx.compute(), "{}: {} is {} {}, not {} [T, {}]", op,
-          what, name_of(x.dtype), x.shape.text(), name_of(ctx.compute()), cols);
-}
-
-void check_rstd(const Tensor& rstd, Shape shape, const char* op) {
-  require(rstd.shape == shape && rstd.dtype == DType::F32, "{}: rstd is {} {}, not fp32 {}", op, name_of(rstd.dtype),
-          rstd.shape.text(), shape.text());
-}
-
-void check_kept(const codec::Quantized& kept, int64_t rows, int64_t cols, const char* op) {
-  require(kept.kept() && kept.rows == rows && kept.row.cols == cols, "{}: the kept input is {} [{}, {}], not [{}, {}]",
-          op, codec::name_of(kept.codec), kept.rows, kept.row.cols, rows, cols);
-}
 
 // One weight, or two in rows, as fp32 numbers on the CPU.
 Tensor fp32_weights(const Context& ctx, std::initializer_list<Tensor> weights) {
@@ -34,9 +20,10 @@ Tensor fp32_weights(const Context& ctx, std::initializer_list<Tensor> weights) {
   return all;
 }
 
-// fp32 room for one row of every thread; only bf16 rows need it where `always` is false.
-Tensor row_room(const Context& ctx, int64_t cols, bool always) {
-  return cpu::thread_scratch(ctx, always || ctx.compute() == DType::BF16 ? cols : 0);
+// fp32 room for the partial sums of dw, on the device that the layout is for.
+Tensor sums_of_slices(const Context& ctx, int64_t rows, int64_t cols) {
+  if (ctx.target() == Device::Cuda) return ctx.scratch(Device::Cuda, DType::F32, {cuda::norm_slices(rows, cols), cols});
+  return cpu::scratch(ctx, DType::F32, {cpu::slices(rows), cols});
 }
 
 void check_heads(const Context& ctx, const Tensor& qkv, const Heads& heads, const Tensor& wq, const Tensor& wk,
@@ -57,6 +44,12 @@ Tensor rms_norm(const Context& ctx, const Tensor& x, const Tensor& w, float eps,
   Scope scope(ctx);
   const Tensor room = row_room(ctx, x.cols(), false), weights = fp32_weights(ctx, {w});
   if (ctx.meta()) return n;
+  if constexpr (kCudaBuild) {
+    if (ctx.cuda()) {
+      cuda::rms_norm(ctx, x, w, eps, keep_x, rstd, n);
+      return n;
+    }
+  }
   cpu::require_cpu(ctx, "rms_norm");
   Timed timed(ctx.profile, Work::Elementwise);
   cpu::rms_norm(x, weights, eps, keep_x, rstd, n, room);
@@ -70,6 +63,12 @@ Tensor rms_norm_again(const Context& ctx, const codec::Quantized& kept_x, const 
   Scope scope(ctx);
   const Tensor room = row_room(ctx, n.cols(), true), weights = fp32_weights(ctx, {w});
   if (ctx.meta()) return n;
+  if constexpr (kCudaBuild) {
+    if (ctx.cuda()) {
+      cuda::rms_norm_again(ctx, kept_x, rstd, w, n);
+      return n;
+    }
+  }
   cpu::require_cpu(ctx, "rms_norm_again");
   Timed timed(ctx.profile, Work::Elementwise);
   cpu::rms_norm_again(kept_x, rstd, weights, n, room);
@@ -89,20 +88,16 @@ void rms_norm_backward_into(const Context& ctx, const Tensor& dn, const codec::Q
   check_rows(ctx, dn, cols, "rms_norm_backward", "dn");
   check_kept(kept_x, rows, cols, "rms_norm_backward");
   check_rstd(rstd, {rows}, "rms_norm_backward");
-  if (residual) {
-    check_rows(ctx, residual, cols, "rms_norm_backward", "the residual");
-    require(residual.rows() == rows, "rms_norm_backward: the residual {} has not the rows of dn {}",
-            residual.shape.text(), dn.shape.text());
-  }
-  check_rows(ctx, dx, cols, "rms_norm_backward", "dx");
+  check_gradients(ctx, dn, residual, dx, "rms_norm_backward");
   Scope scope(ctx);
   const Tensor dw_sum = ctx.empty(DType::F32, {1, cols});
   {
     Scope kernel(ctx);
-    const Tensor partial = cpu::scratch(ctx, DType::F32, {cpu::slices(rows), cols});
+    const Tensor partial = sums_of_slices(ctx, rows, cols);
     const Tensor room = row_room(ctx, cols, true), weights = fp32_weights(ctx, {w});
-    if (!ctx.meta()) {
-      cpu::require_cpu(ctx, "rms_norm_backward");
+    if (ctx.cuda()) {
+      if constexpr (kCudaBuild) cuda::rms_norm_backward(ctx, dn, kept_x, rstd, w, residual, dx, dw_sum, partial);
+    } else if (!ctx.meta()) {
       Timed timed(ctx.profile, Work::Elementwise);
       cpu::rms_norm_backward(dn, kept_x, rstd, weights, residual, dx, dw_sum, partial, room);
     }
@@ -117,6 +112,8 @@ void qk_norm(const Context& ctx, const Tensor& qkv, const Heads& heads, const Te
   Scope scope(ctx);
   const Tensor weights = fp32_weights(ctx, {wq, wk});
   if (ctx.meta()) return;
+  if constexpr (kCudaBuild)
+    if (ctx.cuda()) return cuda::qk_norm(ctx, qkv, heads, {wq, wk}, eps, rstd);
   cpu::require_cpu(ctx, "qk_norm");
   Timed timed(ctx.profile, Work::Elementwise);
   cpu::qk_norm(qkv, heads, weights, eps, rstd);
@@ -129,6 +126,8 @@ void qk_norm_again(const Context& ctx, const Tensor& qkv, const Heads& heads, co
   Scope scope(ctx);
   const Tensor weights = fp32_weights(ctx, {wq, wk});
   if (ctx.meta()) return;
+  if constexpr (kCudaBuild)
+    if (ctx.cuda()) return cuda::qk_norm_again(ctx, qkv, heads, {wq, wk}, rstd);
   cpu::require_cpu(ctx, "qk_norm_again");
   Timed timed(ctx.profile, Work::Elementwise);
   cpu::qk_norm_again(qkv, heads, weights, rstd);
@@ -146,10 +145,11 @@ void qk_norm_backward(const Context& ctx, const Tensor& dqkv, const Tensor& qkv_
   const Tensor dw_sum = ctx.empty(DType::F32, {2, heads.dim});
   {
     Scope kernel(ctx);
-    const Tensor partial = cpu::scratch(ctx, DType::F32, {cpu::slices(dqkv.rows()), 2 * heads.dim});
+    const Tensor partial = sums_of_slices(ctx, dqkv.rows(), 2 * heads.dim);
     const Tensor weights = fp32_weights(ctx, {wq, wk});
-    if (!ctx.meta()) {
-      cpu::require_cpu(ctx, "qk_norm_backward");
+    if (ctx.cuda()) {
+      if constexpr (kCudaBuild) cuda::qk_norm_backward(ctx, dqkv, qkv_before, heads, {wq, wk}, rstd, dw_sum, partial);
+    } else if (!ctx.meta()) {
       Timed timed(ctx.profile, Work::Elementwise);
       cpu::qk_norm_backward(dqkv, qkv_before, heads, weights, rstd, dw_sum, partial);
     }

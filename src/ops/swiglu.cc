@@ -2,6 +2,7 @@
 
 #include "ops/cpu.h"
 #include "ops/swiglu_cpu.h"
+#include "ops/swiglu_cuda.h"
 
 namespace agoq::ops {
 namespace {
@@ -25,6 +26,12 @@ Tensor swiglu(const Context& ctx, const Tensor& gate_up, const codec::Quantized&
   Scope scope(ctx);
   const Tensor room = cpu::thread_scratch(ctx, ctx.compute() == DType::BF16 ? 3 * width : 0);
   if (ctx.meta()) return h;
+  if constexpr (kCudaBuild) {
+    if (ctx.cuda()) {
+      cuda::swiglu(ctx, gate_up, keep_gate_up, keep_h, h);
+      return h;
+    }
+  }
   cpu::require_cpu(ctx, "swiglu");
   Timed timed(ctx.profile, Work::Elementwise);
   cpu::swiglu(gate_up, keep_gate_up, keep_h, h, room);
@@ -44,6 +51,12 @@ SwigluGradients swiglu_backward(const Context& ctx, const Tensor& dh, const code
   Scope scope(ctx);
   const Tensor room = cpu::thread_scratch(ctx, ctx.compute() == DType::BF16 ? 3 * width : 2 * width);
   if (ctx.meta()) return out;
+  if constexpr (kCudaBuild) {
+    if (ctx.cuda()) {
+      cuda::swiglu_backward(ctx, dh, kept_gate_up, kept_h, out);
+      return out;
+    }
+  }
   cpu::require_cpu(ctx, "swiglu_backward");
   Timed timed(ctx.profile, Work::Elementwise);
   cpu::swiglu_backward(dh, kept_gate_up, kept_h, out, room);

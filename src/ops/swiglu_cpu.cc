@@ -35,7 +35,7 @@ void swiglu(const Tensor& gate_up, const codec::Quantized& keep_gate_up, const c
       forward_row(gate, gate + width, width, row);
       store_row(row, width, out);
       if (keep_gate_up.kept()) codec::encode_row(keep_gate_up, t, gate, codec::Rounding::nearest());
-      if (keep_h.kept()) codec::encode_row(keep_h, t, row, codec::Rounding::nearest());
+      if (keep_h.kept()) codec::encode_row(keep_h, t, load_row(out, width, row), codec::Rounding::nearest());
     });
   });
 }

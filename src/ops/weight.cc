@@ -1,7 +1,11 @@
 #include "ops/weight.h"
 
+#include <vector>
+
+#include "device/transfer.h"
 #include "ops/cpu.h"
 #include "ops/weight_cpu.h"
+#include "ops/weight_cuda.h"
 
 namespace agoq::ops {
 namespace {
@@ -27,6 +31,30 @@ Tensor part_range(const Tensor& t, int64_t begin, int64_t end) {
   return t.view({t.count(), 1}).row_range(begin, end).view({end - begin});
 }
 
+// Room for a weight's parts in host memory.
+class HostCopy {
+ public:
+  explicit HostCopy(const Weight& w) : weight_(w) {
+    for (Tensor* part : {&weight_.value, &weight_.correction, &weight_.master}) {
+      if (!*part) continue;
+      part->data = bytes_.emplace_back(part->bytes()).data();
+      part->device = Device::Cpu;
+    }
+  }
+  const Weight& weight() const { return weight_; }
+  // body(part of w, part of the copy)
+  template <class Body>
+  void for_parts(const Weight& w, Body&& body) const {
+    body(w.value, weight_.value);
+    if (w.correction) body(w.correction, weight_.correction);
+    if (w.master) body(w.master, weight_.master);
+  }
+
+ private:
+  Weight weight_;
+  std::vector<std::vector<uint8_t>> bytes_;
+};
+
 }  // namespace
 
 Weight Weight::row_range(int64_t begin, int64_t end) const {
@@ -39,26 +67,35 @@ Tensor in_compute_type(const Context& ctx, const Weight& w) {
   if (w.master && ctx.compute() == DType::F32) return w.master;
   const Tensor out = ctx.empty(w.value.shape);
   if (ctx.meta()) return out;
+  if constexpr (kCudaBuild) {
+    if (ctx.cuda()) {
+      cuda::read_rows(ctx, w, {}, out);
+      return out;
+    }
+  }
   cpu::require_cpu(ctx, "in_compute_type");
   Timed timed(ctx.profile, Work::Elementwise);
   cpu::read_weight(w, out);
   return out;
 }
 
-void store_fp32(const Weight& w, const float* values) {
+void store_fp32(const Context& ctx, const Weight& w, const float* values) {
   check(w, "store_fp32");
-  require(w.value.device == Device::Cpu, "store_fp32: the weight is on {}, not on the CPU", name_of(w.value.device));
-  const int64_t bad = cpu::write_weight(w, values);
+  const HostCopy copy(w);
+  const int64_t bad = cpu::write_weight(copy.weight(), values);
   require(bad < 0,
           "store_fp32: element {} of a weight {} is {}, which bf16 cannot hold (largest finite: 3.39e38); "
           "the source is damaged, or keep the weights in fp32",
           bad, w.value.shape.text(), bad < 0 ? 0.0f : values[bad]);
+  copy.for_parts(w, [&](const Tensor& there, const Tensor& here) { upload(ctx, here.data, there); });
 }
 
-void load_fp32(const Weight& w, float* values) {
+void load_fp32(const Context& ctx, const Weight& w, float* values) {
   check(w, "load_fp32");
-  require(w.value.device == Device::Cpu, "load_fp32: the weight is on {}, not on the CPU", name_of(w.value.device));
-  cpu::read_weight(w, host_tensor(values, w.value.shape));
+  require(!ctx.meta(), "load_fp32: the weights of a dry run have no values");
+  const HostCopy copy(w);
+  copy.for_parts(w, [&](const Tensor& there, const Tensor& here) { download(ctx, there, here.data); });
+  cpu::read_weight(copy.weight(), host_tensor(values, w.value.shape));
 }
 
 }  // namespace agoq::ops

@@ -27,11 +27,12 @@ AGOQ_HD inline float join_fp32(Bf16 high, int16_t low) {
   return std::bit_cast<float>((uint32_t{high.bits} << 16) + static_cast<uint32_t>(static_cast<int32_t>(low)));
 }
 
-// The weight in the compute type: itself where it is held so, otherwise widened into a temporary (CPU, one layer at a
-// time).
+// The weight in the compute type: itself where it is held so, otherwise widened or rounded into a temporary (one layer
+// at a time).
 Tensor in_compute_type(const Context& ctx, const Weight& w);
-// Exact fp32 values <-> the held form (host tensors; initialisation, import, export, checkpoints).
-void store_fp32(const Weight& w, const float* values);
-void load_fp32(const Weight& w, float* values);
+// Exact fp32 values on the host <-> the held form on any device (initialisation, import, export). They pass through
+// host memory of the weight's size, so large weights go in parts (row_range).
+void store_fp32(const Context& ctx, const Weight& w, const float* values);
+void load_fp32(const Context& ctx, const Weight& w, float* values);
 
 }  // namespace agoq::ops

@@ -10,10 +10,7 @@
 
 namespace agoq::parallel {
 
-struct AdamWConfig {
-  double beta1 = 0.9, beta2 = 0.95, eps = 1e-8, weight_decay = 0.1;
-  double clip_grad = 1.0;  // global norm; 0: no clipping
-};
+using ops::AdamWConfig;
 
 struct UpdateResult {
   double grad_norm = 0;
@@ -23,21 +20,30 @@ struct UpdateResult {
 
 class Optimizer {
  public:
-  Optimizer(Arena& arena, const model::Parameters& params, const Gradients& grads, const model::LayerSpec& spec,
+  Optimizer(Arena& arena, const model::Parameters& params, Gradients& grads, const model::LayerSpec& spec,
             const Precision& precision);
 
-  UpdateResult step(const Context& ctx, double lr, const AdamWConfig& config);
-  const ops::AdamWState& state(const model::ParamId& id) const { return states_[id.tensor()]; }
+  // Starts the update on the device; nothing waits for it.
+  void step(const Context& ctx, double lr, const AdamWConfig& config);
+  // Of the last step; waits for it.
+  UpdateResult result(const Context& ctx) const;
+  // Applied so far, for bias correction; part of the checkpoint.
+  int64_t updates(const Context& ctx) const { return scalars(ctx).updates; }
+  void set_updates(const Context& ctx, int64_t updates);
 
-  int64_t updates = 0;  // applied so far, for bias correction; part of the checkpoint
+  const ops::AdamWState& state(const model::ParamId& id) const { return states_[places_[id.tensor()]]; }
 
  private:
-  double global_norm(const Context& ctx, std::string& non_finite) const;
+  ops::UpdateScalars scalars(const Context& ctx) const;
 
   const model::LayerSpec& spec_;
   std::vector<model::ParamId> ids_;
-  std::vector<ops::AdamWState> states_;  // by ParamId::tensor()
+  Gradients& gradients_;
+  std::vector<ops::AdamWState> states_;  // in the order of ids_
+  std::vector<codec::Quantized> grads_;  // likewise
+  std::vector<size_t> places_;           // in both, by ParamId::tensor()
   Tensor squares_;                       // [parameters] fp32: squared norm of each gradient
+  Tensor scalars_;                       // ops::UpdateScalars
 };
 
 }  // namespace agoq::parallel

@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "device/staging.h"
 #include "model/model.h"
 #include "parallel/gradients.h"
 #include "parallel/optimizer.h"
@@ -22,7 +23,8 @@ struct Job {
   Precision precision;
   int64_t micro_batch_size = 1;
   int64_t sequence_length = 0;
-  bool training = true;  // false: weights only, for evaluation, generation and export
+  bool deterministic = false;  // Context::deterministic
+  bool training = true;        // false: weights only, for evaluation, generation and export
   int64_t tokens() const { return micro_batch_size * sequence_length; }  // T
 };
 
@@ -46,25 +48,30 @@ class TrainingState {
   Optimizer& optimizer() { return optimizer_.value(); }
   Context& context() { return ctx_; }
 
-  // Forward and backward of one micro-batch; gradients of scale · Σ weight · nll accumulate. Returns Σ weight · nll.
-  // `index` is the global micro-batch index within the step.
-  double forward_backward(const MicroBatch& batch, uint32_t index, float scale);
-  // Σ weight · nll without keeping anything.
-  double evaluate(const MicroBatch& batch);
+  // Forward and backward of one micro-batch; gradients of scale · Σ weight · nll accumulate from grads().begin_step()
+  // on. `index` is the global micro-batch index within the step. Waits for nothing: a GPU may still be computing when
+  // it returns.
+  void forward_backward(const MicroBatch& batch, uint32_t index, float scale);
+  // Forward without keeping anything.
+  void evaluate(const MicroBatch& batch);
+  // Σ weight · nll of all micro-batches since the last call; waits for them.
+  double take_loss();
   // Logits [V] of position `row`, valid until `use` returns (generation). The batch may be shorter than the job's.
   void logits(const MicroBatch& batch, int64_t row, const std::function<void(std::span<const float>)>& use);
-  // Every call above and one update on no data: what a dry run on Meta executes.
+  // Every call above and one update on no data: what a dry run on Meta executes. On a GPU, before step 0: loads what
+  // libraries load, chooses GEMM algorithms; weights and optimizer state stay what they are, gradients do not.
   void rehearse();
 
   // All tensors that a checkpoint holds, by logical name: "weights/layers.0.qkv", "exp_avg.codes/layers.0.qkv", ...
-  // (without moments where the job is not for training).
+  // (without moments where the job is not for training). The same whatever the compute type.
   std::vector<std::pair<std::string, Tensor>> named_tensors();
 
  private:
-  // Copies the arrays to the device; returns them there, as long as they are.
+  // Copies the arrays to the device, and tells the context which documents they hold; returns them there, as long as
+  // they are.
   MicroBatch load(const MicroBatch& batch);
+  Documents load_documents(const Tensor& document_start);
   void load_whole(const MicroBatch& batch);
-  double weighted_nll() const;
 
   Job job_;
   model::LayerSpec spec_;
@@ -75,7 +82,10 @@ class TrainingState {
   model::Model model_;
   std::vector<model::Saved> saved_;
   MicroBatch inputs_;
-  Tensor nll_;  // [T]
+  Tensor document_offsets_;  // [T + 1] int32, where a GPU needs it
+  Staging staging_;
+  Tensor nll_;   // [T]
+  Tensor loss_;  // [1] fp64: Σ weight · nll so far
 };
 
 }  // namespace agoq::parallel

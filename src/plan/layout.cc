@@ -26,6 +26,10 @@ Layout plan_layout(const parallel::Job& job, Device target) {
   return {arena.by_owner(), arena.total_bytes()};
 }
 
+size_t beside_the_arena(Device target) {
+  return target == Device::Cuda ? size_t{512} << 20 : 0;
+}
+
 parallel::Job reference_job(const parallel::Job& job) {
   parallel::Job reference = job;
   reference.precision.compute = DType::BF16;

@@ -98,7 +98,7 @@ TrainingResult train_model(const Settings& settings, const std::function<bool(co
 
 ModelLoss evaluate_model(const std::string& source, const Settings& settings, int64_t max_samples) {
   const train::TrainConfig& config = config_of(settings);
-  const train::Evaluation e = load(source, config).evaluate(config.data_path, max_samples);
+  const train::Evaluation e = load(source, config).evaluate(max_samples);
   return {e.loss, e.perplexity, e.tokens};
 }
 

@@ -18,6 +18,7 @@ struct BatchSpec {
   bool eod_mask_loss = false;         // predicting what follows it does not count
   int32_t eod_token = -1;             // needed by the three above
 
+  bool needs_eod() const { return reset_position_ids || reset_attention_mask || eod_mask_loss; }
   int64_t tokens() const { return micro_batch_size * sequence_length; }  // T
 };
 

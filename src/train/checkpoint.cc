@@ -18,6 +18,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/text.h"
+#include "device/transfer.h"
 
 namespace agoq::train {
 namespace {
@@ -106,14 +107,15 @@ std::string text_of(std::span<const int64_t> dims) {
   return fmt::format("[{}]", fmt::join(dims, ", "));
 }
 
-std::span<uint8_t> bytes_of(const NamedTensor& named) {
+std::span<const uint8_t> bytes_of(const NamedTensor& named) {
   return {named.tensor.raw(), named.tensor.bytes()};
 }
 
-void require_tensors(std::span<const NamedTensor> tensors) {
+void require_tensors(std::span<const NamedTensor> tensors, Device where) {
   std::set<std::string_view> names;
   for (const auto& [name, tensor] : tensors) {
-    require(tensor && tensor.device == Device::Cpu, "tensor '{}' is not in host memory", name);
+    require(tensor && tensor.device == where, "tensor '{}' is on {}, not on {}", name, name_of(tensor.device),
+            name_of(where));
     require(names.insert(name).second, "the tensor name '{}' is used twice", name);
   }
 }
@@ -175,43 +177,74 @@ void prune(const std::string& checkpoints, int64_t step, int64_t keep_last) {
     if (++kept > keep_last) remove_checkpoint(it->second);
 }
 
-// Empty if the checkpoint is complete: the manifest is intact and every file has its size. Otherwise the reason.
-std::string incomplete_because(const std::string& checkpoint) {
-  try {
-    for (const ManifestFile& file : read_checkpoint_manifest(checkpoint).files) {
-      const std::string path = checkpoint + "/" + file.name;
-      std::error_code error;
-      const uint64_t bytes = fs::file_size(path, error);
-      if (error) return fmt::format("{}: {}", path, error.message());
-      if (bytes != file.bytes) return fmt::format("{} has {} of {} bytes", path, bytes, file.bytes);
-    }
-  } catch (const Error& e) {
-    return e.what();
-  }
-  return "";
-}
-
 std::string read_text(const std::string& path) {
   const MappedFile file(path);
   return {reinterpret_cast<const char*>(file.bytes().data()), file.size()};
 }
 
-// What `latest` names, if it is complete; otherwise why not.
-struct Latest {
-  std::optional<std::string> checkpoint;
-  std::string reason;
-};
-
-Latest read_latest(const std::string& checkpoints) {
+// What `latest` names; a warning and none if that is no checkpoint.
+std::optional<int64_t> read_latest(const std::string& checkpoints) {
   const std::string path = fmt::format("{}/{}", checkpoints, kLatest);
-  if (!exists(path)) return {std::nullopt, path + " is missing"};
-  const std::string content = read_text(path);
-  const std::string name(trim(content));
-  if (!step_of(name)) return {std::nullopt, fmt::format("{} names no checkpoint ('{}')", path, name.substr(0, 100))};
-  const std::string checkpoint = checkpoints + "/" + name;
-  const std::string reason = incomplete_because(checkpoint);
-  if (!reason.empty()) return {std::nullopt, reason};
-  return {checkpoint, ""};
+  const std::string content = exists(path) ? read_text(path) : "";
+  const std::optional<int64_t> step = step_of(trim(content));
+  if (!step && content.empty()) log_warning("{} is missing; taking the highest step", path);
+  if (!step && !content.empty())
+    log_warning("{} names no checkpoint ('{}'); taking the highest step", path, trim(content).substr(0, 100));
+  return step;
+}
+
+// Checkpoint folders, the one that is wanted first: what `latest` names, then by falling step.
+std::vector<std::string> by_preference(const std::string& checkpoints) {
+  const auto steps = steps_in(checkpoints);
+  std::vector<std::string> paths;
+  for (const auto& [step, path] : steps) paths.push_back(path);
+  std::reverse(paths.begin(), paths.end());
+  if (paths.empty()) return paths;
+  const auto latest = read_latest(checkpoints);
+  if (!latest) return paths;
+  const auto found = steps.find(*latest);
+  const std::string named =
+      found != steps.end() ? found->second : fmt::format("{}/{}", checkpoints, step_name(*latest));
+  std::erase(paths, named);
+  paths.insert(paths.begin(), named);
+  return paths;
+}
+
+enum class Depth : uint8_t { Complete, Intact };  // sizes and headers, or every byte
+
+std::optional<Checkpoint> last_checkpoint(const std::string& checkpoints, Depth depth) {
+  std::string problems;
+  for (const std::string& path : by_preference(checkpoints)) {
+    try {
+      Checkpoint checkpoint(path);
+      if (depth == Depth::Intact) checkpoint.verify();
+      return checkpoint;
+    } catch (const Error& error) {
+      log_warning("PASSING OVER the checkpoint {}: {}", path, error.what());
+      problems += fmt::format("\n  {}: {}", path, error.what());
+    }
+  }
+  require(problems.empty(), "{} has checkpoints and none is {}; remove them to start from the beginning:{}",
+          checkpoints, depth == Depth::Intact ? "intact" : "complete", problems);
+  return std::nullopt;
+}
+
+// Without a slash at the end.
+fs::path plain(const fs::path& folder) {
+  return (folder / "").lexically_normal().parent_path();
+}
+
+// A checkpoint by its manifest or, should that be lost, by its name.
+bool is_checkpoint(const fs::path& folder) {
+  return exists(folder / kManifest) || step_of(plain(folder).filename().string());
+}
+
+// The folder with the checkpoints of a run folder, or of itself; none if there is no checkpoint.
+std::optional<std::string> checkpoints_of(const fs::path& source) {
+  if (source.empty()) return std::nullopt;
+  for (const fs::path& folder : {source / "checkpoints", source})
+    if (!steps_in(folder.string()).empty()) return folder.string();
+  return std::nullopt;
 }
 
 // Tensor by tensor what keeps the destination from being filled; at most `kShown` lines of each kind.
@@ -256,7 +289,7 @@ void require_fit(const Checkpoint& checkpoint, std::span<const NamedTensor> dest
 std::string save_checkpoint(const std::string& checkpoints, int64_t step, std::span<const NamedTensor> tensors,
                             const std::string& metadata_json, const SaveOptions& options) {
   require(step >= 0, "a checkpoint of step {} is impossible", step);
-  require_tensors(tensors);
+  require_tensors(tensors, Device::Cpu);
   std::string path = checkpoints + "/" + step_name(step);
   const std::string temporary = fmt::format("{}{}{}", path, kTemporary, getpid());
   try {
@@ -274,19 +307,28 @@ std::string save_checkpoint(const std::string& checkpoints, int64_t step, std::s
 }
 
 std::optional<std::string> find_latest_checkpoint(const std::string& checkpoints) {
-  const auto steps = steps_in(checkpoints);
-  if (steps.empty()) return std::nullopt;
-  const auto [latest, reason] = read_latest(checkpoints);
-  if (latest) return latest;
-  log_warning("{}; looking for the highest complete step instead", reason);
-  for (auto left = steps; !left.empty(); left.erase(std::prev(left.end()))) {
-    const std::string& checkpoint = std::prev(left.end())->second;
-    const std::string problem = incomplete_because(checkpoint);
-    if (problem.empty()) return checkpoint;
-    log_warning("passing over the checkpoint {}: {}", checkpoint, problem);
+  const auto last = last_checkpoint(checkpoints, Depth::Complete);
+  return last ? std::optional(last->path()) : std::nullopt;
+}
+
+std::optional<Checkpoint> open_latest_checkpoint(const std::string& checkpoints) {
+  return last_checkpoint(checkpoints, Depth::Intact);
+}
+
+std::optional<Checkpoint> open_checkpoint(const std::string& source) {
+  if (is_checkpoint(source)) {
+    std::optional<Checkpoint> checkpoint(std::in_place, plain(source).string());
+    checkpoint->verify();
+    return checkpoint;
   }
-  fail("{} has {} checkpoints and none is complete ({}); remove them to start from the beginning", checkpoints,
-       steps.size(), reason);
+  const auto folder = checkpoints_of(source);
+  return folder ? open_latest_checkpoint(*folder) : std::nullopt;
+}
+
+std::optional<std::string> find_checkpoint(const std::string& source) {
+  if (is_checkpoint(source)) return Checkpoint(plain(source).string()).path();
+  const auto folder = checkpoints_of(source);
+  return folder ? find_latest_checkpoint(*folder) : std::nullopt;
 }
 
 Manifest read_checkpoint_manifest(const std::string& checkpoint) {
@@ -331,24 +373,30 @@ const ManifestTensor* Checkpoint::find(std::string_view name) const {
 std::span<const uint8_t> Checkpoint::verified_bytes(const ManifestTensor& tensor) const {
   const SafetensorsFile& file = files_.at(tensor.file);
   const std::span<const uint8_t> bytes = file.bytes(file.at(tensor.name));
-  require(xxh3(bytes) == tensor.checksum, "{} is damaged: the checksum of tensor '{}' does not match its bytes",
-          file.path(), tensor.name);
+  require(verified_ || xxh3(bytes) == tensor.checksum,
+          "{} is damaged: the checksum of tensor '{}' does not match its bytes", file.path(), tensor.name);
   return bytes;
 }
 
-void Checkpoint::verify() const {
+void Checkpoint::verify() {
   for (const ManifestTensor& tensor : manifest_.tensors) verified_bytes(tensor);
+  verified_ = true;
 }
 
 void load_checkpoint(const Checkpoint& checkpoint, std::span<const NamedTensor> destination,
                      const LoadOptions& options) {
-  require_tensors(destination);
+  require_tensors(destination, options.device ? options.device->device() : Device::Cpu);
   require_fit(checkpoint, destination, options.subset);
   std::vector<std::span<const uint8_t>> sources;
   for (const NamedTensor& named : destination)
     sources.push_back(checkpoint.verified_bytes(*checkpoint.find(named.name)));
-  for (size_t i = 0; i < destination.size(); ++i)
-    if (!sources[i].empty()) std::memcpy(destination[i].tensor.raw(), sources[i].data(), sources[i].size());
+  for (size_t i = 0; i < destination.size(); ++i) {
+    if (sources[i].empty()) continue;
+    if (options.device)
+      upload(*options.device, sources[i].data(), destination[i].tensor);
+    else
+      std::memcpy(destination[i].tensor.raw(), sources[i].data(), sources[i].size());
+  }
 }
 
 Manifest load_checkpoint(const std::string& checkpoint, std::span<const NamedTensor> destination,

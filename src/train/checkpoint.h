@@ -17,13 +17,14 @@
 
 #include "base/safetensors.h"
 #include "base/tensor.h"
+#include "device/context.h"
 #include "train/manifest.h"
 
 namespace agoq::train {
 
 struct NamedTensor {
   std::string name;
-  Tensor tensor;  // in host memory
+  Tensor tensor;  // in host memory; loading can also fill those of a device
 };
 
 struct SaveOptions {
@@ -36,10 +37,6 @@ struct SaveOptions {
 // per folder (RunFolder's lock).
 std::string save_checkpoint(const std::string& checkpoints, int64_t step, std::span<const NamedTensor> tensors,
                             const std::string& metadata_json, const SaveOptions& options = {});
-
-// The path of the last complete checkpoint: the one that `latest` names or, with a warning, the highest complete step.
-// None if there is no checkpoint at all; an error if there are some and none is complete.
-std::optional<std::string> find_latest_checkpoint(const std::string& checkpoints);
 
 Manifest read_checkpoint_manifest(const std::string& checkpoint);
 
@@ -55,7 +52,7 @@ class Checkpoint {
 
   // The tensor's bytes, compared with their checksum first.
   std::span<const uint8_t> verified_bytes(const ManifestTensor& tensor) const;
-  void verify() const;  // every tensor
+  void verify();  // every tensor, once and for all
 
  private:
   void check_file(const SafetensorsFile& file) const;
@@ -64,10 +61,24 @@ class Checkpoint {
   Manifest manifest_;
   std::map<std::string, SafetensorsFile> files_;
   std::map<std::string_view, const ManifestTensor*> by_name_;
+  bool verified_ = false;
 };
 
+// The path of the last complete checkpoint: the one that `latest` names or, with a warning about each that is passed
+// over, the highest complete step. None if there is no checkpoint at all; an error that names each and why if none is
+// complete. Sizes and headers are looked at, the tensors' bytes are not.
+std::optional<std::string> find_latest_checkpoint(const std::string& checkpoints);
+// The same, but intact to the last byte: every checksum is compared.
+std::optional<Checkpoint> open_latest_checkpoint(const std::string& checkpoints);
+// What `source` stands for, every checksum compared: a checkpoint folder for itself, which is never replaced by
+// another; a run folder or a checkpoints folder for its last intact checkpoint. None for any other folder.
+std::optional<Checkpoint> open_checkpoint(const std::string& source);
+// The path of what `source` stands for, found by sizes and headers alone.
+std::optional<std::string> find_checkpoint(const std::string& source);
+
 struct LoadOptions {
-  bool subset = false;  // tensors of the checkpoint without a destination are passed over (weights only)
+  bool subset = false;              // tensors of the checkpoint without a destination are passed over (weights only)
+  const Context* device = nullptr;  // where the destination is, if not in host memory
 };
 
 // Verifies everything before the first byte is copied: names, types, shapes and checksums. Errors name the file and

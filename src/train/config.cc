@@ -5,8 +5,13 @@
 #include <filesystem>
 #include <numbers>
 
+#include "train/origin.h"
+#include "train/token_file.h"
+
 namespace agoq::train {
 namespace {
+
+namespace fs = std::filesystem;
 
 codec::Codec gradient_codec(const std::string& name) {
   if (name == "int8" || name == "fp8" || name == "bf16" || name == "fp32") return *codec::codec_from_name(name);
@@ -28,8 +33,26 @@ void apply_baseline(TrainConfig& c) {
   c.main_params_dtype = c.main_grads_dtype = c.exp_avg_dtype = c.exp_avg_sq_dtype = "fp32";
 }
 
+std::string absolute(const std::string& path) {
+  if (path.empty()) return path;
+  return (fs::absolute(path) / "").lexically_normal().parent_path().string();  // without a slash at the end
+}
+
+// So that the settings mean the same wherever the run is read or goes on.
+void make_paths_absolute(TrainConfig& c) {
+  for (std::string* path : {&c.model, &c.finetune, &c.save}) *path = absolute(*path);
+  if (c.tokenizer != kByteTokenizer) c.tokenizer = absolute(c.tokenizer);
+  if (fs::exists(c.model_config)) c.model_config = absolute(c.model_config);  // not a preset's name
+  for (std::vector<std::string>* words : {&c.data_path, &c.valid_data_path})
+    for (size_t i = words->size() > 1 ? 1 : 0; i < words->size(); i += 2) (*words)[i] = absolute((*words)[i]);
+}
+
 void positive(const char* flag, int64_t value) {
   require(value > 0, "{} must be positive, not {}", flag, value);
+}
+
+void not_negative(const char* flag, int64_t value) {
+  require(value >= 0, "{} must not be negative, but is {}", flag, value);
 }
 
 void check_batch(const TrainConfig& c) {
@@ -43,9 +66,14 @@ void check_batch(const TrainConfig& c) {
 }
 
 void check_schedule(const TrainConfig& c) {
-  require(c.train_iters >= 0, "--train-iters must not be negative");
-  require(c.eval_interval >= 0 && c.save_interval >= 0, "--eval-interval and --save-interval must not be negative");
-  require(c.eval_iters > 0, "--eval-iters must be positive, not {}", c.eval_iters);
+  not_negative("--train-iters", c.train_iters);
+  not_negative("--eval-interval", c.eval_interval);
+  not_negative("--save-interval", c.save_interval);
+  not_negative("--keep-checkpoints", c.keep_checkpoints);
+  not_negative("--sample-tokens", c.sample_tokens);
+  not_negative("--threads", c.threads);
+  positive("--eval-iters", c.eval_iters);
+  positive("--log-interval", c.log_interval);
   require(c.weight_decay >= 0 && c.clip_grad >= 0, "--weight-decay and --clip-grad must not be negative");
   require(c.lr_decay_style == "cosine" || c.lr_decay_style == "linear" || c.lr_decay_style == "constant",
           "--lr-decay-style {}: use cosine, linear or constant", c.lr_decay_style);
@@ -60,30 +88,34 @@ void check_schedule(const TrainConfig& c) {
 }  // namespace
 
 model::ModelConfig resolve_model(const TrainConfig& c) {
-  require(c.model.empty() || c.model_config.empty(),
-          "--model starts from weights, --model-config from none: give one of them");
-  require(!c.model.empty() || !c.model_config.empty(), "no model: give --model FOLDER or --model-config {}",
-          fmt::join(model::preset_names(), "|"));
-  if (c.model.empty()) return model::find_config(c.model_config);
-  require(std::filesystem::is_directory(c.model), "--model {}: no such folder; presets go with --model-config",
-          c.model);
-  return model::find_config(c.model);
+  return find_origin(c).model;
 }
 
 Device resolve_device(const std::string& name) {
   require(name == "auto" || name == "cpu" || name == "cuda", "--device {}: use auto, cpu or cuda", name);
-  require(name != "cuda", "--device cuda: this build has no CUDA backend; use --device cpu");
+  if (name == "cpu") return Device::Cpu;
+  if constexpr (kCudaBuild) {
+    const std::string problem = why_no_gpu();
+    require(name == "auto" || problem.empty(), "--device cuda: {}", problem);
+    return problem.empty() ? Device::Cuda : Device::Cpu;
+  }
+  require(name == "auto",
+          "--device cuda: this build has no CUDA backend; build it where CUDA is installed, or use --device cpu");
   return Device::Cpu;
 }
 
 TrainConfig resolved(TrainConfig c, const model::ModelConfig& model, Device device) {
+  make_paths_absolute(c);
   apply_baseline(c);
   if (c.compute_dtype.empty()) c.compute_dtype = device == Device::Cuda ? "bf16" : "fp32";
   require(c.compute_dtype == "bf16" || c.compute_dtype == "fp32", "--compute-dtype {}: use bf16 or fp32",
           c.compute_dtype);
   if (c.seq_length == 0) c.seq_length = std::min<int64_t>(2048, model.max_positions);
-  require(c.seq_length <= model.max_positions, "--seq-length {} is more than the {} positions of the model",
-          c.seq_length, model.max_positions);
+  require(c.seq_length <= model.max_positions,
+          "--seq-length {} is more than the {} positions of the model; --max-position-embeddings {} allows it",
+          c.seq_length, model.max_positions, c.seq_length);
+  require(c.eod_token < model.vocab_size, "--eod-token {} is outside the model's vocabulary of {}", c.eod_token,
+          model.vocab_size);
   if (c.global_batch_size == 0) c.global_batch_size = c.micro_batch_size;
   if (c.lr_decay_iters == 0) c.lr_decay_iters = c.train_iters;
   check_batch(c);
@@ -107,6 +139,7 @@ parallel::Job make_job(const TrainConfig& c, const model::ModelConfig& model) {
   const model::LayerSpec spec(model);
   job.recipe = model::make_recipe(model, spec, model::policy_from_name(c.activation_policy),
                                   model::recompute_from_name(c.recompute_granularity), c.activation_override);
+  job.deterministic = c.deterministic_mode;
   job.micro_batch_size = c.micro_batch_size;
   job.sequence_length = c.seq_length;
   return job;

@@ -11,9 +11,11 @@
 namespace agoq::train {
 
 struct TrainConfig {
-  // Model: a Hugging Face folder to start from, or a preset / config.json to start random.
-  std::string model;
-  std::string model_config;
+  // Model: one of the first three says with which weights the run begins.
+  std::string model;                    // Hugging Face folder
+  std::string model_config;             // preset or config.json, random weights
+  std::string finetune;                 // run folder, checkpoints folder or checkpoint
+  int64_t max_position_embeddings = 0;  // 0: the model's
 
   // Data
   std::vector<std::string> data_path;        // PATH, or WEIGHT PATH WEIGHT PATH ...
@@ -21,11 +23,11 @@ struct TrainConfig {
   double valid_fraction = 0.05;
   std::string data_dtype = "uint16";  // of flat .bin files: uint16 or int32
   std::string document_separator;     // a line that ends a document of a text file
-  int64_t eod_token = -1;             // -1: the byte tokenizer's, or the model's eos
+  int64_t eod_token = -1;             // -1: the data's, or the model's eos
   bool reset_position_ids = false;
   bool reset_attention_mask = false;
   bool eod_mask_loss = false;
-  std::string tokenizer;  // folder or tokenizer.json for samples; empty: bytes
+  std::string tokenizer;  // of the tokens: "byte", a folder or a tokenizer.json; empty: the data's or the model's
 
   // Batch and schedule
   int64_t seq_length = 0;  // 0: 2048, or less if the model has fewer positions
@@ -55,19 +57,20 @@ struct TrainConfig {
   std::string save;           // run folder; empty: nothing is written
   int64_t save_interval = 0;  // steps between checkpoints; 0: only at the end
   int64_t keep_checkpoints = 2;
-  bool finetune = false;  // take only the weights of an existing checkpoint
   int64_t eval_interval = 0, eval_iters = 10;
   int64_t log_interval = 1;
   int64_t sample_tokens = 0;  // generate this many tokens at the end
   std::string sample_prompt;
   std::string device = "auto";  // auto, cpu, cuda
-  std::string gpu_memory;       // cap, e.g. 23GiB
-  int64_t threads = 0;          // 0: all cores
+  bool deterministic_mode = false;
+  std::string gpu_memory;  // cap, e.g. 23GiB
+  int64_t threads = 0;     // 0: all cores
 };
 
-// The model this run trains (from `model`, `model_config`).
+// The model this run trains (from `model`, `model_config` or `finetune`).
 model::ModelConfig resolve_model(const TrainConfig& config);
-// Fills what was left open (sequence length, compute type, batch, baseline) and refuses impossible combinations.
+// Fills what was left open (sequence length, compute type, batch, baseline), makes paths absolute and refuses
+// impossible combinations.
 TrainConfig resolved(TrainConfig config, const model::ModelConfig& model, Device device);
 // What memory planning needs of a resolved config.
 parallel::Job make_job(const TrainConfig& config, const model::ModelConfig& model);

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
-#include <filesystem>
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <utility>
@@ -83,9 +82,8 @@ Dataset::Dataset(std::vector<DatasetPart> parts, const BatchSpec& spec, uint64_t
           spec.sequence_length);
   require(spec.tokens() <= std::numeric_limits<int32_t>::max(), "a micro-batch of {} tokens exceeds 2^31",
           spec.tokens());
-  const bool needs_eod = spec.reset_position_ids || spec.reset_attention_mask || spec.eod_mask_loss;
   require(
-      !needs_eod || spec.eod_token >= 0,
+      !spec.needs_eod() || spec.eod_token >= 0,
       "reset-position-ids, reset-attention-mask and eod-mask-loss need the end-of-document token, which is not known");
   const auto length = static_cast<uint64_t>(spec.sequence_length);
   for (const DatasetPart& part : parts_) {
@@ -157,21 +155,26 @@ uint64_t Dataset::samples_without_repetition() const {
 std::string Dataset::identity() const {
   nlohmann::ordered_json sources = nlohmann::ordered_json::array();
   for (const DatasetPart& part : parts_)
-    sources.push_back({{"name", std::filesystem::path(part.file->path()).filename().string()},
-                       {"weight", part.weight},
+    sources.push_back({{"weight", part.weight},
                        {"tokens", part.file->token_count()},
                        {"first_token", part.first_token},
                        {"samples", part.samples},
                        {"fingerprint", fmt::format("{:016x}", part.file->fingerprint())}});
-  const nlohmann::ordered_json identity = {{"seed", seed_},
-                                           {"shuffled", order_ == SampleOrder::Shuffled},
-                                           {"sequence_length", spec_.sequence_length},
-                                           {"reset_position_ids", spec_.reset_position_ids},
-                                           {"reset_attention_mask", spec_.reset_attention_mask},
-                                           {"eod_mask_loss", spec_.eod_mask_loss},
-                                           {"eod_token", spec_.eod_token},
-                                           {"sources", sources}};
-  return identity.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+  return sources.dump();
+}
+
+StepBatches::StepBatches(const Dataset& data, int64_t global_batch_size)
+    : data_(data),
+      batches_(static_cast<size_t>(global_batch_size / data.spec().micro_batch_size), Batch(data.spec())) {}
+
+std::span<Batch> StepBatches::fill(int64_t step) {
+  const auto samples = static_cast<uint64_t>(data_.spec().micro_batch_size);
+  uint64_t first = static_cast<uint64_t>(step) * batches_.size() * samples;
+  for (Batch& batch : batches_) {
+    data_.fill(first, batch);
+    first += samples;
+  }
+  return batches_;
 }
 
 std::vector<WeightedPath> parse_data_path(const std::vector<std::string>& words) {

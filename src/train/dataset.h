@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -40,8 +41,8 @@ class Dataset {
   uint64_t samples() const;                     // of all parts: one pass over everything
   uint64_t samples_without_repetition() const;  // how many global samples come before a part begins again
 
-  // JSON of what a resumed run must find unchanged: per part name, weight, tokens, samples, fingerprint; seed and
-  // order.
+  // JSON of what a resumed run must find unchanged: per part weight, tokens, samples and fingerprint. Names of files do
+  // not matter.
   std::string identity() const;
 
  private:
@@ -52,6 +53,18 @@ class Dataset {
   uint64_t seed_;
   SampleOrder order_;
   Blend blend_;
+};
+
+// The micro-batches of a training step, in arrays that serve every step.
+class StepBatches {
+ public:
+  StepBatches(const Dataset& data, int64_t global_batch_size);  // which is a whole number of micro-batches
+  // Of the step (from 0); valid until the next call.
+  std::span<Batch> fill(int64_t step);
+
+ private:
+  const Dataset& data_;
+  std::vector<Batch> batches_;
 };
 
 struct WeightedPath {

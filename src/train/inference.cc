@@ -3,69 +3,62 @@
 #include <cmath>
 #include <filesystem>
 
+#include "base/log.h"
+#include "device/memory.h"
 #include "model/hf_folder.h"
 #include "plan/layout.h"
-#include "train/checkpoint.h"
 #include "train/dataset.h"
 #include "train/micro_batch.h"
 #include "train/run_metadata.h"
+#include "train/state_io.h"
+#include "train/tokenizer.h"
 
 namespace agoq::train {
 namespace {
 
 namespace fs = std::filesystem;
 
-// The checkpoint that a run folder, a checkpoints folder or a checkpoint folder stands for; empty for a Hugging Face
-// folder.
-std::string checkpoint_of(const std::string& source) {
-  require(fs::is_directory(source), "{}: no such folder; give a Hugging Face folder, a run folder or a checkpoint",
-          source);
-  if (fs::exists(fs::path(source) / "manifest.json")) return source;
-  for (const fs::path& folder : {fs::path(source) / "checkpoints", fs::path(source)})
-    if (fs::is_directory(folder))
-      if (const auto latest = find_latest_checkpoint(folder.string())) return *latest;
-  return {};
-}
-
-std::vector<NamedTensor> weights_of(parallel::TrainingState& state) {
-  std::vector<NamedTensor> tensors;
-  for (auto& [name, tensor] : state.named_tensors()) tensors.push_back({name, tensor});
-  return tensors;
-}
-
 }  // namespace
 
 class LoadedModel::Impl {
  public:
   Impl(const std::string& source, TrainConfig given) : config(std::move(given)) {
-    const std::string folder = checkpoint_of(source);
-    if (folder.empty()) {
-      config.model = source;
-      config.model_config.clear();
-      model = resolve_model(config);
-      make_state();
-      model::import_weights(source, state->job().model, state->spec(), state->params());
+    require(fs::is_directory(source), "{}: no such folder; give a Hugging Face folder, a run folder or a checkpoint",
+            source);
+    const std::optional<Checkpoint> checkpoint = open_checkpoint(source);
+    if (!checkpoint) {
+      require(
+          fs::exists(fs::path(source) / "config.json"),
+          "{}: neither a run folder with checkpoints, nor a checkpoint, nor a Hugging Face folder with a config.json",
+          source);
+      model_folder = source;
+      model = model::find_config(source);
+      make_state(tokenizer_in(source, model));
+      model::import_weights(state->context(), source, state->job().model, state->spec(), state->params());
       return;
     }
-    const Checkpoint checkpoint(folder);
-    const RunMetadata metadata = metadata_from_json(checkpoint.manifest().metadata, folder);
-    apply_settings(metadata.settings, config);
-    model = model::config_from_json(metadata.model, folder);
-    make_state();
-    load_checkpoint(checkpoint, weights_of(*state), {.subset = true});
+    const RunMetadata metadata = read_metadata(checkpoint->manifest(), checkpoint->path());
+    inherit(config, metadata.settings);
+    model_folder = metadata.model_folder;
+    model = model::config_from_json(metadata.model, checkpoint->path());
+    make_state(metadata.settings.tokenizer);
+    load_weights(*checkpoint, *state);
   }
 
-  void make_state() {
-    config = resolved(config, model, resolve_device(config.device));
+  void make_state(const std::string& tokenizer) {
+    const Device device = resolve_device(config.device);
+    config = resolved(config, model, device);
+    settle_tokenizer(config, model, tokenizer);
     parallel::Job job = make_job(config, model);
     job.training = false;
-    arena.emplace(Device::Cpu, plan::plan_layout(job, Device::Cpu).total);
-    state = std::make_unique<parallel::TrainingState>(*arena, Device::Cpu, job);
+    Arena& arena = memory.emplace(device).reserve(plan::plan_layout(job, device).total);
+    state = std::make_unique<parallel::TrainingState>(arena, device, job);
   }
 
   TrainConfig config;
   model::ModelConfig model;
-  std::optional<Arena> arena;
+  std::string model_folder;  // Hugging Face folder, or empty
+  std::optional<DeviceMemory> memory;
   std::unique_ptr<parallel::TrainingState> state;
 };
 
@@ -83,14 +76,15 @@ const TrainConfig& LoadedModel::config() const {
   return impl_->config;
 }
 std::string LoadedModel::source_folder() const {
-  return impl_->config.model;
+  const std::string& folder = impl_->model_folder;
+  if (folder.empty() || fs::is_directory(folder)) return folder;
+  log_warning("the model folder {} is gone, and with it tokenizer, chat template and generation config", folder);
+  return {};
 }
 
-Evaluation LoadedModel::evaluate(const std::vector<std::string>& data_path, int64_t max_samples) {
+Evaluation LoadedModel::evaluate(int64_t max_samples) {
   const BatchSpec spec = batch_spec(impl_->config, impl_->model);
-  DataConfig data = data_config(impl_->config);
-  data.data_path = data_path;
-  const Dataset dataset = open_evaluation_dataset(data, spec);
+  const Dataset dataset = open_evaluation_dataset(data_config(impl_->config), spec);
   const int64_t samples = max_samples > 0 ? std::min<int64_t>(max_samples, static_cast<int64_t>(dataset.samples()))
                                           : static_cast<int64_t>(dataset.samples());
   Evaluation result;
@@ -101,8 +95,10 @@ Evaluation LoadedModel::evaluate(const std::vector<std::string>& data_path, int6
 }
 
 void LoadedModel::export_folder(const std::string& destination, DType dtype) {
-  model::export_folder(destination, impl_->state->job().model, impl_->state->spec(), impl_->state->params(), dtype,
-                       source_folder());
+  const model::ModelConfig& plain = impl_->state->job().model;
+  const bool bytes = impl_->config.tokenizer == kByteTokenizer;
+  model::export_folder(impl_->state->context(), destination, bytes ? marked_as_bytes(plain) : plain,
+                       impl_->state->spec(), impl_->state->params(), dtype, source_folder());
 }
 
 }  // namespace agoq::train

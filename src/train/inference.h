@@ -33,14 +33,14 @@ struct Evaluation {
 class LoadedModel {
  public:
   // `source`: Hugging Face folder, run folder, or checkpoint folder. Weights are read, moments are not.
-  // `config` brings sequence length, micro-batch and compute type.
+  // `config` brings sequence length, micro-batch, compute type and data; what it leaves open is the run's.
   LoadedModel(const std::string& source, TrainConfig config);
   ~LoadedModel();
   parallel::TrainingState& state();
   const model::ModelConfig& model() const;
-  const TrainConfig& config() const;  // the run's, if it came from one
-  std::string source_folder() const;  // Hugging Face folder with tokenizer etc., or empty
-  Evaluation evaluate(const std::vector<std::string>& data_path, int64_t max_samples);
+  const TrainConfig& config() const;
+  std::string source_folder() const;         // Hugging Face folder with tokenizer etc., or empty
+  Evaluation evaluate(int64_t max_samples);  // on the config's data path
   void export_folder(const std::string& destination, DType dtype);
 
  private:

@@ -1,19 +1,8 @@
 #include "train/micro_batch.h"
 
 #include <algorithm>
-#include <nlohmann/json.hpp>
 
 namespace agoq::train {
-
-int32_t end_of_document(const TrainConfig& c, const model::ModelConfig& model) {
-  if (c.eod_token >= 0) return static_cast<int32_t>(c.eod_token);
-  if (model.vocab_size == kByteTokenizerVocab) return kByteTokenizerEod;
-  const auto json = nlohmann::json::parse(model.original_json, nullptr, false);
-  if (!json.is_object() || !json.contains("eos_token_id")) return -1;
-  const auto& eos = json["eos_token_id"];
-  const auto& first = eos.is_array() && !eos.empty() ? eos[0] : eos;
-  return first.is_number_integer() ? first.get<int32_t>() : -1;
-}
 
 BatchSpec batch_spec(const TrainConfig& c, const model::ModelConfig& model) {
   BatchSpec spec;
@@ -23,10 +12,9 @@ BatchSpec batch_spec(const TrainConfig& c, const model::ModelConfig& model) {
   spec.reset_position_ids = c.reset_position_ids;
   spec.reset_attention_mask = c.reset_attention_mask;
   spec.eod_mask_loss = c.eod_mask_loss;
-  spec.eod_token = end_of_document(c, model);
-  const bool needs_eod = c.reset_position_ids || c.reset_attention_mask || c.eod_mask_loss;
+  spec.eod_token = static_cast<int32_t>(c.eod_token);
   require(
-      !needs_eod || spec.eod_token >= 0,
+      !spec.needs_eod() || spec.eod_token >= 0,
       "--reset-position-ids, --reset-attention-mask and --eod-mask-loss need --eod-token, the id that ends a document");
   return spec;
 }
@@ -52,20 +40,20 @@ parallel::MicroBatch view(Batch& batch) {
 double held_out_loss(parallel::TrainingState& state, const Dataset& dataset, int64_t micro_batches, int64_t samples,
                      double* tokens) {
   const int64_t per_batch = dataset.spec().micro_batch_size;
-  double sum = 0, weight = 0;
+  double weight = 0;
+  Batch batch(dataset.spec());
   for (int64_t i = 0; i < micro_batches; ++i) {
-    Batch batch(dataset.spec());
     const int64_t count = std::min(per_batch, samples - i * per_batch);
     for (int64_t slot = 0; slot < per_batch; ++slot)
       dataset.fill(static_cast<uint64_t>(i * per_batch + std::min(slot, count - 1)), slot, batch);
     // A last batch that is not full repeats a sample, which then must not count twice.
     std::fill(batch.loss_weights.begin() + count * dataset.spec().sequence_length, batch.loss_weights.end(), 0.0f);
-    sum += state.evaluate(view(batch));
+    state.evaluate(view(batch));
     weight += batch.target_weight();
   }
   require(weight > 0, "the held-out data has no target tokens");
   if (tokens) *tokens = weight;
-  return sum / weight;
+  return state.take_loss() / weight;
 }
 
 }  // namespace agoq::train

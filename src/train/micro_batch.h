@@ -6,8 +6,7 @@
 
 namespace agoq::train {
 
-// The id that ends a document: the setting's, the byte tokenizer's, or what config.json says; -1 if none does.
-int32_t end_of_document(const TrainConfig& config, const model::ModelConfig& model);
+// Of settings whose tokenizer is settled (train/tokenizer.h).
 BatchSpec batch_spec(const TrainConfig& config, const model::ModelConfig& model);
 DataConfig data_config(const TrainConfig& config);
 // A view of a batch's arrays.

@@ -1,66 +1,80 @@
 #include "train/run_metadata.h"
 
+#include <filesystem>
 #include <nlohmann/json.hpp>
+
+#include "train/settings.h"
 
 namespace agoq::train {
 namespace {
 
+namespace fs = std::filesystem;
 using Json = nlohmann::ordered_json;
 
-Json shape_of(const model::ModelConfig& model) {
+// In one spelling, whatever file it came from, and without what changes nothing that is computed.
+Json architecture(model::ModelConfig model) {
+  model.original_json.clear();
   Json json = Json::parse(model::config_to_json(model));
-  for (const char* spelling_only : {"torch_dtype", "dtype", "transformers_version", "_name_or_path"})
-    json.erase(spelling_only);
+  for (const char* key :
+       {"architectures", "max_position_embeddings", "initializer_range", "bos_token_id", "eos_token_id", "use_cache"})
+    json.erase(key);
   return json;
+}
+
+Json settings_json(const TrainConfig& config) {
+  Json json;
+  for (const Setting& setting : all_settings())
+    std::visit([&](auto field) { json[setting.name] = config.*field; }, setting.field);
+  return json;
+}
+
+TrainConfig settings_of(const Json& json) {
+  TrainConfig config;
+  for (const auto& entry : json.items())
+    std::visit([&](auto field) { entry.value().get_to(config.*field); }, find_setting(entry.key()).field);
+  return config;
 }
 
 }  // namespace
 
-std::string identity_json(const TrainConfig& c, const model::ModelConfig& model, const std::string& data_identity) {
+std::string identity_json(const TrainConfig& c, const model::ModelConfig& model, const Dataset& data) {
   Json json;
-  json["model"] = shape_of(model);
-  json["data"] = Json::parse(data_identity);
+  json["model"] = architecture(model);
+  json["data"] = Json::parse(data.identity());
   json["seq-length"] = c.seq_length;
-  json["micro-batch-size"] = c.micro_batch_size;
   json["global-batch-size"] = c.global_batch_size;
   json["seed"] = c.seed;
-  json["finetune"] = c.finetune;
-  json["compute-dtype"] = c.compute_dtype;
-  json["main-params-dtype"] = c.main_params_dtype;
+  json["reset-position-ids"] = c.reset_position_ids;
+  json["reset-attention-mask"] = c.reset_attention_mask;
+  json["eod-mask-loss"] = c.eod_mask_loss;
+  if (data.spec().needs_eod()) json["eod-token"] = data.spec().eod_token;
   json["exp-avg-dtype"] = c.exp_avg_dtype;
   json["exp-avg-sq-dtype"] = c.exp_avg_sq_dtype;
   return json.dump();
 }
 
-std::string settings_json(const TrainConfig& c) {
-  Json json;
-  json["model"] = c.model;
-  json["tokenizer"] = c.tokenizer;
-  json["seq-length"] = c.seq_length;
-  json["compute-dtype"] = c.compute_dtype;
-  json["main-params-dtype"] = c.main_params_dtype;
-  json["document-separator"] = c.document_separator;
-  json["data-dtype"] = c.data_dtype;
-  json["eod-token"] = c.eod_token;
-  json["reset-position-ids"] = c.reset_position_ids;
-  json["reset-attention-mask"] = c.reset_attention_mask;
-  json["eod-mask-loss"] = c.eod_mask_loss;
-  return json.dump();
+void inherit(TrainConfig& c, const TrainConfig& run) {
+  const TrainConfig defaults;
+  c.main_params_dtype = run.main_params_dtype;
+  const auto take = [&](auto TrainConfig::*field) {
+    if (c.*field == defaults.*field) c.*field = run.*field;
+  };
+  take(&TrainConfig::seq_length);
+  take(&TrainConfig::compute_dtype);
+  take(&TrainConfig::document_separator);
+  take(&TrainConfig::data_dtype);
+  take(&TrainConfig::eod_token);
+  take(&TrainConfig::reset_position_ids);
+  take(&TrainConfig::reset_attention_mask);
+  take(&TrainConfig::eod_mask_loss);
 }
 
-void apply_settings(const std::string& settings, TrainConfig& c) {
-  const Json json = Json::parse(settings);
-  c.model = json.value("model", "");
-  if (c.tokenizer.empty()) c.tokenizer = json.value("tokenizer", "");
-  if (c.seq_length == 0) c.seq_length = json.value("seq-length", int64_t{0});
-  if (c.compute_dtype.empty()) c.compute_dtype = json.value("compute-dtype", "fp32");
-  c.main_params_dtype = json.value("main-params-dtype", "split");
-  if (c.document_separator.empty()) c.document_separator = json.value("document-separator", "");
-  if (c.data_dtype == TrainConfig{}.data_dtype) c.data_dtype = json.value("data-dtype", c.data_dtype);
-  if (c.eod_token < 0) c.eod_token = json.value("eod-token", int64_t{-1});
-  c.reset_position_ids |= json.value("reset-position-ids", false);
-  c.reset_attention_mask |= json.value("reset-attention-mask", false);
-  c.eod_mask_loss |= json.value("eod-mask-loss", false);
+std::string find_again(const std::string& path, const std::string& run_folder_then, const std::string& run_folder_now) {
+  std::error_code ignored;
+  const bool is_path = fs::path(path).is_absolute();  // not "byte"
+  if (!is_path || run_folder_then.empty() || fs::exists(path, ignored)) return path;
+  const fs::path moved = fs::absolute(run_folder_now) / fs::path(path).lexically_relative(run_folder_then);
+  return fs::exists(moved, ignored) ? moved.lexically_normal().string() : path;
 }
 
 std::string to_json(const RunMetadata& m) {
@@ -71,19 +85,38 @@ std::string to_json(const RunMetadata& m) {
   json["tokens"] = m.tokens;
   json["identity"] = Json::parse(m.identity);
   json["model"] = Json::parse(m.model);
-  json["settings"] = Json::parse(m.settings);
+  if (!m.gemm_algorithms.empty()) json["gemm_algorithms"] = Json::parse(m.gemm_algorithms);
+  json["settings"] = settings_json(m.settings);
+  json["model_folder"] = m.model_folder;
   return json.dump();
 }
 
 RunMetadata metadata_from_json(const std::string& text, const std::string& file) {
   try {
     const Json json = Json::parse(text);
-    return {json.at("updates"),        json.at("skipped"),         json.value("skipped_in_a_row", int64_t{0}),
-            json.at("tokens"),         json.at("identity").dump(), json.at("model").dump(),
-            json.at("settings").dump()};
+    RunMetadata m;
+    m.updates = json.at("updates");
+    m.skipped = json.at("skipped");
+    m.skipped_in_a_row = json.at("skipped_in_a_row");
+    m.tokens = json.at("tokens");
+    m.identity = json.at("identity").dump();
+    m.model = json.at("model").dump();
+    if (json.contains("gemm_algorithms")) m.gemm_algorithms = json["gemm_algorithms"].dump();
+    m.settings = settings_of(json.at("settings"));
+    m.model_folder = json.at("model_folder");
+    return m;
   } catch (const Json::exception& error) {
     fail("{}: this checkpoint's metadata is not a training run's: {}", file, error.what());
   }
+}
+
+RunMetadata read_metadata(const Manifest& manifest, const std::string& checkpoint) {
+  RunMetadata metadata = metadata_from_json(manifest.metadata, checkpoint);
+  const std::string run_folder = (fs::path(checkpoint) / "../..").string();
+  TrainConfig& run = metadata.settings;
+  for (std::string* place : {&run.model, &run.finetune, &run.tokenizer, &metadata.model_folder})
+    *place = find_again(*place, run.save, run_folder);
+  return metadata;
 }
 
 }  // namespace agoq::train

@@ -4,6 +4,8 @@
 #include <string>
 
 #include "train/config.h"
+#include "train/dataset.h"
+#include "train/manifest.h"
 
 namespace agoq::train {
 
@@ -11,17 +13,30 @@ struct RunMetadata {
   int64_t updates = 0;  // of the optimizer, for bias correction
   int64_t skipped = 0, skipped_in_a_row = 0;
   uint64_t tokens = 0;
-  std::string identity;  // JSON: model, data, batch, seed, storage formats; a resumed run must agree
-  std::string model;     // JSON: config.json of the model
-  std::string settings;  // JSON: what evaluation, generation and export need of the run's configuration
+  std::string identity;         // JSON: identity_json; a resumed run must agree
+  std::string model;            // JSON: config.json of the model
+  std::string gemm_algorithms;  // JSON: which kernels a GPU's matrix products use (ops/gemm_algorithms.h); or empty
+  TrainConfig settings;         // resolved, with absolute paths
+  std::string model_folder;  // Hugging Face folder of the first weights, for what exports carry beside them; or empty
 };
 
-std::string identity_json(const TrainConfig& config, const model::ModelConfig& model, const std::string& data_identity);
-std::string settings_json(const TrainConfig& config);
-// Takes over what `settings_json` wrote: precision of the stored weights, sequence length, tokenizer, source folder.
-void apply_settings(const std::string& settings, TrainConfig& config);
+// What makes a run this run: the architecture, the data and its order, what a step consists of, the seed, and the
+// formats of the stored moments, whose codes are kept as codes. All else may change when it goes on: the schedule, how
+// activations and gradients are kept, the compute type, micro-batches, names of files, what is written and when.
+std::string identity_json(const TrainConfig& config, const model::ModelConfig& model, const Dataset& data);
+
+// Fills what `config` leaves open from the settings of the run that is read: sequence length, precision of the weights,
+// and how data is cut into documents.
+void inherit(TrainConfig& config, const TrainConfig& run);
+
+// Where a file or folder lies that a run used: where it was or, if it was moved together with the run folder, as far
+// from it as then. The path as it was if it is nowhere.
+std::string find_again(const std::string& path, const std::string& run_folder_then, const std::string& run_folder_now);
 
 std::string to_json(const RunMetadata& metadata);
+// `file` is for messages.
 RunMetadata metadata_from_json(const std::string& text, const std::string& file);
+// Of a checkpoint, with the places that it names where they are now (find_again).
+RunMetadata read_metadata(const Manifest& manifest, const std::string& checkpoint);
 
 }  // namespace agoq::train

@@ -18,6 +18,13 @@ constexpr auto kSettings = std::to_array<Setting>({
     {"Model", "model", "FOLDER", "start from the weights of this Hugging Face folder", &C::model},
     {"Model", "model-config", "NAME|PATH",
      "start from random weights: a preset (llama3-8b, demo, ...) or a config.json", &C::model_config},
+    {"Model", "finetune", "FOLDER",
+     "start from the weights of this run, checkpoints or checkpoint folder: a new run from step 0, in a --save folder "
+     "of its own",
+     &C::finetune},
+    {"Model", "max-position-embeddings", "N",
+     "longest sequence, where it is to be longer than the model was made for; 0: the model's",
+     &C::max_position_embeddings},
 
     {"Data", "data-path", "PATH...",
      "training data: one path, or weights and paths in turn (0.7 a 0.3 b); Megatron-LM .bin/.idx, "
@@ -29,13 +36,14 @@ constexpr auto kSettings = std::to_array<Setting>({
     {"Data", "data-dtype", "uint16|int32", "type of the tokens in flat .bin files", &C::data_dtype},
     {"Data", "document-separator", "LINE", "a line that ends a document of a text file; empty: one document",
      &C::document_separator},
-    {"Data", "eod-token", "ID", "end-of-document token; -1: the byte tokenizer's, or the model's eos", &C::eod_token},
+    {"Data", "eod-token", "ID", "end-of-document token; -1: the data's, or the model's eos", &C::eod_token},
     {"Data", "reset-position-ids", "", "count positions from 0 again behind each end of document",
      &C::reset_position_ids},
     {"Data", "reset-attention-mask", "", "attention never looks back over the end of a document",
      &C::reset_attention_mask},
     {"Data", "eod-mask-loss", "", "do not train to predict what follows the end of a document", &C::eod_mask_loss},
-    {"Data", "tokenizer", "PATH", "folder or tokenizer.json that `agoq generate` will use; empty: bytes",
+    {"Data", "tokenizer", "byte|PATH",
+     "whose tokens these are, for samples: bytes, a folder or a tokenizer.json; empty: as the data or the model says",
      &C::tokenizer},
 
     {"Batch and schedule", "seq-length", "N", "tokens of a sequence; 0: 2048, or what the model allows",
@@ -84,14 +92,16 @@ constexpr auto kSettings = std::to_array<Setting>({
     {"Run", "save", "FOLDER",
      "run folder for metrics and checkpoints; the same command again continues it; empty: write nothing", &C::save},
     {"Run", "save-interval", "N", "steps between checkpoints; 0: only at the end", &C::save_interval},
-    {"Run", "keep-checkpoints", "N", "how many of the last checkpoints to keep", &C::keep_checkpoints},
-    {"Run", "finetune", "", "take only the weights of the checkpoint in --save and begin at step 0", &C::finetune},
+    {"Run", "keep-checkpoints", "N", "how many of the last checkpoints to keep; 0: all", &C::keep_checkpoints},
     {"Run", "eval-interval", "N", "steps between held-out losses; 0: only at the end", &C::eval_interval},
     {"Run", "eval-iters", "N", "micro-batches of one held-out loss", &C::eval_iters},
     {"Run", "log-interval", "N", "steps between log lines", &C::log_interval},
     {"Run", "sample-tokens", "N", "tokens of text to generate at the end", &C::sample_tokens},
     {"Run", "sample-prompt", "TEXT", "how that text begins", &C::sample_prompt},
     {"Run", "device", "auto|cpu|cuda", "where to compute", &C::device},
+    {"Run", "deterministic-mode", "",
+     "the same bits in every run of the same settings on a GPU, with a slower gradient of attention; a CPU always is",
+     &C::deterministic_mode},
     {"Run", "gpu-memory", "SIZE", "memory of the device that may be used, for example 23GiB; empty: what it has",
      &C::gpu_memory},
     {"Run", "threads", "N", "CPU threads; 0: all cores", &C::threads},
@@ -185,6 +195,16 @@ std::string text_of(const TrainConfig& config, const Setting& setting) {
           return fmt::format("{}", config.*field);
       },
       setting.field);
+}
+
+std::vector<std::string> changed_settings(const TrainConfig& before, const TrainConfig& now) {
+  std::vector<std::string> changes;
+  for (const Setting& setting : kSettings) {
+    const std::string was = text_of(before, setting), is = text_of(now, setting);
+    if (was != is && setting.name != "save")
+      changes.push_back(fmt::format("{} {} -> {}", setting.name, was.empty() ? "none" : was, is.empty() ? "none" : is));
+  }
+  return changes;
 }
 
 std::string to_toml(const TrainConfig& config) {

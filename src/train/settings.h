@@ -38,6 +38,10 @@ void assign(TrainConfig& config, std::string_view name, const std::string& value
 // The value as text, the words of a list joined by spaces.
 std::string text_of(const TrainConfig& config, const Setting& setting);
 
+// What differs, in the order of the table: "lr 0.0003 -> 0.0001". Where a run is saved does not count: the folder may
+// have been moved.
+std::vector<std::string> changed_settings(const TrainConfig& before, const TrainConfig& now);
+
 // A resolved configuration as flat TOML, complete, so that a later version with other defaults reads the same run.
 std::string to_toml(const TrainConfig& config);
 // Sets what the text names and leaves the rest. Errors begin with "FILE:LINE: ".

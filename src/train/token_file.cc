@@ -169,11 +169,6 @@ void require_utf8(std::span<const uint8_t> text, const std::string& path) {
   }
 }
 
-struct Location {
-  TokenFormat format;
-  std::string data;
-};
-
 bool is_file(const std::string& path) {
   std::error_code ignored;
   return std::filesystem::is_regular_file(path, ignored);
@@ -183,7 +178,14 @@ std::string without_extension(const std::string& path) {
   return path.ends_with(".bin") || path.ends_with(".idx") ? path.substr(0, path.size() - 4) : path;
 }
 
-Location locate(const std::string& path) {
+}  // namespace
+
+std::string_view name_of(TokenFormat format) {
+  constexpr std::array<std::string_view, 3> kNames = {"Megatron-LM", "flat", "text"};
+  return kNames[static_cast<size_t>(format)];
+}
+
+TokenFilePlace find_token_file(const std::string& path) {
   const std::string prefix = without_extension(path);
   const bool bin = is_file(prefix + ".bin");
   const bool idx = is_file(prefix + ".idx");
@@ -198,19 +200,12 @@ Location locate(const std::string& path) {
   fail("cannot find the data {}: neither such a file nor {}.bin with {}.idx", path, path, path);
 }
 
-}  // namespace
-
-std::string_view name_of(TokenFormat format) {
-  constexpr std::array<std::string_view, 3> kNames = {"Megatron-LM", "flat", "text"};
-  return kNames[static_cast<size_t>(format)];
-}
-
 MegatronIndex parse_megatron_index(std::span<const uint8_t> index, std::string_view path, uint64_t bin_bytes) {
   return IndexParser(index, path, bin_bytes).parse();
 }
 
 TokenFile::TokenFile(const std::string& path, const TokenFileOptions& options)
-    : format_(locate(path).format), vocab_size_(options.vocab_size), data_(locate(path).data) {
+    : format_(find_token_file(path).format), vocab_size_(options.vocab_size), data_(find_token_file(path).data) {
   require(vocab_size_ >= 0 && vocab_size_ <= INT32_MAX, "a vocabulary of {} tokens is impossible", vocab_size_);
   switch (format_) {
     case TokenFormat::Megatron:

@@ -16,11 +16,19 @@
 
 namespace agoq::train {
 
+inline constexpr std::string_view kByteTokenizer = "byte";  // how the built-in tokenizer is called
 inline constexpr int32_t kByteTokenizerEod = 256;
 inline constexpr int64_t kByteTokenizerVocab = 257;
 
 enum class TokenFormat : uint8_t { Megatron, Flat, Text };
 std::string_view name_of(TokenFormat format);
+
+struct TokenFilePlace {
+  TokenFormat format;
+  std::string data;  // the file with the tokens, or with the text
+};
+// `path` is a file, or a PREFIX, PREFIX.bin or PREFIX.idx of Megatron-LM; an error if there is no such file.
+TokenFilePlace find_token_file(const std::string& path);
 
 struct TokenFileOptions {
   int64_t vocab_size = 0;               // ids must lie below it; 0: any id that fits in 31 bits
@@ -49,7 +57,6 @@ MegatronIndex parse_megatron_index(std::span<const uint8_t> index, std::string_v
 
 class TokenFile {
  public:
-  // `path` is a file, or a PREFIX, PREFIX.bin or PREFIX.idx of Megatron-LM.
   TokenFile(const std::string& path, const TokenFileOptions& options);
 
   const std::string& path() const { return data_.path(); }

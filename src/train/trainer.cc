@@ -8,14 +8,18 @@
 #include <nlohmann/json.hpp>
 
 #include "base/text.h"
-#include "model/hf_folder.h"
-#include "train/checkpoint.h"
-#include "train/inference.h"
+#include "device/memory.h"
+#include "ops/gemm_algorithms.h"
+#include "train/checkpoint_writer.h"
 #include "train/micro_batch.h"
+#include "train/origin.h"
 #include "train/peak_flops.h"
+#include "train/rehearsal.h"
 #include "train/run_folder.h"
 #include "train/run_metadata.h"
 #include "train/settings.h"
+#include "train/state_io.h"
+#include "train/tokenizer.h"
 
 namespace agoq::train {
 namespace {
@@ -37,32 +41,37 @@ Json bytes_by_owner(const std::vector<OwnerBytes>& owners) {
 
 }  // namespace
 
-class Trainer::Run {
+double RunPlan::bytes_per_parameter(const plan::Layout& of) const {
+  return static_cast<double>(of.model_state()) / static_cast<double>(model.parameters());
+}
+
+double RunPlan::saved_bytes_per_token_layer(const plan::Layout& of) const {
+  const int64_t tokens = config.micro_batch_size * config.seq_length;
+  return static_cast<double>(of.starting_with("saved ")) / static_cast<double>(tokens * model.layers);
+}
+
+class Trainer::Run : public RunPlan {
  public:
   Run(const TrainConfig& given, Observer watcher);
   Summary run(const std::atomic<bool>& stop);
 
-  TrainConfig config;
-  model::ModelConfig model;
-  plan::Layout layout;
-  std::optional<Arena> arena;
-  std::unique_ptr<parallel::TrainingState> state;  // lives in the arena
+  std::optional<DeviceMemory> memory;
+  std::unique_ptr<parallel::TrainingState> state;  // lives in the memory
 
  private:
   void reserve_memory();
+  void tell_memory_in_use() const;
   void resume_or_start();
   void take_over(const Checkpoint& checkpoint);
   StepMetrics train_step();
-  std::vector<Batch> batches_of_step() const;
   void report(const StepMetrics& metrics);
   void record(const std::function<void()>& write);
   void write_memory() const;
   void validate();
-  void save();
-  void save_or_go_on();
+  void begin_save();
+  void tell_saved(const std::optional<SavedCheckpoint>& saved);
+  void save_last();
   Summary summary(bool stopped) const;
-  std::string sample() const;
-  std::vector<NamedTensor> checkpoint_tensors() const;
   std::string metadata_json() const;
   void note(const std::string& text) const {
     if (observer_.on_note) observer_.on_note(text);
@@ -70,60 +79,78 @@ class Trainer::Run {
 
   Observer observer_;
   std::optional<RunFolder> folder_;
+  std::optional<CheckpointWriter> writer_;
   std::optional<Datasets> data_;
+  std::optional<StepBatches> batches_;
   std::optional<MetricsWriter> metrics_;
   std::string identity_;
-  int64_t step_ = 0;  // steps done
+  std::string model_folder_;  // of the origin
+  int64_t step_ = 0;          // steps done
   int64_t saved_step_ = -1;
   int64_t skipped_ = 0, skipped_in_a_row_ = 0;
   uint64_t tokens_ = 0;
   double train_loss_ = 0, training_seconds_ = 0;
   int64_t timed_steps_ = 0;
-  double peak_ = 0;  // FLOP/s of this machine's fp32 GEMM, the denominator of MFU
+  double peak_ = 0;  // FLOP/s, the denominator of MFU: measured (fp32 GEMM on this CPU) or the GPU's datasheet's
   std::optional<double> valid_loss_;
 };
 
 Trainer::Run::Run(const TrainConfig& given, Observer watcher) : observer_(std::move(watcher)) {
-  model = resolve_model(given);
-  config = resolved(given, model, resolve_device(given.device));
+  const Origin origin = find_origin(given);
+  const Device target = resolve_device(given.device);
+  model = origin.model;
+  model_folder_ = origin.model_folder;
+  config = resolved(given, model, target);
   if (config.threads > 0) omp_set_num_threads(static_cast<int>(config.threads));
   require(!config.data_path.empty(),
           "no training data: give --data-path FILE (text, flat .bin, or Megatron-LM prefix)");
+  settle_tokenizer(config, model, origin.tokenizer);
   const parallel::Job job = make_job(config, model);
-  layout = plan::plan_layout(job, Device::Cpu);
-  if (observer_.on_layout) observer_.on_layout(layout);
+  layout = plan::plan_layout(job, target);
+  reference = plan::plan_layout(plan::reference_job(job), target);
+  memory.emplace(target);
+  device = memory->gpu() ? memory->gpu()->name() : "cpu";
+  if (observer_.on_plan) observer_.on_plan(*this);
   reserve_memory();
-  if (!config.save.empty()) folder_.emplace(config.save);
+  if (!given.save.empty()) {
+    folder_.emplace(given.save);
+    writer_.emplace(folder_->checkpoints(), config.keep_checkpoints);
+  }
   data_.emplace(open_datasets(data_config(config), batch_spec(config, model)));
-  identity_ = identity_json(config, model, data_->train.identity());
-  state = std::make_unique<parallel::TrainingState>(*arena, Device::Cpu, job);
+  batches_.emplace(data_->train, config.global_batch_size);
+  identity_ = identity_json(config, model, data_->train);
+  state = std::make_unique<parallel::TrainingState>(memory->arena(), target, job);
   state->context().random.seed = config.seed;
   resume_or_start();
-  peak_ = measure_peak_flops();
+  rehearse(*state);
+  if (memory->gpu()) tell_memory_in_use();
+  peak_ = memory->gpu() ? datasheet_peak_flops(memory->gpu()->name()) : measure_peak_flops();
+}
+
+void Trainer::Run::tell_memory_in_use() const {
+  if constexpr (kCudaBuild) {
+    const size_t used = memory->gpu()->total_memory() - memory->gpu()->free_memory();
+    note(fmt::format("the driver reports {} in use: {} planned, {} for the CUDA context, kernels and libraries",
+                     human_bytes(used), human_bytes(layout.total), human_bytes(used - std::min(used, layout.total))));
+  }
 }
 
 void Trainer::Run::reserve_memory() {
+  const uint64_t needed = layout.total + plan::beside_the_arena(memory->device());
   const uint64_t cap = config.gpu_memory.empty() ? 0 : parse_bytes(config.gpu_memory);
   require(
-      cap == 0 || layout.total <= cap,
+      cap == 0 || needed <= cap,
       "this run needs {}, more than --gpu-memory {}; `agoq plan` with the same settings ranks what would make it fit",
-      human_bytes(layout.total), config.gpu_memory);
-  arena.emplace(Device::Cpu, layout.total);
+      human_bytes(needed), config.gpu_memory);
+  memory->reserve(layout.total);
 }
 
 void Trainer::Run::resume_or_start() {
-  const auto latest = folder_ ? find_latest_checkpoint(folder_->checkpoints()) : std::nullopt;
+  const auto latest = folder_ ? open_latest_checkpoint(folder_->checkpoints()) : std::nullopt;
   if (latest) {
-    take_over(Checkpoint(*latest));
-    note(fmt::format("{} {} at step {}", config.finetune ? "weights from" : "resumed from", *latest, step_));
-  } else if (config.model.empty()) {
-    require(!config.finetune,
-            "--finetune: {} has no checkpoint to take weights from; give its run folder with --save, or a model with "
-            "--model",
-            config.save.empty() ? "a run without --save" : config.save);
-    state->params().initialize(config.seed);
-  } else {
-    model::import_weights(config.model, state->job().model, state->spec(), state->params());
+    take_over(*latest);
+  } else if (const std::string told = load_first_weights(config, *state); !told.empty()) {
+    note(told);
   }
   if (!folder_) return;
   folder_->write("config.toml", to_toml(config));
@@ -133,35 +160,42 @@ void Trainer::Run::resume_or_start() {
 }
 
 void Trainer::Run::take_over(const Checkpoint& checkpoint) {
-  const RunMetadata metadata = metadata_from_json(checkpoint.manifest().metadata, checkpoint.path());
+  const RunMetadata metadata = read_metadata(checkpoint.manifest(), checkpoint.path());
+  const auto beginning = [](const std::string& finetune) {
+    return finetune.empty() ? "without --finetune" : "with --finetune " + finetune;
+  };
+  require(metadata.settings.finetune == config.finetune,
+          "the run of {} began {}, and this command begins {}: say it as then to continue that run, or give another "
+          "--save",
+          checkpoint.path(), beginning(metadata.settings.finetune), beginning(config.finetune));
   const std::vector<std::string> changed = differences(metadata.identity, identity_);
-  if (config.finetune && !changed.empty()) {
-    std::vector<NamedTensor> weights;
-    for (const NamedTensor& t : checkpoint_tensors())
-      if (!t.name.starts_with("exp_avg")) weights.push_back(t);
-    return load_checkpoint(checkpoint, weights, {.subset = true});
-  }
   require(changed.empty(),
-          "{} is another run's; what differs:\n  {}\nUse the same settings, another --save folder, or --finetune to "
-          "take only its weights",
-          checkpoint.path(), fmt::join(changed, "\n  "));
-  load_checkpoint(checkpoint, checkpoint_tensors());
+          "{} is another run's; what differs:\n  {}\nUse the same settings, or another --save folder; with that, "
+          "--finetune {} begins with these weights",
+          checkpoint.path(), fmt::join(changed, "\n  "), folder_->path());
+  load_state(checkpoint, *state);
+  note(fmt::format("resumed from {} at step {}", checkpoint.path(), checkpoint.manifest().step));
+  const std::vector<std::string> changes = changed_settings(metadata.settings, config);
+  if (!changes.empty()) note(fmt::format("changed since: {}", fmt::join(changes, ", ")));
   step_ = saved_step_ = checkpoint.manifest().step;
   skipped_ = metadata.skipped;
   skipped_in_a_row_ = metadata.skipped_in_a_row;
   tokens_ = metadata.tokens;
-  state->optimizer().updates = metadata.updates;
+  state->optimizer().set_updates(state->context(), metadata.updates);
+  if constexpr (kCudaBuild)
+    if (memory->gpu() && !metadata.gemm_algorithms.empty())
+      ops::restore_gemm_algorithms(*memory->gpu(), metadata.gemm_algorithms);
 }
 
 // What was planned beside what is held; the stack's peak is known after a step.
 void Trainer::Run::write_memory() const {
   if (!folder_) return;
-  Json memory;
-  memory["rank"] = 0;
-  memory["predicted"] = bytes_by_owner(layout.owners);
-  memory["allocated"] = bytes_by_owner(arena->by_owner());
-  memory["reference_bytes"] = bytes_by_owner(plan::plan_layout(plan::reference_job(state->job()), Device::Cpu).owners);
-  folder_->write_json("memory.json", memory.dump());
+  Json json;
+  json["rank"] = 0;
+  json["predicted"] = bytes_by_owner(layout.owners);
+  json["allocated"] = bytes_by_owner(memory->arena().by_owner());
+  json["reference_bytes"] = bytes_by_owner(reference.owners);
+  folder_->write_json("memory.json", json.dump());
 }
 
 Summary Trainer::Run::run(const std::atomic<bool>& stop) {
@@ -170,9 +204,10 @@ Summary Trainer::Run::run(const std::atomic<bool>& stop) {
     if (timed_steps_ == 1) write_memory();
     const bool last = step_ == config.train_iters;
     if (last || (config.eval_interval > 0 && step_ % config.eval_interval == 0)) validate();
-    if (!last && config.save_interval > 0 && step_ % config.save_interval == 0) save_or_go_on();
+    if (!last && config.save_interval > 0 && step_ % config.save_interval == 0) begin_save();
+    if (writer_) tell_saved(writer_->poll());
   }
-  if (step_ != saved_step_) save();
+  save_last();
   const bool ended = step_ >= config.train_iters;
   if (!ended || !folder_ || (timed_steps_ == 0 && std::filesystem::exists(folder_->summary()))) return summary(!ended);
   if (!valid_loss_) validate();  // killed between the last step and its summary
@@ -187,31 +222,22 @@ Summary Trainer::Run::run(const std::atomic<bool>& stop) {
   return result;
 }
 
-std::vector<Batch> Trainer::Run::batches_of_step() const {
-  const BatchSpec& spec = data_->train.spec();
-  std::vector<Batch> batches;
-  const uint64_t first = static_cast<uint64_t>(step_) * static_cast<uint64_t>(config.global_batch_size);
-  for (int64_t sample = 0; sample < config.global_batch_size; sample += spec.micro_batch_size)
-    data_->train.fill(first + static_cast<uint64_t>(sample), batches.emplace_back(spec));
-  return batches;
-}
-
 StepMetrics Trainer::Run::train_step() {
   const Clock::time_point start = Clock::now();
-  std::vector<Batch> batches = batches_of_step();
+  const std::span<Batch> batches = batches_->fill(step_);
   double target_weight = 0;
   for (const Batch& batch : batches) target_weight += batch.target_weight();
 
   Context& ctx = state->context();
   ctx.random.step = static_cast<uint32_t>(step_);
-  state->grads().zero(ctx);
+  state->grads().begin_step(ctx);
   const float scale = target_weight > 0 ? static_cast<float>(1 / target_weight) : 0.0f;
-  double loss_sum = 0;
   for (size_t i = 0; i < batches.size(); ++i)
-    loss_sum += state->forward_backward(view(batches[i]), static_cast<uint32_t>(i), scale);
+    state->forward_backward(view(batches[i]), static_cast<uint32_t>(i), scale);
   const double lr = learning_rate(config, step_);
-  const parallel::UpdateResult update = state->optimizer().step(
+  state->optimizer().step(
       ctx, lr, {config.adam_beta1, config.adam_beta2, config.adam_eps, config.weight_decay, config.clip_grad});
+  const parallel::UpdateResult update = state->optimizer().result(ctx);
 
   skipped_ += update.skipped;
   skipped_in_a_row_ = update.skipped ? skipped_in_a_row_ + 1 : 0;
@@ -221,6 +247,7 @@ StepMetrics Trainer::Run::train_step() {
   ++step_;
   const uint64_t step_tokens = static_cast<uint64_t>(config.global_batch_size * config.seq_length);
   tokens_ += step_tokens;
+  const double loss_sum = state->take_loss();
   train_loss_ = target_weight > 0 ? loss_sum / target_weight : 0;
 
   const double seconds = seconds_since(start);
@@ -235,7 +262,7 @@ StepMetrics Trainer::Run::train_step() {
   m.tokens_per_second = static_cast<double>(step_tokens) / seconds;
   const double flops = model.flops_per_token(config.seq_length) * m.tokens_per_second;
   m.tflops = flops / 1e12;
-  m.mfu = flops / peak_;
+  m.mfu = peak_ > 0 ? flops / peak_ : 0;
   m.memory_bytes = layout.total;
   m.skipped = skipped_;
   return m;
@@ -266,40 +293,47 @@ void Trainer::Run::validate() {
   if (observer_.on_valid) observer_.on_valid(step_, *valid_loss_);
 }
 
-void Trainer::Run::save() {
-  if (!folder_) return;
-  const std::string path = save_checkpoint(folder_->checkpoints(), step_, checkpoint_tensors(), metadata_json(),
-                                           {.keep_last = config.keep_checkpoints});
-  saved_step_ = step_;
-  note("saved " + path);
+void Trainer::Run::begin_save() {
+  if (!writer_) return;
+  tell_saved(writer_->finish());
+  writer_->begin(state->context(), step_, tensors_of(*state), metadata_json());
 }
 
-// While steps are left, a save that fails (a full disk) is told loudly, the last checkpoint stays, and training goes
+// While steps are left, a save that failed (a full disk) is told loudly, the last checkpoint stays, and training goes
 // on.
-void Trainer::Run::save_or_go_on() {
-  try {
-    save();
-  } catch (const Error& error) {
-    note(fmt::format("NOT SAVED at step {}: {}; training goes on, the last checkpoint is {}", step_, error.what(),
-                     saved_step_ < 0 ? "none" : fmt::format("of step {}", saved_step_)));
+void Trainer::Run::tell_saved(const std::optional<SavedCheckpoint>& saved) {
+  if (!saved) return;
+  if (saved->error.empty()) {
+    saved_step_ = saved->step;
+    return note("saved " + saved->path);
   }
+  note(fmt::format("NOT SAVED at step {}: {}; training goes on, the last checkpoint is {}", saved->step, saved->error,
+                   saved_step_ < 0 ? "none" : fmt::format("of step {}", saved_step_)));
 }
 
-std::vector<NamedTensor> Trainer::Run::checkpoint_tensors() const {
-  std::vector<NamedTensor> tensors;
-  for (auto& [name, tensor] : state->named_tensors()) tensors.push_back({name, tensor});
-  return tensors;
+// The state that the run ends with; here a failure ends it as one.
+void Trainer::Run::save_last() {
+  if (!writer_) return;
+  tell_saved(writer_->finish());
+  if (step_ == saved_step_) return;
+  begin_save();
+  const auto saved = writer_->finish();
+  require(saved->error.empty(), "{}", saved->error);
+  tell_saved(saved);
 }
 
 std::string Trainer::Run::metadata_json() const {
   RunMetadata metadata;
-  metadata.updates = state->optimizer().updates;
+  metadata.updates = state->optimizer().updates(state->context());
   metadata.skipped = skipped_;
   metadata.skipped_in_a_row = skipped_in_a_row_;
   metadata.tokens = tokens_;
   metadata.identity = identity_;
   metadata.model = model::config_to_json(model);
-  metadata.settings = settings_json(config);
+  if constexpr (kCudaBuild)
+    if (memory->gpu()) metadata.gemm_algorithms = ops::gemm_algorithms(*memory->gpu());
+  metadata.settings = config;
+  metadata.model_folder = model_folder_;
   return to_json(metadata);
 }
 
@@ -312,26 +346,10 @@ Summary Trainer::Run::summary(bool stopped) const {
   s.tokens = tokens_;
   const double run_tokens = static_cast<double>(timed_steps_ * config.global_batch_size * config.seq_length);
   s.tokens_per_second = training_seconds_ > 0 ? run_tokens / training_seconds_ : 0;
-  s.bytes_per_parameter = static_cast<double>(layout.model_state()) / static_cast<double>(model.parameters());
-  s.saved_bytes_per_token_layer =
-      static_cast<double>(layout.starting_with("saved ")) / static_cast<double>(state->job().tokens() * model.layers);
+  s.bytes_per_parameter = bytes_per_parameter(layout);
+  s.saved_bytes_per_token_layer = saved_bytes_per_token_layer(layout);
   s.skipped = skipped_;
-  if (!stopped && config.sample_tokens > 0 && model.vocab_size == kByteTokenizerVocab) s.sample = sample();
   return s;
-}
-
-// Text of the byte tokenizer, from the prompt.
-std::string Trainer::Run::sample() const {
-  const std::string prompt = config.sample_prompt.empty() ? "\n" : config.sample_prompt;
-  std::vector<int32_t> ids;
-  for (const char c : prompt) ids.push_back(static_cast<uint8_t>(c));
-  SamplingOptions options;
-  options.max_new_tokens = config.sample_tokens;
-  options.seed = config.seed;
-  options.stop_token = kByteTokenizerEod;
-  std::string text = prompt;
-  for (const int32_t id : generate(*state, ids, options)) text += static_cast<char>(id);
-  return text;
 }
 
 Trainer::Trainer(const TrainConfig& config, Observer observer)
@@ -340,11 +358,8 @@ Trainer::~Trainer() = default;
 Summary Trainer::run(const std::atomic<bool>& stop) {
   return run_->run(stop);
 }
-const TrainConfig& Trainer::config() const {
-  return run_->config;
-}
-const plan::Layout& Trainer::layout() const {
-  return run_->layout;
+const RunPlan& Trainer::plan() const {
+  return *run_;
 }
 parallel::TrainingState& Trainer::state() {
   return *run_->state;

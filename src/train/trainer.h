@@ -13,6 +13,19 @@
 
 namespace agoq::train {
 
+// What is settled before the first step.
+struct RunPlan {
+  TrainConfig config;  // resolved
+  model::ModelConfig model;
+  std::string device;      // "cpu", or the GPU's name
+  plan::Layout layout;     // what the run holds
+  plan::Layout reference;  // what unquantized training of the same micro-batch would hold
+
+  // Of either layout.
+  double bytes_per_parameter(const plan::Layout& of) const;  // weights, corrections, gradients, moments
+  double saved_bytes_per_token_layer(const plan::Layout& of) const;
+};
+
 struct Summary {
   int64_t step = 0;                  // steps done
   bool stopped_early = false;        // by a signal, after saving
@@ -20,15 +33,14 @@ struct Summary {
   double train_loss = 0;             // of the last step
   uint64_t tokens = 0;
   double tokens_per_second = 0;
-  double bytes_per_parameter = 0;  // weights + corrections + gradients + moments
+  double bytes_per_parameter = 0;
   double saved_bytes_per_token_layer = 0;
   int64_t skipped = 0;
-  std::string sample;  // generated text, if asked for
 };
 
 // What the run tells while it goes; every member may be empty.
 struct Observer {
-  std::function<void(const plan::Layout& layout)> on_layout;
+  std::function<void(const RunPlan& plan)> on_plan;  // before memory is reserved
   std::function<void(const StepMetrics& metrics)> on_step;
   std::function<void(int64_t step, double valid_loss)> on_valid;
   std::function<void(const std::string& text)> on_note;  // resumed from, saved to, ...
@@ -40,8 +52,7 @@ class Trainer {
   ~Trainer();
   // Trains to train_iters; `stop` (set by a signal handler) ends the run at the next step boundary, saved.
   Summary run(const std::atomic<bool>& stop);
-  const TrainConfig& config() const;
-  const plan::Layout& layout() const;
+  const RunPlan& plan() const;
   // The live model, e.g. to export it.
   parallel::TrainingState& state();
 

@@ -4,10 +4,13 @@
 #include <sys/wait.h>
 
 #include <cstdlib>
+#include <map>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
 #include "base/scratch_folder.h"
+#include "base/text.h"
 
 namespace agoq::test {
 
@@ -22,13 +25,21 @@ inline std::string quoted(const std::string& word) {
   return text + "'";
 }
 
-// `while_it_runs`: shell commands that may speak of the process as $pid.
-inline Ran run_agoq(const std::vector<std::string>& arguments, const std::string& while_it_runs = "") {
+// Shell commands around the program.
+struct Shell {
+  std::string before = "";         // ends with a semicolon
+  std::string while_it_runs = "";  // may speak of the process as $pid
+  std::string program = AGOQ_PROGRAM;
+  std::string output = "";  // instead of a file that is read afterwards
+};
+
+inline Ran run_agoq(const std::vector<std::string>& arguments, const Shell& shell = {}) {
   const ScratchFolder folder;
-  std::string command = "OMP_WAIT_POLICY=passive OMP_NUM_THREADS=2 " AGOQ_PROGRAM;
+  std::string command = shell.before + "OMP_WAIT_POLICY=passive OMP_NUM_THREADS=2 " + shell.program;
   for (const std::string& argument : arguments) command += " " + quoted(argument);
-  command += " >" + quoted(folder.file("out")) + " 2>" + quoted(folder.file("err")) + " </dev/null";
-  if (!while_it_runs.empty()) command += " & pid=$!; " + while_it_runs + "; wait $pid";
+  command += " >" + quoted(shell.output.empty() ? folder.file("out") : shell.output) + " 2>" +
+             quoted(folder.file("err")) + " </dev/null";
+  if (!shell.while_it_runs.empty()) command += " & pid=$!; " + shell.while_it_runs + "; wait $pid";
   const int status = std::system(command.c_str());
   return {WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status), read_plainly(folder.file("out")),
           read_plainly(folder.file("err"))};
@@ -37,8 +48,17 @@ inline Ran run_agoq(const std::vector<std::string>& arguments, const std::string
 // The same, with a signal once the file has so many lines (or after a minute).
 inline Ran run_and_signal(const std::vector<std::string>& arguments, const std::string& signal, const std::string& file,
                           int lines) {
-  return run_agoq(arguments, "for i in $(seq 1200); do [ $(cat " + quoted(file) + " 2>/dev/null | wc -l) -ge " +
-                                 std::to_string(lines) + " ] && break; sleep 0.05; done; kill -" + signal + " $pid");
+  const std::string wait = "for i in $(seq 1200); do [ $(cat " + quoted(file) + " 2>/dev/null | wc -l) -ge " +
+                           std::to_string(lines) + " ] && break; sleep 0.05; done; ";
+  return run_agoq(arguments, {.while_it_runs = wait + "kill -" + signal + " $pid"});
+}
+
+// Of a run folder, by step.
+inline std::map<int64_t, double> losses_of(const std::string& folder) {
+  std::map<int64_t, double> losses;
+  for (const std::string& line : split(trim(read_plainly(folder + "/metrics.jsonl")), '\n'))
+    if (const auto entry = nlohmann::json::parse(line); entry.contains("loss")) losses[entry["step"]] = entry["loss"];
+  return losses;
 }
 
 // A folder with a text to learn from and a model small enough to learn it in a moment.
@@ -61,6 +81,8 @@ class TinyRun {
 
   std::vector<std::string> train_arguments(int steps, const std::string& save) const {
     return {"train",
+            "--device",
+            "cpu",
             "--model-config",
             model_path(),
             "--data-path",

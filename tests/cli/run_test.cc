@@ -1,13 +1,14 @@
 // A run from its first step to the exported model, by the commands that a user types.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
+#include <csignal>
 #include <filesystem>
 #include <map>
 #include <nlohmann/json.hpp>
 
-#include "base/text.h"
 #include "cli/program.h"
 #include "train/settings.h"
 
@@ -16,17 +17,11 @@ namespace {
 
 namespace fs = std::filesystem;
 using nlohmann::json;
+using test::losses_of;
 using test::Ran;
 using test::run_agoq;
 using test::TinyRun;
 using testing::HasSubstr;
-
-std::map<int64_t, double> losses_of(const std::string& folder) {
-  std::map<int64_t, double> losses;
-  for (const std::string& line : split(trim(read_plainly(folder + "/metrics.jsonl")), '\n'))
-    if (const json entry = json::parse(line); entry.contains("loss")) losses[entry["step"]] = entry["loss"];
-  return losses;
-}
 
 TEST(Run, TrainsAndTellsWhatItHolds) {
   const TinyRun tiny;
@@ -38,6 +33,9 @@ TEST(Run, TrainsAndTellsWhatItHolds) {
        {"device  cpu, 2 threads", "saved gate_up", "main gradients", " 4/12 | ", "12/12 | ", "step 6: held-out loss",
         "step 12: held-out loss", "sample of what the model writes", "the c", "bytes per parameter", "total"})
     EXPECT_THAT(ran.out, HasSubstr(what));
+  const size_t table = ran.out.find("saved gate_up");
+  EXPECT_LT(table, ran.out.find(" 4/12 | ")) << "the table of memory stands before the first step, once";
+  EXPECT_EQ(ran.out.find("saved gate_up", table + 1), std::string::npos);
   EXPECT_THAT(ran.out, testing::Not(HasSubstr("\r"))) << "no terminal, no redrawn lines";
   for (const char* name : {"config.toml", "recipe.json", "metrics.jsonl", "memory.json", "summary.json", "checkpoints"})
     EXPECT_TRUE(fs::exists(tiny.file("run") + "/" + name)) << name;
@@ -64,11 +62,42 @@ TEST(Run, ContinuesBitForBit) {
   ASSERT_EQ(rest.status, 0) << rest.err;
   EXPECT_THAT(rest.out, HasSubstr("at step 5"));
   EXPECT_EQ(losses_of(tiny.file("parts")), losses_of(tiny.file("whole")));
+  EXPECT_THAT(rest.out, HasSubstr("changed since: train-iters 5 -> 8, lr-decay-iters 5 -> 8\n"));
+  EXPECT_THAT(tiny.train(8, "parts").out, testing::Not(HasSubstr("changed since")));
   EXPECT_THAT(tiny.train(8, "parts").out, HasSubstr("nothing to do: all 8 steps are done"));
 
   const Ran changed = tiny.train(8, "parts", {"--seed", "7"});
   EXPECT_EQ(changed.status, 1);
   EXPECT_THAT(changed.err, HasSubstr("seed: saved 1234, now 7"));
+}
+
+// The stored master is exact, so a run may change its compute type; then both forms of master go the same way.
+TEST(Run, ContinuesInAnotherComputeType) {
+  const TinyRun tiny;
+  for (const auto& [first, then] : {std::pair("fp32", "bf16"), std::pair("bf16", "fp32")}) {
+    std::vector<std::map<int64_t, double>> losses;
+    for (const char* form : {"split", "fp32"}) {
+      const std::string run = std::string(first) + "-" + form;
+      const std::vector<std::string> master = {"--main-params-dtype", form};
+      ASSERT_EQ(tiny.train(4, run, {"--compute-dtype", first, master[0], master[1]}).status, 0);
+      const Ran rest = tiny.train(8, run, {"--compute-dtype", then, master[0], master[1]});
+      ASSERT_EQ(rest.status, 0) << rest.err;
+      EXPECT_THAT(rest.out, HasSubstr("at step 4"));
+      losses.push_back(losses_of(tiny.file(run)));
+
+      const std::string exported = tiny.file(run + "-exported");
+      ASSERT_EQ(run_agoq({"export", tiny.file(run), exported, "--dtype", "fp32"}).status, 0);
+      for (const char* compute : {"fp32", "bf16"}) {
+        const auto evaluated = [&](const std::string& source) {
+          return run_agoq({"eval", source, "--data-path", tiny.text_path(), "--seq-length", "32", "--compute-dtype",
+                           compute, "--json"})
+              .out;
+        };
+        EXPECT_EQ(evaluated(tiny.file(run)), evaluated(exported)) << run << " in " << compute;
+      }
+    }
+    EXPECT_EQ(losses[0], losses[1]);
+  }
 }
 
 TEST(Run, KilledRunContinuesBitForBit) {
@@ -84,7 +113,9 @@ TEST(Run, KilledRunContinuesBitForBit) {
 }
 
 TEST(Run, SignalSavesAndExitsWithZero) {
-  for (const char* signal : {"TERM", "INT"}) {
+  std::vector<std::string> signals = {"TERM", "INT"};
+  if (std::signal(SIGHUP, SIG_DFL) != SIG_IGN) signals.emplace_back("HUP");  // under nohup it stays ignored
+  for (const std::string& signal : signals) {
     const TinyRun tiny;
     const std::vector<std::string> arguments = tiny.train_arguments(1000000, "run");
     const Ran ran = test::run_and_signal(arguments, signal, tiny.file("run") + "/metrics.jsonl", 3);
@@ -92,6 +123,18 @@ TEST(Run, SignalSavesAndExitsWithZero) {
     EXPECT_THAT(ran.out, testing::ContainsRegex("stopped by a signal at step [1-9][0-9]*; the same command"));
     EXPECT_TRUE(fs::exists(tiny.file("run") + "/checkpoints/latest"));
   }
+}
+
+// As `agoq train | tee log`: at Ctrl-C the reader goes first.
+TEST(Run, IsSavedWhenTheReaderOfItsOutputGoes) {
+  const TinyRun tiny;
+  const std::string pipe = tiny.file("pipe");
+  ASSERT_EQ(mkfifo(pipe.c_str(), 0600), 0);
+  std::vector<std::string> arguments = tiny.train_arguments(40, "run");
+  const Ran ran = run_agoq(arguments, {.before = "head -n 3 " + test::quoted(pipe) + " >/dev/null & ", .output = pipe});
+  EXPECT_EQ(ran.status, 0) << ran.err;
+  EXPECT_EQ(losses_of(tiny.file("run")).size(), 40u);
+  EXPECT_TRUE(fs::exists(tiny.file("run") + "/checkpoints/step-00000040/manifest.json"));
 }
 
 class TrainedRun : public testing::Test {
@@ -117,6 +160,8 @@ TEST_F(TrainedRun, EvaluatesExportsAndEvaluatesTheSame) {
   const Ran ran = run_agoq({"export", run(), exported, "--dtype", "fp32"});
   ASSERT_EQ(ran.status, 0) << ran.err;
   EXPECT_TRUE(fs::exists(exported + "/config.json"));
+  EXPECT_THAT(run_agoq({"export", run(), tiny_->text_path() + "/below"}).err,
+              HasSubstr("cannot export to " + tiny_->text_path() + "/below: Not a directory"));
   EXPECT_DOUBLE_EQ(loss_of(exported), loss_of(run()));
   EXPECT_LT(loss_of(run()), 5.0) << "untrained: ln 257 = 5.55";
   const Ran text = run_agoq({"eval", run(), "--data-path", tiny_->text_path(), "--max-samples", "3"});
@@ -137,6 +182,20 @@ TEST_F(TrainedRun, GeneratesFromRunAndExportAlike) {
   EXPECT_EQ(generate(exported).out, ran.out);
 }
 
+TEST_F(TrainedRun, TextOfAnotherTokenizerIsRefused) {
+  const std::string prefix = tiny_->file("words");
+  write_plainly(prefix + ".idx", "");
+  write_plainly(prefix + ".bin", "");
+  write_plainly(prefix + ".json", R"({"tokenizer": "/some/words", "vocab_size": 200, "eod_id": 3})");
+  const Ran ran = run_agoq({"eval", run(), "--data-path", prefix});
+  EXPECT_EQ(ran.status, 1);
+  EXPECT_THAT(ran.err, HasSubstr("words holds tokens of /some/words, and the model knows bytes"));
+  const std::string bare = tiny_->file("bare");
+  fs::create_directory(bare);
+  fs::copy(tiny_->model_path(), bare + "/config.json");
+  EXPECT_THAT(run_agoq({"generate", bare}).err, HasSubstr("nothing says which tokenizer"));
+}
+
 TEST_F(TrainedRun, InspectSaysWhatIsThere) {
   const Ran ran = run_agoq({"inspect", run(), "--verify"});
   ASSERT_EQ(ran.status, 0) << ran.err;
@@ -146,26 +205,101 @@ TEST_F(TrainedRun, InspectSaysWhatIsThere) {
   EXPECT_THAT(run_agoq({"inspect", tiny_->model_path()}).out, HasSubstr("vocabulary"));
 }
 
+// Changes one bit in the middle of a checkpoint's first file.
+std::string damage(const fs::path& checkpoint) {
+  const std::string shard = (checkpoint / "shard-00000.safetensors").string();
+  std::string bytes = read_plainly(shard);
+  bytes[bytes.size() / 2] = static_cast<char>(bytes[bytes.size() / 2] ^ 1);
+  write_plainly(shard, bytes);
+  return shard;
+}
+
 TEST_F(TrainedRun, DamagedCheckpointIsFoundAndNamed) {
   const std::string copy = tiny_->file("damaged");
   fs::copy(run(), copy, fs::copy_options::recursive);
   const fs::path checkpoint = fs::path(copy) / "checkpoints/step-00000012";
-  const std::string shard = [&] {
-    for (const auto& entry : fs::directory_iterator(checkpoint))
-      if (entry.path().extension() == ".safetensors") return entry.path().string();
-    return std::string();
-  }();
-  std::string bytes = read_plainly(shard);
-  bytes[bytes.size() / 2] = static_cast<char>(bytes[bytes.size() / 2] ^ 1);
-  write_plainly(shard, bytes);
-  for (const std::vector<std::string>& arguments :
-       {std::vector<std::string>{"inspect", copy, "--verify"}, {"eval", copy, "--data-path", tiny_->text_path()}}) {
+  const std::string shard = damage(checkpoint);
+  for (const std::vector<std::string>& arguments : {std::vector<std::string>{"inspect", copy, "--verify"},
+                                                    {"eval", copy, "--data-path", tiny_->text_path()},
+                                                    {"generate", copy},
+                                                    {"export", checkpoint.string(), tiny_->file("never")}}) {
     const Ran ran = run_agoq(arguments);
     EXPECT_EQ(ran.status, 1) << arguments[0];
-    EXPECT_THAT(ran.err, HasSubstr(fs::path(shard).filename().string()));
+    EXPECT_THAT(ran.err, HasSubstr(shard));
   }
-  write_plainly(shard, bytes.substr(0, bytes.size() / 2));
+  fs::resize_file(shard, fs::file_size(shard) / 2);
   EXPECT_EQ(run_agoq({"inspect", copy}).status, 1);
+}
+
+// A run by relative paths, looked at from elsewhere, and once more after its project was moved.
+TEST(Run, KnowsItsModelFolderFromEverywhere) {
+  const TinyRun tiny;
+  ASSERT_EQ(tiny.train(1, "seed").status, 0);
+  fs::create_directories(tiny.file("project/sub"));
+  const std::string model = tiny.file("project/model");
+  ASSERT_EQ(run_agoq({"export", tiny.file("seed"), model, "--dtype", "fp32"}).status, 0);
+  write_plainly(model + "/chat_template.jinja", "of the model");
+  const std::string there = "cd " + test::quoted(tiny.file("project/sub")) + "; ";
+  const Ran ran = run_agoq({"train", "--model", "../model", "--data-path", tiny.text_path(), "--seq-length", "32",
+                            "--train-iters", "1", "--save", "../runs/one"},
+                           {.before = there});
+  ASSERT_EQ(ran.status, 0) << ran.err;
+  const auto exported_template = [&](const std::string& run, const std::string& to) {
+    const Ran exported = run_agoq({"export", run, tiny.file(to)});
+    EXPECT_EQ(exported.status, 0) << exported.err;
+    return read_plainly(tiny.file(to) + "/chat_template.jinja");
+  };
+  EXPECT_EQ(exported_template(tiny.file("project/runs/one"), "first"), "of the model");
+  fs::rename(tiny.file("project"), tiny.file("moved"));
+  EXPECT_EQ(exported_template(tiny.file("moved/runs/one"), "second"), "of the model");
+  fs::remove_all(tiny.file("moved/model"));
+  const Ran without = run_agoq({"export", tiny.file("moved/runs/one"), tiny.file("third")});
+  EXPECT_EQ(without.status, 0) << without.err;
+  EXPECT_THAT(without.err, HasSubstr("project/model is gone"));
+}
+
+// That tokens are bytes is recorded, not guessed from the size of the vocabulary.
+TEST(Run, AByteModelMayHaveAnyVocabulary) {
+  const TinyRun tiny;
+  std::string model = read_plainly(tiny.model_path());
+  model.replace(model.find("257"), 3, "264");
+  write_plainly(tiny.model_path(), model);
+  const Ran ran = tiny.train(2, "run", {"--sample-tokens", "4", "--sample-prompt", "the c"});
+  ASSERT_EQ(ran.status, 0) << ran.err;
+  EXPECT_THAT(ran.out, HasSubstr("sample of what the model writes now:\n\nthe c"));
+  EXPECT_THAT(read_plainly(tiny.file("run") + "/config.toml"), HasSubstr("tokenizer = \"byte\"\n"));
+  EXPECT_EQ(run_agoq({"generate", tiny.file("run"), "--prompt", "the", "--max-new-tokens", "3"}).status, 0);
+  EXPECT_THAT(run_agoq({"eval", tiny.file("run"), "--data-path", tiny.text_path()}).out, HasSubstr("bits a byte"));
+}
+
+TEST(Run, ATokenizerLargerThanTheModelIsRefusedBeforeTheFirstStep) {
+  const TinyRun tiny;
+  write_plainly(tiny.file("words.idx"), "");
+  write_plainly(tiny.file("words.bin"), "");
+  write_plainly(tiny.file("words.json"), R"({"tokenizer": "/some/words", "vocab_size": 32000, "eod_id": 3})");
+  const Ran ran = run_agoq({"train", "--model-config", tiny.model_path(), "--data-path", tiny.file("words")});
+  EXPECT_EQ(ran.status, 1);
+  EXPECT_EQ(ran.out, "");
+  EXPECT_THAT(ran.err,
+              HasSubstr("words holds tokens of /some/words, a vocabulary of 32000, and the model has one of 257"));
+}
+
+TEST(Run, DamagedLastCheckpointIsPassedOverAndTheRunEndsTheSame) {
+  const TinyRun tiny;
+  ASSERT_EQ(tiny.train(8, "whole").status, 0);
+  ASSERT_EQ(tiny.train(6, "run", {"--save-interval", "3"}).status, 0);
+  const fs::path last = fs::path(tiny.file("run")) / "checkpoints/step-00000006";
+  damage(last);
+  const Ran evaluated = run_agoq({"eval", tiny.file("run"), "--data-path", tiny.text_path()});
+  EXPECT_EQ(evaluated.status, 0);
+  EXPECT_THAT(evaluated.err, testing::AllOf(HasSubstr("PASSING OVER"), HasSubstr(last.string())));
+  EXPECT_EQ(run_agoq({"eval", last.string(), "--data-path", tiny.text_path()}).status, 1) << "it was asked for by name";
+
+  const Ran rest = tiny.train(8, "run");
+  ASSERT_EQ(rest.status, 0) << rest.err;
+  EXPECT_THAT(rest.err, testing::AllOf(HasSubstr("PASSING OVER"), HasSubstr(last.string())));
+  EXPECT_THAT(rest.out, testing::ContainsRegex("resumed from .*step-00000003 at step 3"));
+  EXPECT_EQ(losses_of(tiny.file("run")), losses_of(tiny.file("whole")));
 }
 
 TEST(Run, UnwritableFolderFailsBeforeTheFirstStep) {

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <filesystem>
 
 #include "base/text.h"
 #include "cli/program.h"
@@ -29,7 +30,8 @@ void expect_error(const Ran& ran, int status, const std::string& text) {
 TEST(Usage, OverviewNamesEveryCommandAndAFirstExample) {
   const Ran help = run_agoq({"--help"});
   EXPECT_EQ(help.status, 0);
-  for (const char* name : {"train", "plan", "eval", "generate", "export", "inspect", "data", "report", "doctor"})
+  for (const char* name :
+       {"train", "plan", "eval", "generate", "export", "inspect", "data", "report", "bench", "doctor"})
     EXPECT_THAT(help.out, testing::ContainsRegex(std::string("\n  ") + name + " +[a-z]"));
   EXPECT_THAT(help.out, HasSubstr("agoq train --model-config demo"));
   EXPECT_EQ(run_agoq({}).out, help.out);
@@ -47,7 +49,7 @@ TEST(Usage, HelpOfTrainExplainsEverySettingWithItsDefault) {
 }
 
 TEST(Usage, EveryCommandHasHelp) {
-  for (const char* name : {"plan", "eval", "generate", "export", "inspect", "doctor"}) {
+  for (const char* name : {"plan", "eval", "generate", "export", "inspect", "bench", "doctor"}) {
     const Ran ran = run_agoq({name, "--help"});
     EXPECT_EQ(ran.status, 0) << name;
     EXPECT_THAT(ran.out, HasSubstr(std::string("Usage: agoq ") + name));
@@ -66,12 +68,35 @@ TEST(Usage, WrongValuesAreNamed) {
   expect_error(run_agoq({"train", "--seq-length", "long"}), 2, "--seq-length: 'long' is not a whole number");
   expect_error(run_agoq({"train", "--seed", "-1"}), 2, "--seed: '-1'");
   expect_error(run_agoq({"train", "--lr"}), 2, "--lr");
-  expect_error(run_agoq({"train", "--finetune=perhaps"}), 2, "a switch takes no value");
+  expect_error(run_agoq({"train", "--eod-mask-loss=perhaps"}), 2, "a switch takes no value");
   expect_error(run_agoq({"export", "x", "y", "--dtype", "int4"}), 2, "int4 not in {bf16,fp16,fp32}");
   expect_error(run_agoq({"export", "x"}), 2, "DESTINATION is required");
   expect_error(run_agoq({"plan", "demo", "--gpu-memory", "lots"}), 1, "'lots' is not a size");
   expect_error(run_agoq({"plan", "lama3-8b"}), 1, "did you mean 'llama3-8b'");
   expect_error(run_agoq({"plan", "demo", "--activation-policy", "fp3"}), 1, "unknown activation policy 'fp3'");
+}
+
+TEST(Usage, ImpossibleValuesAreRefusedBeforeAnyWork) {
+  const TinyRun tiny;
+  const auto refused = [&](const std::string& flag, const std::string& value, const std::string& text) {
+    expect_error(tiny.train(1, "run", {flag, value}), 1, text);
+    EXPECT_FALSE(std::filesystem::exists(tiny.file("run"))) << flag;
+  };
+  for (const char* flag : {"--threads", "--keep-checkpoints", "--sample-tokens", "--train-iters", "--eval-interval"})
+    refused(flag, "-1", std::string(flag) + " must not be negative, but is -1");
+  refused("--log-interval", "0", "--log-interval must be positive, not 0");
+  refused("--eod-token", "257", "--eod-token 257 is outside the model's vocabulary of 257");
+  expect_error(run_agoq({"generate", "x", "--max-new-tokens", "-5"}), 2, "--max-new-tokens: '-5'");
+}
+
+TEST(Usage, AResultThatCannotBeWrittenIsAFailure) {
+  const TinyRun tiny;
+  for (const std::vector<std::string>& arguments :
+       {std::vector<std::string>{"plan", "demo"}, {"inspect", tiny.text_path()}, {"doctor"}}) {
+    const Ran ran = run_agoq(arguments, {.output = "/dev/full"});
+    EXPECT_EQ(ran.status, 1) << arguments[0];
+    EXPECT_THAT(ran.err, HasSubstr("standard output took only a part of the result"));
+  }
 }
 
 TEST(Usage, ConfigFileErrorsNameTheLine) {
@@ -101,6 +126,8 @@ TEST(Usage, MissingInputsAreNamed) {
   expect_error(run_agoq({"generate", none}), 1, none);
   expect_error(run_agoq({"export", none, tiny.file("out")}), 1, none);
   expect_error(run_agoq({"inspect", none}), 1, none);
+  std::filesystem::create_directory(tiny.file("empty"));
+  expect_error(run_agoq({"eval", tiny.file("empty"), "--data-path", tiny.text_path()}), 1, "neither a run folder");
   expect_error(run_agoq({"train", "--model-config", tiny.file("none.json"), "--data-path", "x"}), 1, "none.json");
 }
 

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "device/context.h"
+#include "device/memory.h"
 
 namespace agoq {
 namespace {
@@ -53,12 +54,18 @@ TEST(Arena, OwnedTensorsAreZeroAndApart) {
   EXPECT_EQ((b.raw() - a.raw()) % 256, 0);
 }
 
-TEST(Arena, CudaIsRefusedWithTheRemedy) {
+TEST(Arena, MemoryOfAGpuNeedsTheGpu) {
+  EXPECT_THROW(Arena(Device::Cuda, 1), Error);
+}
+
+TEST(DeviceMemory, WithoutAGpuTheErrorTellsTheRemedy) {
+  if constexpr (kCudaBuild)
+    if (why_no_gpu().empty()) GTEST_SKIP() << "there is a GPU";
   try {
-    Arena arena(Device::Cuda, 1);
+    DeviceMemory memory(Device::Cuda);
     FAIL();
   } catch (const Error& error) {
-    EXPECT_NE(std::string(error.what()).find("--device cpu"), std::string::npos);
+    EXPECT_NE(std::string(error.what()).find("--device cpu"), std::string::npos) << error.what();
   }
 }
 

@@ -27,21 +27,23 @@ struct World {
       : config(c),
         spec(config),
         arena(Device::Cpu, static_cast<size_t>(config.parameters()) * 8 + (size_t{1} << 20)),
+        ctx(arena, Device::Cpu, compute),
         params(arena, config, spec, form, compute) {}
 
-  void import_from(const fs::path& folder) const { import_weights(folder, config, spec, params); }
+  void import_from(const fs::path& folder) const { import_weights(ctx, folder, config, spec, params); }
   void export_to(const fs::path& folder, DType dtype, const fs::path& source = {}, int64_t max_bytes = 1 << 30) const {
-    export_folder(folder, config, spec, params, dtype, source, max_bytes);
+    export_folder(ctx, folder, config, spec, params, dtype, source, max_bytes);
   }
   std::vector<float> values(const ParamId& id) const {
     std::vector<float> numbers(static_cast<size_t>(spec[id.param].count()));
-    ops::load_fp32(params.at(id), numbers.data());
+    ops::load_fp32(ctx, params.at(id), numbers.data());
     return numbers;
   }
 
   ModelConfig config;
   LayerSpec spec;
   Arena arena;
+  Context ctx;
   Parameters params;
 };
 
@@ -147,7 +149,8 @@ TEST_P(HfFolder, EveryElementOfAFusedParameterComesFromItsPart) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Goldens, HfFolder,
-                         testing::Values("llama_gqa", "llama_tied", "llama3_rope", "mistral", "qwen2", "qwen3"));
+                         testing::Values("llama_gqa", "llama_tied", "llama3_rope", "mistral", "qwen2", "qwen3",
+                                         "olmo"));
 
 class HeldForm : public testing::TestWithParam<std::pair<MasterForm, DType>> {};
 
@@ -201,7 +204,7 @@ TEST(HfFolderExport, Bf16IsRoundedToNearestEven) {
   norm[1] = std::bit_cast<float>(0x3f818000u);
   norm[2] = std::bit_cast<float>(0x3f807fffu);
   norm[3] = std::bit_cast<float>(0x3f808001u);
-  ops::store_fp32(world.params.at({-1, Param::FinalNorm}), norm.data());
+  ops::store_fp32(world.ctx, world.params.at({-1, Param::FinalNorm}), norm.data());
   ScratchFolder folder;
   world.export_to(folder.file("out"), DType::BF16);
   std::vector<uint16_t> bits(norm.size());
@@ -215,7 +218,7 @@ TEST(HfFolderExport, Bf16IsRoundedToNearestEven) {
 TEST(HfFolderExport, Fp16RefusesWhatItCannotHold) {
   const World world(find_config((kGoldens / "llama_gqa" / "model").string()));
   std::vector<float> norm(static_cast<size_t>(world.config.hidden_size), 70000.0f);
-  ops::store_fp32(world.params.at({1, Param::MlpNorm}), norm.data());
+  ops::store_fp32(world.ctx, world.params.at({1, Param::MlpNorm}), norm.data());
   ScratchFolder folder;
   EXPECT_THAT(
       error_of([&] { world.export_to(folder.file("out"), DType::F16); }),
@@ -258,7 +261,7 @@ TEST(HfFolderExport, ShardsHoldAtMostTheirSizeAndReadBack) {
 
 TEST(HfFolderExport, ANewConfigReadsBack) {
   World world(preset("demo"));
-  world.params.initialize(7);
+  world.params.initialize(world.ctx, 7);
   ScratchFolder folder;
   world.export_to(folder.file("out"), DType::F32);
   const World again(find_config(folder.file("out")));

@@ -86,6 +86,12 @@ TEST(LayerSpec, TensorNumbersAndNamesAreUnique) {
   EXPECT_TRUE(names.contains("embedding") && names.contains("layers.15.gate_up") && names.contains("final_norm"));
 }
 
+TEST(LayerSpec, NormsWithoutWeightsHaveNoParameters) {
+  const ModelConfig config = preset("olmo-1b");
+  const LayerSpec spec(config);
+  EXPECT_EQ(all_params(config, spec).size(), 1u + 4u * 16u) << "embedding (the head, too), qkv, out, gate_up, down";
+}
+
 // No cut over 1, 2, 4 or 8 ranks of the tensor axis falls inside a block.
 TEST(LayerSpec, CutsFallOnBlockBorders) {
   for (const std::string& name : preset_names()) {

@@ -42,6 +42,14 @@ Json qwen3() {
   return config_of("qwen3", "Qwen3ForCausalLM");
 }
 
+// As published: no epsilon, and a clip_qkv that is null.
+Json olmo() {
+  Json json = config_of("olmo", "OlmoForCausalLM");
+  json.erase("rms_norm_eps");
+  json["clip_qkv"] = nullptr;
+  return json;
+}
+
 ModelConfig read(const Json& json) {
   return config_from_json(json.dump(), "some/config.json");
 }
@@ -67,6 +75,7 @@ void expect_equal(const ModelConfig& a, const ModelConfig& b) {
   EXPECT_EQ(a.heads.kv, b.heads.kv);
   EXPECT_EQ(a.heads.dim, b.heads.dim);
   EXPECT_EQ(a.max_positions, b.max_positions);
+  EXPECT_EQ(a.layer_norm, b.layer_norm);
   EXPECT_EQ(a.norm_eps, b.norm_eps);
   EXPECT_EQ(a.rope.dim, b.rope.dim);
   EXPECT_EQ(a.rope.theta, b.rope.theta);
@@ -123,6 +132,14 @@ TEST(ModelConfig, MissingKeysMeanWhatTransformersMeans) {
   EXPECT_TRUE(read(qwen3()).qk_norm);
 }
 
+TEST(ModelConfig, OlmoHasALayerNormWithItsOwnEpsilon) {
+  EXPECT_TRUE(read(olmo()).layer_norm);
+  EXPECT_EQ(read(with(olmo(), "rms_norm_eps", 1e-3)).norm_eps, 1e-5f) << "a key that transformers does not read";
+  EXPECT_EQ(read(without(olmo(), "num_key_value_heads")).heads.kv, 6);
+  EXPECT_EQ(read(without(olmo(), "max_position_embeddings")).max_positions, 2048);
+  EXPECT_FALSE(read(llama()).layer_norm);
+}
+
 TEST(ModelConfig, ReadsRopeOfBothGenerations) {
   EXPECT_EQ(read(with(llama(), "rope_theta", 500000)).rope.theta, 500000);
   const Json llama3 = {{"rope_type", "llama3"},
@@ -175,13 +192,16 @@ TEST(ModelConfig, AWindowIsOfAllLayersOrRefused) {
 }
 
 TEST(ModelConfig, RefusesWhatItWouldComputeOtherwise) {
-  EXPECT_THAT(error_for(config_of("gpt_neox", "GPTNeoXForCausalLM")),
-              AllOf(HasSubstr("some/config.json"), HasSubstr("gpt_neox"), HasSubstr("llama, mistral, qwen2, qwen3")));
+  EXPECT_THAT(
+      error_for(config_of("gpt_neox", "GPTNeoXForCausalLM")),
+      AllOf(HasSubstr("some/config.json"), HasSubstr("gpt_neox"), HasSubstr("llama, mistral, qwen2, qwen3, olmo")));
   const std::pair<Json, const char*> cases[] = {
       {without(llama(), "model_type"), "model_type is missing"},
       {with(llama(), "architectures", {"LlamaForSequenceClassification"}), "LlamaForSequenceClassification"},
       {with(llama(), "attention_bias", true), "o_proj"},
       {with(qwen3(), "attention_bias", true), "o_proj"},
+      {with(olmo(), "attention_bias", true), "o_proj"},
+      {with(olmo(), "clip_qkv", 8.0), "clip_qkv"},
       {with(llama(), "mlp_bias", true), "mlp_bias"},
       {with(llama(), "hidden_act", "gelu"), "hidden_act \"gelu\""},
       {with(llama(), "attention_dropout", 0.1), "attention_dropout 0.1"},
@@ -250,6 +270,7 @@ TEST(ModelConfig, WritesAConfigThatReadsTheSame) {
                                       read(with(mistral(), "sliding_window", nullptr)),
                                       read(with(mistral(), "sliding_window", 77)),
                                       read(qwen2()),
+                                      read(olmo()),
                                       read(with(with(qwen3(), "use_sliding_window", true), "max_window_layers", 0))};
   for (const std::string& name : preset_names()) configs.push_back(preset(name));
   for (ModelConfig& config : configs) {
@@ -269,16 +290,18 @@ TEST(ModelConfig, PresetsHaveThePublishedNumberOfParameters) {
   EXPECT_EQ(preset("llama3-8b").parameters(), 8'030'261'248);
   EXPECT_EQ(preset("llama3.2-1b").parameters(), 1'235'814'400);
   EXPECT_EQ(preset("codellama-34b").parameters(), 33'743'970'304);
+  EXPECT_EQ(preset("olmo-1b").parameters(), 1'176'764'416);
 }
 
 TEST(ModelConfig, ParametersAgreeWithTheFormula) {
-  for (const Json& json : {llama(), mistral(), qwen2(), qwen3(), with(llama(), "tie_word_embeddings", true)}) {
+  for (const Json& json : {llama(), mistral(), qwen2(), qwen3(), olmo(), with(llama(), "tie_word_embeddings", true)}) {
     const ModelConfig c = read(json);
     const int64_t h = 96, f = 320, v = 1000, d = c.heads.dim;
-    int64_t layer = h * 6 * d + 2 * (h * 2 * d) + 6 * d * h + 3 * h * f + 2 * h;
+    int64_t layer = h * 6 * d + 2 * (h * 2 * d) + 6 * d * h + 3 * h * f;
+    const int64_t norm = json["model_type"] == "olmo" ? 0 : h;
     if (json["model_type"] == "qwen2") layer += 6 * d + 2 * (2 * d);
     if (json["model_type"] == "qwen3") layer += 2 * d;
-    EXPECT_EQ(c.parameters(), 3 * layer + h + (c.tied_embeddings ? 1 : 2) * v * h);
+    EXPECT_EQ(c.parameters(), 3 * (layer + 2 * norm) + norm + (c.tied_embeddings ? 1 : 2) * v * h);
   }
 }
 

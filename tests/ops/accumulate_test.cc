@@ -6,6 +6,7 @@ namespace agoq::ops {
 namespace {
 
 using codec::Codec;
+using test::set;
 using test::TestContext;
 using test::Values;
 
@@ -160,6 +161,39 @@ TEST(AccumulateDw, SlabsOfRowsLeaveNoSeam) {
         EXPECT_NEAR(test::get(coarse, o * in + i), want, 70.0 / 127 + 0.2);  // blocks' largest are below 70
       }
   }
+}
+
+// What is added to zeros, bit for bit, and to what a fresh gradient happens to hold, which must not matter.
+void expect_fresh_is_zero(DType compute, Codec codec, const std::function<void(TestContext&, const MainGrad&)>& add) {
+  TestContext t(compute);
+  t.ctx.random.micro_batch = 3;
+  const MainGrad zeros = make(t, codec, 37, 140);
+  MainGrad fresh = make(t, codec, 37, 140);
+  std::memset(fresh.data.codes.data, 0xff, fresh.data.codes.bytes());  // NaN wherever the format has one
+  if (fresh.data.scales) std::memset(fresh.data.scales.data, 0xff, fresh.data.scales.bytes());
+  fresh.fresh = true;
+  add(t, zeros);
+  add(t, fresh);
+  EXPECT_EQ(std::memcmp(zeros.data.codes.data, fresh.data.codes.data, zeros.data.codes.bytes()), 0);
+  if (zeros.data.scales) {
+    EXPECT_EQ(std::memcmp(zeros.data.scales.data, fresh.data.scales.data, zeros.data.scales.bytes()), 0);
+  }
+}
+
+TEST(Accumulate, AFreshGradientIsOverwritten) {
+  for (DType compute : {DType::F32, DType::BF16})
+    for (Codec codec : {Codec::Fp32, Codec::Bf16, Codec::Int8, Codec::Fp8}) {
+      TestContext inputs(compute);
+      const Tensor delta = inputs.random({37, 140}), dy = inputs.random({75, 37}), x = inputs.random({75, 140});
+      set(delta, 5, -0.0);
+      expect_fresh_is_zero(compute, codec,
+                           [&](TestContext& t, const MainGrad& grad) { accumulate(t.ctx, grad, delta); });
+      expect_fresh_is_zero(compute, codec,
+                           [&](TestContext& t, const MainGrad& grad) { accumulate_dw(t.ctx, grad, dy, x); });
+      const Tensor none = inputs.zeros({0, 37}), nothing = inputs.zeros({0, 140});
+      expect_fresh_is_zero(compute, codec,
+                           [&](TestContext& t, const MainGrad& grad) { accumulate_dw(t.ctx, grad, none, nothing); });
+    }
 }
 
 TEST(AccumulateDb, SumsColumns) {

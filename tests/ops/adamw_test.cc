@@ -26,21 +26,41 @@ AdamWState state(TestContext& t, const std::string& form, Codec grad, bool eight
           t.kept(eight_bits ? Codec::Dyn8Unsigned : Codec::Fp32, rows, row), 17};
 }
 
+// Updates of one parameter, whose gradients' norm is said to be 1: the gradient is multiplied by clip_grad.
+class Updates {
+ public:
+  explicit Updates(TestContext& t)
+      : scalars_(t.zeros(update_scalars_shape(), DType::U8)),
+        squares_(t.filled(
+            {1}, [](int64_t) { return 1; }, DType::F32)) {}
+  void update(const Context& ctx, const AdamWState& state, double lr, const AdamWConfig& config) {
+    decide_update(ctx, squares_, lr, config, scalars_);
+    adamw(ctx, {&state, 1}, lr, config, scalars_);
+  }
+
+ private:
+  Tensor scalars_, squares_;
+};
+
+void update_once(TestContext& t, const AdamWState& state, double lr = 1e-3, const AdamWConfig& config = {}) {
+  Updates(t).update(t.ctx, state, lr, config);
+}
+
 // Loshchilov & Hutter's algorithm 2 for one number, in double.
 struct Scalar {
   double p, m = 0, v = 0;
-  void step(double g, const AdamWStep& s) {
-    g *= s.gradient_scale;
-    m = s.beta1 * m + (1 - s.beta1) * g;
-    v = s.beta2 * v + (1 - s.beta2) * g * g;
-    const double mhat = m / (1 - std::pow(s.beta1, s.step)), vhat = v / (1 - std::pow(s.beta2, s.step));
-    p = p - s.lr * s.weight_decay * p - s.lr * mhat / (std::sqrt(vhat) + s.eps);
+  void step(double g, int step, double lr, const AdamWConfig& c) {
+    g *= c.clip_grad / (1 + 1e-6);
+    m = c.beta1 * m + (1 - c.beta1) * g;
+    v = c.beta2 * v + (1 - c.beta2) * g * g;
+    const double mhat = m / (1 - std::pow(c.beta1, step)), vhat = v / (1 - std::pow(c.beta2, step));
+    p = p - lr * c.weight_decay * p - lr * mhat / (std::sqrt(vhat) + c.eps);
   }
 };
 
-std::vector<float> read(const Weight& w) {
+std::vector<float> read(const Context& ctx, const Weight& w) {
   std::vector<float> all(static_cast<size_t>(w.value.count()));
-  load_fp32(w, all.data());
+  load_fp32(ctx, w, all.data());
   return all;
 }
 
@@ -50,23 +70,25 @@ std::vector<float> train(const std::string& form, Codec grad, bool eight_bits, b
     TestContext t;
     const AdamWState s = state(t, form, grad, eight_bits);
     const Tensor first = t.random({kRows, kCols}, 0.3, DType::F32), g = t.zeros({kRows, kCols}, DType::F32);
-    store_fp32(s.weight, first.as<float>());
+    store_fp32(t.ctx, s.weight, first.as<float>());
     std::vector<Scalar> want;
     for (double p : test::values(first)) want.push_back({p});
     std::normal_distribution<float> normal;
-    AdamWStep step{.lr = 1e-2, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .weight_decay = 0.1, .gradient_scale = 0.7f};
-    for (step.step = 1; step.step <= 20; ++step.step) {
-      step.lr *= 0.97;
-      t.ctx.random.step = static_cast<uint32_t>(step.step);
+    const AdamWConfig config{.beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .weight_decay = 0.1, .clip_grad = 0.7};
+    Updates updates(t);
+    double lr = 1e-2;
+    for (int step = 1; step <= 20; ++step) {
+      lr *= 0.97;
+      t.ctx.random.step = static_cast<uint32_t>(step);
       for (int64_t i = 0; i < g.count(); ++i) {
         g.as<float>()[i] = normal(t.generator) * std::pow(10.0f, static_cast<float>(-(i % 7)));
       }
       codec::encode(t.ctx, g, s.grad);
       const Values decoded = test::values(t.decoded(s.grad));
-      adamw(t.ctx, s, step);
-      for (size_t i = 0; i < want.size(); ++i) want[i].step(decoded[i], step);
+      updates.update(t.ctx, s, lr, config);
+      for (size_t i = 0; i < want.size(); ++i) want[i].step(decoded[i], step, lr, config);
     }
-    const std::vector<float> got = read(s.weight);
+    const std::vector<float> got = read(t.ctx, s.weight);
     // An ulp of p and of the update at each of the steps.
     for (size_t i = 0; check && i < got.size(); ++i)
       EXPECT_NEAR(got[i], want[i].p, 20 * (0x1p-23 * std::abs(want[i].p) + 1e-8));
@@ -95,9 +117,9 @@ TEST(AdamW, Bf16HalfOfBothIsTheRoundedMaster) {
   TestContext t;
   const AdamWState s = state(t, "both", Codec::Fp32, false);
   const Tensor first = t.random({kRows, kCols}, 1, DType::F32);
-  store_fp32(s.weight, first.as<float>());
+  store_fp32(t.ctx, s.weight, first.as<float>());
   codec::encode(t.ctx, t.random({kRows, kCols}, 1, DType::F32), s.grad);
-  adamw(t.ctx, s, {.lr = 0.1});
+  update_once(t, s, 0.1);
   for (int64_t i = 0; i < first.count(); ++i) {
     const double exact = test::get(s.weight.master, i);
     EXPECT_NE(exact, test::get(first, i));
@@ -112,10 +134,11 @@ TEST(AdamW, EightBitMomentsReachAConstantGradient) {
   const Tensor g = t.filled(
       {4, 128}, [](int64_t i) { return (i % 2 ? -1 : 1) * std::pow(10.0, -(i % 5) * 0.5); }, DType::F32);
   codec::encode(t.ctx, g, s.grad);
-  AdamWStep step{.lr = 0, .beta1 = 0.9, .beta2 = 0.999};
-  for (step.step = 1; step.step <= 10000; ++step.step) {
-    t.ctx.random.step = static_cast<uint32_t>(step.step);
-    adamw(t.ctx, s, step);
+  const AdamWConfig config{.beta1 = 0.9, .beta2 = 0.999, .clip_grad = 0};
+  Updates updates(t);
+  for (uint32_t step = 1; step <= 10000; ++step) {
+    t.ctx.random.step = step;
+    updates.update(t.ctx, s, 0, config);
   }
   const Values m = test::values(t.decoded(s.m)), root = test::values(t.decoded(s.v));
   for (size_t size = 0; size < 5; ++size) {
@@ -141,7 +164,7 @@ TEST(AdamW, MomentsUseTheirOwnDraws) {
     codec::zero(t.ctx, s.v);
     t.ctx.random.step = step;
     t.ctx.random.micro_batch = micro_batch;
-    adamw(t.ctx, s, {});
+    update_once(t, s);
     return std::array{test::values(t.decoded(s.m)), test::values(t.decoded(s.v))};
   };
   const auto first = moments(1, 0);
@@ -152,47 +175,94 @@ TEST(AdamW, MomentsUseTheirOwnDraws) {
 TEST(AdamW, RefusesStatesThatDoNotFit) {
   TestContext t;
   AdamWState s = state(t, "split", Codec::Int8, true);
-  EXPECT_THROW(adamw(t.ctx, s, {.step = 0}), Error);
+  EXPECT_THROW(adamw(t.ctx, {&s, 1}, 1e-3, {}, t.zeros({1}, DType::F32)), Error);
   std::swap(s.m, s.v);
-  EXPECT_THROW(adamw(t.ctx, s, {}), Error);
+  EXPECT_THROW(update_once(t, s), Error);
   std::swap(s.m, s.v);
   s.weight.correction = {};
-  EXPECT_THROW(adamw(t.ctx, s, {}), Error);
+  EXPECT_THROW(update_once(t, s), Error);
 }
 
-TEST(SquaredNorm, SumsSquaresOfWhatIsStored) {
-  for (Codec codec : {Codec::Fp32, Codec::Bf16, Codec::Int8, Codec::Fp8}) {
-    TestContext t;
-    const codec::Quantized g = t.kept(codec, 31, codec::RowBlocks(200, 100));
-    codec::encode(t.ctx, t.random({31, 200}, 0.1, DType::F32), g);
-    const Values decoded = test::values(t.decoded(g));
-    const Tensor out = t.zeros({1}, DType::F32);
-    squared_norm(t.ctx, g, out);
-    const double want = test::dot(decoded, decoded);
-    EXPECT_NEAR(test::get(out, 0), want, want * 1e-7);
-  }
-}
-
-TEST(SquaredNorm, SameBitsUnderAnyNumberOfThreadsAndNoDamageHidden) {
+TEST(AdamW, DecaysOnlyWhereToldTo) {
   TestContext t;
-  const codec::Quantized g = t.kept(Codec::Fp8, 100, codec::RowBlocks(333));
-  const Tensor x = t.random({100, 333}, 1, DType::F32), out = t.zeros({1}, DType::F32);
-  const auto norm = [&](int threads) {
-    codec::encode(t.ctx, x, g);
-    return test::with_threads(threads, [&] { return squared_norm(t.ctx, g, out), test::get(out, 0); });
-  };
-  EXPECT_EQ(norm(1), norm(2));
-  for (float bad : {std::nanf(""), INFINITY, -INFINITY}) {
-    x.as<float>()[777] = bad;
-    EXPECT_FALSE(std::isfinite(norm(2)));
+  AdamWState s = state(t, "fp32", Codec::Fp32, false);  // no gradient: nothing but decay moves it
+  const AdamWConfig config{.weight_decay = 0.5};
+  const Tensor ones = t.filled(
+      {kRows, kCols}, [](int64_t) { return 1; }, DType::F32);
+  store_fp32(t.ctx, s.weight, ones.as<float>());
+  s.decay = false;
+  update_once(t, s, 0.1, config);
+  EXPECT_EQ(read(t.ctx, s.weight).front(), 1.0f);
+  s.decay = true;
+  update_once(t, s, 0.1, config);
+  EXPECT_FLOAT_EQ(read(t.ctx, s.weight).front(), 0.95f);
+}
+
+UpdateScalars decided(TestContext& t, const std::vector<float>& squares, const AdamWConfig& config,
+                      const UpdateScalars& before = {}) {
+  const Tensor scalars = t.zeros(update_scalars_shape(), DType::U8);
+  std::memcpy(scalars.data, &before, sizeof before);
+  const auto at = [&](int64_t i) { return squares[static_cast<size_t>(i)]; };
+  decide_update(t.ctx, t.filled({static_cast<int64_t>(squares.size())}, at, DType::F32), 1e-3, config, scalars);
+  UpdateScalars after;
+  std::memcpy(&after, scalars.data, sizeof after);
+  return after;
+}
+
+TEST(DecideUpdate, ClipsByTheNormOfAll) {
+  TestContext t;
+  const UpdateScalars s = decided(t, {9, 16, 144}, {.clip_grad = 2.6});
+  EXPECT_EQ(s.grad_norm, 13);
+  EXPECT_FLOAT_EQ(s.gradient_scale, 0.2f);
+  EXPECT_EQ(decided(t, {9, 16, 144}, {.clip_grad = 14}).gradient_scale, 1);
+  EXPECT_EQ(decided(t, {9, 16, 144}, {.clip_grad = 0}).gradient_scale, 1);
+}
+
+TEST(DecideUpdate, CountsUpdatesForTheBiasOfMoments) {
+  TestContext t;
+  UpdateScalars before;
+  before.updates = 2;
+  const UpdateScalars s = decided(t, {1}, {.beta1 = 0.9, .beta2 = 0.95}, before);
+  EXPECT_EQ(s.updates, 3);
+  EXPECT_FLOAT_EQ(s.step_size, 1e-3f / (1 - 0.729f));
+  EXPECT_FLOAT_EQ(s.root_correction, std::sqrt(1 - 0.857375f));
+}
+
+TEST(DecideUpdate, SkipsAndNamesTheFirstBrokenGradient) {
+  TestContext t;
+  for (const float bad : {std::nanf(""), INFINITY}) {
+    UpdateScalars before;
+    before.updates = 2;
+    const UpdateScalars s = decided(t, {1, 2, bad, 3, bad}, {}, before);
+    EXPECT_EQ(s.non_finite, 3u);
+    EXPECT_EQ(s.updates, 2);
+    EXPECT_FALSE(std::isfinite(s.grad_norm));
+    EXPECT_EQ(decided(t, {1}, {}, s).non_finite, 0u) << "the next update is a new one";
   }
+}
+
+TEST(AdamW, SkippedUpdateChangesNothing) {
+  TestContext t;
+  const AdamWState s = state(t, "split", Codec::Int8, true);
+  const Tensor first = t.random({kRows, kCols}, 0.3, DType::F32);
+  store_fp32(t.ctx, s.weight, first.as<float>());
+  codec::encode(t.ctx, t.random({kRows, kCols}, 1, DType::F32), s.grad);
+  const Tensor scalars = t.zeros(update_scalars_shape(), DType::U8);
+  decide_update(t.ctx,
+                t.filled(
+                    {1}, [](int64_t) { return NAN; }, DType::F32),
+                0.1, {}, scalars);
+  adamw(t.ctx, {&s, 1}, 0.1, {}, scalars);
+  const std::vector<float> weights = read(t.ctx, s.weight);
+  EXPECT_EQ(test::values(first), Values(weights.begin(), weights.end()));
+  EXPECT_EQ(test::largest(test::values(t.decoded(s.m))), 0);
+  EXPECT_EQ(test::largest(test::values(t.decoded(s.v))), 0);
 }
 
 TEST(AdamW, DryRunCountsTheSameBytes) {
   test::expect_same_peak(DType::F32, [](TestContext& t) {
     const AdamWState s = state(t, "split", Codec::Int8, true);
-    squared_norm(t.ctx, s.grad, t.zeros({1}, DType::F32));
-    adamw(t.ctx, s, {});
+    update_once(t, s);
   });
 }
 

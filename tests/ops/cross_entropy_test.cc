@@ -170,6 +170,28 @@ TEST(HeadLoss, DryRunCountsTheSameBytes) {
       });
 }
 
+// Bytes that a dry run for a GPU pushes.
+size_t planned_bytes(int64_t tokens, int64_t hidden, int64_t vocabulary) {
+  Arena arena(Device::Meta, 0);
+  const Context ctx(arena, Device::Cuda, DType::BF16);
+  const auto tensor = [](Shape shape, DType dtype) { return Tensor{nullptr, dtype, Device::Meta, shape}; };
+  const MainGrad dw{codec::allocate(arena, "grad", codec::Codec::Int8, vocabulary, codec::RowBlocks(hidden)), 5, true};
+  const Targets targets{tensor({tokens}, DType::I32), tensor({tokens}, DType::F32)};
+  head_loss_backward(ctx, tensor({tokens, hidden}, DType::BF16), tensor({vocabulary, hidden}, DType::BF16), targets, 1,
+                     tensor({tokens}, DType::F32), dw);
+  return arena.peak_stack_bytes();
+}
+
+TEST(HeadLoss, OnAGpuGradientsOfLogitsAreWholeOrInGroups) {
+  constexpr double kGiB = 1 << 30, kLlama3 = 128256, kHidden = 4096;
+  const auto planned = [&](double tokens) {
+    return static_cast<double>(planned_bytes(static_cast<int64_t>(tokens), 4096, 128256)) / kGiB;
+  };
+  // At 8192 tokens the whole gradient, a chunk of logits and dn; beyond, a group of it and the fp32 sum of dW.
+  EXPECT_NEAR(planned(8192), (8192 * kLlama3 * 2 + 8192 * kHidden * 2) / kGiB + 0.5, 0.06);
+  EXPECT_NEAR(planned(16384), (4096 * kLlama3 * 2 + 16384 * kHidden * 2 + kLlama3 * kHidden * 4) / kGiB + 0.5, 0.06);
+}
+
 TEST(HeadLoss, RefusesShapesThatDoNotFit) {
   TestContext t;
   Inputs in = make(t, 8, 16, 30);

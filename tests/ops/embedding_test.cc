@@ -28,7 +28,7 @@ TEST(Embedding, GathersEveryFormInEveryComputeType) {
       TestContext t(compute);
       const Weight w = weight(t, form);
       const Tensor exact = t.random({kVocabulary, kHidden}, 1, DType::F32), tokens = some_tokens(t, 33);
-      store_fp32(w, exact.as<float>());
+      store_fp32(t.ctx, w, exact.as<float>());
       const Tensor out = embedding(t.ctx, tokens, w);
       ASSERT_EQ(out.dtype, compute);
       const Values got = test::values(out);

@@ -55,9 +55,9 @@ TEST(Weight, AMillionValuesComeBackBitForBit) {
   const std::vector<float> x = awkward_values(1'000'000);
   for (Form form : {Form::Split, Form::Fp32, Form::Both}) {
     const Weight w = make_weight(t, form, {1000, 1000});
-    store_fp32(w, x.data());
+    store_fp32(t.ctx, w, x.data());
     std::vector<float> back(x.size());
-    load_fp32(w, back.data());
+    load_fp32(t.ctx, w, back.data());
     EXPECT_EQ(std::memcmp(back.data(), x.data(), x.size() * sizeof(float)), 0) << static_cast<int>(form);
   }
 }
@@ -68,7 +68,7 @@ TEST(Weight, ValueIsTheNearestBf16TiesAwayFromZero) {
   TestContext t;
   const std::vector<float> x = awkward_values(100'000);
   const Weight w = make_weight(t, Form::Split, {100, 1000});
-  store_fp32(w, x.data());
+  store_fp32(t.ctx, w, x.data());
   for (size_t i = 0; i < x.size(); ++i) {
     const uint16_t bits = w.value.as<Bf16>()[i].bits;
     const double exact = std::abs(double{x[i]}), held = std::abs(double{to_float(Bf16{bits})});
@@ -89,7 +89,7 @@ TEST(Weight, AllFormsAreReadAlike) {
     std::vector<Tensor> read;
     for (Form form : {Form::Split, Form::Fp32, Form::Both}) {
       const Weight w = make_weight(t, form, {120, 100});
-      store_fp32(w, x.data());
+      store_fp32(t.ctx, w, x.data());
       read.push_back(in_compute_type(t.ctx, w));
       EXPECT_EQ(read.back().dtype, compute);
     }
@@ -116,11 +116,11 @@ TEST(Weight, RowRangeOfMatrixAndVector) {
   for (Shape shape : {Shape{6, 3}, Shape{18}}) {
     const Weight w = make_weight(t, Form::Split, shape);
     const std::vector<float> x = awkward_values(18);
-    store_fp32(w, x.data());
+    store_fp32(t.ctx, w, x.data());
     const int64_t cols = shape.rank() == 2 ? 3 : 1;
     const Weight part = w.row_range(2, 5);
     std::vector<float> back(static_cast<size_t>(part.value.count()));
-    load_fp32(part, back.data());
+    load_fp32(t.ctx, part, back.data());
     ASSERT_EQ(part.value.count(), 3 * cols);
     for (int64_t i = 0; i < 3 * cols; ++i)
       EXPECT_EQ(back[static_cast<size_t>(i)], x[static_cast<size_t>(2 * cols + i)]);
@@ -135,7 +135,7 @@ TEST(Weight, RefusesWhatBf16CannotHoldAndNamesIt) {
     x[5] = x[9] = bad;
     for (Form form : {Form::Split, Form::Both}) {
       try {
-        store_fp32(make_weight(t, form, {4, 4}), x.data());
+        store_fp32(t.ctx, make_weight(t, form, {4, 4}), x.data());
         FAIL() << "stored " << bad;
       } catch (const Error& error) {
         EXPECT_THAT(error.what(), testing::HasSubstr("element 5 of a weight [4, 4]"));
@@ -143,7 +143,7 @@ TEST(Weight, RefusesWhatBf16CannotHoldAndNamesIt) {
     }
   }
   std::vector<float> largest(16, from_bits(0x7f7fffff));
-  EXPECT_NO_THROW(store_fp32(make_weight(t, Form::Fp32, {4, 4}), largest.data()));
+  EXPECT_NO_THROW(store_fp32(t.ctx, make_weight(t, Form::Fp32, {4, 4}), largest.data()));
 }
 
 TEST(Weight, RefusesOtherForms) {

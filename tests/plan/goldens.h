@@ -7,6 +7,8 @@
 #include <string>
 
 #include "base/safetensors.h"
+#include "device/memory.h"
+#include "device/transfer.h"
 #include "model/hf_folder.h"
 #include "parallel/training_state.h"
 #include "plan/layout.h"
@@ -14,7 +16,7 @@
 namespace agoq::test {
 
 inline const char* const kGoldenCases[] = {"llama_gqa", "llama_tied", "llama3_rope", "mistral",
-                                           "qwen2",     "qwen3",      "packed"};
+                                           "qwen2",     "qwen3",      "olmo",        "packed"};
 
 class Golden {
  public:
@@ -67,15 +69,37 @@ inline parallel::Job exact_job(const Golden& golden, model::Policy policy = mode
   return job;
 }
 
-// An arena of exactly the planned size, and the state in it, with the golden's weights.
+// The golden tests are built twice: for the CPU, and for a GPU.
+#if defined(AGOQ_TEST_ON_GPU)
+inline constexpr Device kGoldenDevice = Device::Cuda;
+#else
+inline constexpr Device kGoldenDevice = Device::Cpu;
+#endif
+
+inline std::string why_no_golden_device() {
+  if constexpr (kCudaBuild && kGoldenDevice == Device::Cuda) return why_no_gpu();
+  return "";
+}
+
+// Memory of exactly the planned size, and the state in it, with the golden's weights.
 class GoldenRun {
  public:
   GoldenRun(const Golden& golden, const parallel::Job& job)
-      : layout(plan::plan_layout(job, Device::Cpu)), arena(Device::Cpu, layout.total), state(arena, Device::Cpu, job) {
-    model::import_weights(golden.model_folder(), state.job().model, state.spec(), state.params());
+      : layout(plan::plan_layout(job, kGoldenDevice)),
+        memory(kGoldenDevice),
+        arena(memory.reserve(layout.total)),
+        state(arena, kGoldenDevice, job) {
+    model::import_weights(state.context(), golden.model_folder(), state.job().model, state.spec(), state.params());
+  }
+  // A copy in host memory.
+  std::vector<float> on_host(const Tensor& numbers) {
+    std::vector<float> copy(static_cast<size_t>(numbers.count()));
+    download(state.context(), numbers, copy.data());
+    return copy;
   }
   plan::Layout layout;
-  Arena arena;
+  DeviceMemory memory;
+  Arena& arena;
   parallel::TrainingState state;
 };
 

@@ -89,7 +89,7 @@ void expect_planned_is_held(parallel::Job job) {
   const Layout planned = plan_layout(job, Device::Cpu);
   Arena arena(Device::Cpu, planned.total);
   parallel::TrainingState state(arena, Device::Cpu, job);
-  state.params().initialize(1);
+  state.params().initialize(state.context(), 1);
   const auto tokens = static_cast<size_t>(job.tokens());
   std::vector<int32_t> ids(tokens), positions(tokens), starts(tokens, 0);
   std::vector<float> weights(tokens, 1.0f);
@@ -97,7 +97,7 @@ void expect_planned_is_held(parallel::Job job) {
   std::iota(positions.begin(), positions.end(), 0);
   const auto tensor = [&](auto& v) { return host_tensor(v.data(), {job.tokens()}); };
   const parallel::MicroBatch batch{tensor(ids), tensor(ids), tensor(weights), tensor(positions), tensor(starts)};
-  state.grads().zero(state.context());
+  state.grads().begin_step(state.context());
   state.forward_backward(batch, 0, 1.0f / static_cast<float>(tokens));
   state.optimizer().step(state.context(), 1e-3f, {});
   state.evaluate(batch);

@@ -32,9 +32,9 @@ CHATML = ("{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\
 
 @pytest.fixture
 def run() -> Run:
-    """Run `python -m agoq.<command>`; a status other than the expected one fails the test."""
+    """Run `python -m agoq <command>`; a status other than the expected one fails the test."""
     def call(command: str, *arguments: object, stdin: bytes = b"", status: int = 0) -> Done:
-        done = subprocess.run([sys.executable, "-m", f"agoq.{command}", *map(str, arguments)], input=stdin,
+        done = subprocess.run([sys.executable, "-m", "agoq", command, *map(str, arguments)], input=stdin,
                               capture_output=True, env=os.environ | {"PYTHONPATH": str(PACKAGE)}, check=False)
         assert done.returncode == status, done.stderr.decode()
         assert b"Traceback" not in done.stderr, done.stderr.decode()

@@ -39,6 +39,25 @@ def test_jsonl_with_bytes(tmp_path: Path, run: Run) -> None:
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.bin", "a.idx", "a.json"]
 
 
+def test_description_names_the_tokenizer_from_everywhere(tmp_path: Path, refuse: Refuse, tokenizer_folder: Path,
+                                                         monkeypatch) -> None:
+    from agoq import data
+
+    monkeypatch.chdir(tokenizer_folder.parent)
+    source = write_jsonl(tmp_path / "a.jsonl", ["text"])
+    data.main(["--quiet", "--workers", "1", str(source), "--tokenizer", tokenizer_folder.name, "--output",
+               str(tmp_path / "out")])
+    about = json.loads((tmp_path / "out.json").read_text())
+    assert (about["tokenizer"], about["eod_id"]) == (str(tokenizer_folder), 0)
+
+
+def test_inputs_are_never_replaced(tmp_path: Path, refuse: Refuse) -> None:
+    source = write_jsonl(tmp_path / "corpus.json", ["text"])
+    before = source.read_bytes()
+    assert "would replace the input" in refuse(source, "--tokenizer", "byte", "--output", tmp_path / "corpus")
+    assert source.read_bytes() == before
+
+
 def test_text_with_separator(tmp_path: Path, run: Run) -> None:
     source = tmp_path / "a.txt"
     source.write_bytes(b"\xef\xbb\xbffirst\n\nstill first\n<|end|>\r\nsecond <|end|> inside\n<|end|>\n<|end|>\n"

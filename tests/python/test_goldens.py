@@ -41,8 +41,12 @@ def inverse_frequencies(config: dict[str, Any], head_dim: int) -> np.ndarray:
     return frequency * (keep + (1 - keep) / rope["factor"])
 
 
-def norm(x: np.ndarray, weight: np.ndarray, epsilon: float) -> np.ndarray:
-    return x / np.sqrt((x * x).mean(-1, keepdims=True) + epsilon) * weight
+def norm(x: np.ndarray, weight: np.ndarray | None, epsilon: float) -> np.ndarray:
+    """RMSNorm; without a weight, OLMo's LayerNorm."""
+    if weight is None:
+        x = x - x.mean(-1, keepdims=True)
+    unit = x / np.sqrt((x * x).mean(-1, keepdims=True) + epsilon)
+    return unit if weight is None else unit * weight
 
 
 def rotate(x: np.ndarray, angle: np.ndarray) -> np.ndarray:
@@ -81,16 +85,16 @@ def attention(x: np.ndarray, w: Arrays, prefix: str, config: dict[str, Any], gol
 
 
 def logits_of(config: dict[str, Any], w: Arrays, golden: Arrays) -> np.ndarray:
-    epsilon = config["rms_norm_eps"]
+    epsilon = config.get("rms_norm_eps", 1e-5)  # OLMo has no such key
     x = w["model.embed_tokens.weight"][golden["tokens"].ravel()]
     for layer in range(config["num_hidden_layers"]):
         at = f"model.layers.{layer}"
-        x = x + attention(norm(x, w[f"{at}.input_layernorm.weight"], epsilon), w, f"{at}.self_attn", config, golden)
-        n = norm(x, w[f"{at}.post_attention_layernorm.weight"], epsilon)
+        x = x + attention(norm(x, w.get(f"{at}.input_layernorm.weight"), epsilon), w, f"{at}.self_attn", config, golden)
+        n = norm(x, w.get(f"{at}.post_attention_layernorm.weight"), epsilon)
         gate, up = n @ w[f"{at}.mlp.gate_proj.weight"].T, n @ w[f"{at}.mlp.up_proj.weight"].T
         x = x + (gate / (1 + np.exp(-gate)) * up) @ w[f"{at}.mlp.down_proj.weight"].T
     head = w["model.embed_tokens.weight" if config["tie_word_embeddings"] else "lm_head.weight"]
-    return norm(x, w["model.norm.weight"], epsilon) @ head.T
+    return norm(x, w.get("model.norm.weight"), epsilon) @ head.T
 
 
 def loss_of(logits: np.ndarray, golden: Arrays) -> float:
@@ -102,7 +106,7 @@ def loss_of(logits: np.ndarray, golden: Arrays) -> float:
 
 
 def test_every_case_is_present() -> None:
-    assert set(CASES) >= {"llama_gqa", "llama_tied", "llama3_rope", "mistral", "qwen2", "qwen3", "packed"}
+    assert set(CASES) >= {"llama_gqa", "llama_tied", "llama3_rope", "mistral", "qwen2", "qwen3", "olmo", "packed"}
 
 
 @pytest.mark.parametrize("name", CASES)

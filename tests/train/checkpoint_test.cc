@@ -144,6 +144,52 @@ TEST_F(CheckpointTest, FallsBackToTheHighestCompleteStep) {
   EXPECT_THAT(error_of([&] { find_latest_checkpoint(folder()); }), HasSubstr("none is complete"));
 }
 
+// Changes the last byte of a checkpoint's first file, which belongs to a tensor.
+void flip_a_bit(const std::string& checkpoint) {
+  const std::string file = checkpoint + "/shard-00000.safetensors";
+  std::string content = read_plainly(file);
+  content.back() = static_cast<char>(content.back() ^ 4);
+  write_plainly(file, content);
+}
+
+TEST_F(CheckpointTest, DamagedOnesArePassedOverForTheLastIntactOne) {
+  EXPECT_EQ(open_latest_checkpoint(folder()), std::nullopt);
+  for (const int64_t step : {10, 20, 30}) save(step);
+  const auto opened = [&] { return fs::path(open_latest_checkpoint(folder()).value().path()).filename().string(); };
+  EXPECT_EQ(opened(), "step-00000030");
+  flip_a_bit(folder() + "/step-00000030");
+  EXPECT_EQ(latest(), "step-00000030") << "complete by its sizes";
+  EXPECT_EQ(opened(), "step-00000020");
+  testing::internal::CaptureStderr();
+  set_log_level(LogLevel::Warning);
+  opened();
+  set_log_level(LogLevel::Error);
+  EXPECT_THAT(testing::internal::GetCapturedStderr(),
+              AllOf(HasSubstr("PASSING OVER"), HasSubstr("step-00000030"), HasSubstr("'layers.0.qkv.grad.codes'")));
+  fs::remove(folder() + "/step-00000020/manifest.json");
+  EXPECT_EQ(opened(), "step-00000010");
+  flip_a_bit(folder() + "/step-00000010");
+  EXPECT_THAT(error_of([&] { open_latest_checkpoint(folder()); }),
+              AllOf(HasSubstr("none is intact"), HasSubstr("step-00000030: "), HasSubstr("step-00000020: "),
+                    HasSubstr("step-00000010: "), HasSubstr("'layers.0.qkv.grad.codes'"), HasSubstr("manifest.json")));
+}
+
+TEST_F(CheckpointTest, ACheckpointThatIsNamedIsNeverReplaced) {
+  for (const int64_t step : {10, 20}) save(step);
+  const std::string newest = folder() + "/step-00000020";
+  for (const std::string& source : {scratch_.path(), folder(), newest, newest + "/"})
+    EXPECT_EQ(open_checkpoint(source).value().manifest().step, 20) << source;
+  EXPECT_EQ(find_checkpoint(folder()), newest);
+  EXPECT_EQ(find_checkpoint(newest + "/"), newest);
+  EXPECT_EQ(find_checkpoint(""), std::nullopt);
+  EXPECT_EQ(open_checkpoint(fs::temp_directory_path().string() + "/no-such-run"), std::nullopt);
+  flip_a_bit(newest);
+  EXPECT_EQ(open_checkpoint(folder()).value().manifest().step, 10);
+  EXPECT_THAT(error_of([&] { open_checkpoint(newest); }), HasSubstr("'layers.0.qkv.grad.codes'"));
+  fs::remove(newest + "/manifest.json");
+  EXPECT_THAT(error_of([&] { open_checkpoint(newest + "/"); }), HasSubstr("step-00000020/manifest.json"));
+}
+
 TEST_F(CheckpointTest, ARunSetBackKeepsItsOwnHistory) {
   for (const int64_t step : {10, 20, 30, 40}) save(step);
   write_plainly(folder() + "/latest", "step-00000010\n");
@@ -237,12 +283,9 @@ TEST_F(CheckpointTest, EveryTruncationIsFound) {
 
 TEST_F(CheckpointTest, NamesTheDamagedTensor) {
   const std::string path = save(3);
-  std::string content = read_plainly(path + "/shard-00000.safetensors");
-  content.back() = static_cast<char>(content.back() ^ 4);  // bytes lie last
-  write_plainly(path + "/shard-00000.safetensors", content);
+  flip_a_bit(path);
   EXPECT_THAT(error_of([&] { Checkpoint(path).verify(); }),
               AllOf(HasSubstr("shard-00000.safetensors is damaged"), HasSubstr("'layers.0.qkv.grad.codes'")));
-  EXPECT_EQ(latest(), "step-00000003");  // complete by its sizes; loading it tells
 }
 
 // Files may grow to this size, as on a disk that is full.

@@ -164,6 +164,30 @@ TEST_F(DatasetTest, SequencesOfABatchAreKeptApart) {
   EXPECT_EQ(batch.target_weight(), 12);
 }
 
+TEST_F(DatasetTest, BatchesOfAStepAreFilledInPlace) {
+  BatchSpec spec = spec_of(2, 4);
+  spec.eod_token = 13;
+  spec.reset_position_ids = spec.reset_attention_mask = spec.eod_mask_loss = true;
+  const Dataset data = open_datasets(config_of({file("a", 0, 200)}), spec).train;
+  StepBatches batches(data, 6);
+  std::vector<const int32_t*> arrays;
+  for (const Batch& batch : batches.fill(0)) arrays.push_back(batch.tokens.data());
+  ASSERT_EQ(arrays.size(), 3u);
+  for (const int64_t step : {3, 1, 4}) {
+    const std::span<Batch> filled = batches.fill(step);
+    for (size_t i = 0; i < filled.size(); ++i) {
+      Batch fresh(spec);
+      data.fill(static_cast<uint64_t>(step) * 6 + i * 2, fresh);
+      EXPECT_EQ(filled[i].tokens.data(), arrays[i]) << "no new array";
+      EXPECT_EQ(filled[i].tokens, fresh.tokens);
+      EXPECT_EQ(filled[i].targets, fresh.targets);
+      EXPECT_EQ(filled[i].loss_weights, fresh.loss_weights) << "what an earlier step masked is forgotten";
+      EXPECT_EQ(filled[i].positions, fresh.positions);
+      EXPECT_EQ(filled[i].document_start, fresh.document_start);
+    }
+  }
+}
+
 TEST_F(DatasetTest, ResetFlagsActBehindEndOfDocumentTokens) {
   const std::string path = scratch_.file("e.bin");
   write_plainly(path, raw_tokens<uint16_t>({9, 1, 0, 2, 3, 0, 0, 4, 5, 6, 7, 8, 0}));
@@ -245,6 +269,15 @@ TEST_F(DatasetTest, IdentityTellsDataApart) {
   EXPECT_EQ(identity(0, spec_of(1, 8)), identity(0, spec_of(2, 8)));
   EXPECT_NE(identity(0, spec_of(1, 8)), identity(1, spec_of(1, 8)));
   EXPECT_NE(identity(0, spec_of(1, 8)), identity(0, spec_of(1, 9)));
+  const auto blend = [&](const char* weight) {
+    return open_datasets(config_of({"0.5", file("a", 0, 100), weight, file("b", 100, 100)}), spec_of(1, 8))
+        .train.identity();
+  };
+  EXPECT_EQ(blend("0.5"), blend("5e-1"));
+  EXPECT_NE(blend("0.5"), blend("0.4"));
+  const std::string before = identity(0, spec_of(1, 8));
+  std::filesystem::copy(file("a", 0, 100), scratch_.file("renamed.bin"));
+  EXPECT_EQ(open_datasets(config_of({scratch_.file("renamed.bin")}), spec_of(1, 8)).train.identity(), before);
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <filesystem>
 #include <set>
 
 #include "agoq/agoq.h"
@@ -85,6 +86,21 @@ TEST(Settings, ExtremeNumbersSurvive) {
   EXPECT_EQ(again.weight_decay, config.weight_decay);
 }
 
+TEST(Settings, ChangesAreToldInOrder) {
+  TrainConfig before, now;
+  before.tokenizer = "byte";
+  EXPECT_TRUE(changed_settings(before, before).empty());
+  now = before;
+  now.save = "elsewhere";
+  now.lr = 1e-4;
+  now.activation_override = "norm=fp5";
+  now.tokenizer = "";
+  now.data_path = {"0.7", "a", "0.3", "b"};
+  EXPECT_EQ(changed_settings(before, now),
+            (std::vector<std::string>{"data-path none -> 0.7 a 0.3 b", "tokenizer byte -> none", "lr 0.0003 -> 0.0001",
+                                      "activation-override none -> norm=fp5"}));
+}
+
 TEST(Settings, ErrorsSayWhichValueAndWhere) {
   const auto error_in = [](std::string_view text) {
     return error_of([&] {
@@ -100,8 +116,32 @@ TEST(Settings, ErrorsSayWhichValueAndWhere) {
   EXPECT_EQ(error_in("seed = -1"), "f.toml:1: seed: '-1' is not a whole number from 0 up");
   EXPECT_EQ(error_in("lr = \"fast\""), "f.toml:1: lr: 'fast' is not a number");
   EXPECT_EQ(error_in("lr = \"nan\""), "f.toml:1: lr: 'nan' is not a finite number");
-  EXPECT_EQ(error_in("finetune = 1"), "f.toml:1: finetune: '1' is neither true nor false");
+  EXPECT_EQ(error_in("eod-mask-loss = 1"), "f.toml:1: eod-mask-loss: '1' is neither true nor false");
   EXPECT_EQ(error_in("lr = [1, 2]"), "f.toml:1: lr takes one value, not an array");
+}
+
+TEST(Resolved, PathsMeanTheSameFromEverywhere) {
+  const ScratchFolder folder;
+  write_plainly(folder.file("config.json"), "{}");
+  const std::filesystem::path before = std::filesystem::current_path();
+  std::filesystem::current_path(folder.path());
+  const std::string here = std::filesystem::current_path().string();
+  TrainConfig config;
+  config.model_config = "config.json";
+  config.data_path = {"0.7", "a/../b", "0.3", "./c/"};
+  config.valid_data_path = {"0.7"};  // one word is a path, whatever it looks like
+  config.save = "runs//x/";
+  config.tokenizer = "../tokenizer";
+  config = resolved(config, model::preset("demo"), Device::Cpu);
+  std::filesystem::current_path(before);
+  EXPECT_EQ(config.model_config, here + "/config.json");
+  EXPECT_EQ(config.data_path, (std::vector<std::string>{"0.7", here + "/b", "0.3", here + "/c"}));
+  EXPECT_EQ(config.valid_data_path, std::vector<std::string>{here + "/0.7"});
+  EXPECT_EQ(config.save, here + "/runs/x");
+  EXPECT_EQ(config.tokenizer, std::filesystem::path(here).parent_path().string() + "/tokenizer");
+  EXPECT_EQ(config.model, "") << "what is open stays open";
+  config.model_config = "demo";
+  EXPECT_EQ(resolved(config, model::preset("demo"), Device::Cpu).model_config, "demo");
 }
 
 TEST(PublicSettings, SpeakTheSameNames) {

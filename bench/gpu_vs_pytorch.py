@@ -1,0 +1,177 @@
+#!/usr/bin/env python3
+"""Training speed and memory on a GPU: AGoQ beside PyTorch, the same shapes, the same card, in turn.
+
+  bench/gpu_vs_pytorch.py --layers 8 --seq-length 8192
+  bench/gpu_vs_pytorch.py --layers 8 16 --peers eager compile checkpoint --json results.json
+
+The peer is transformers' LlamaForCausalLM in bf16 with scaled_dot_product_attention and fused AdamW whose moments are bf16
+too: it holds no fp32 master and 8 bytes a parameter, the least that PyTorch offers without further packages. AGoQ trains
+with everything on: 4-bit activations, int8 gradients, 8-bit moments, exact fp32 master, clipping. Every candidate runs in its own
+process, for some seconds after a warm-up, one after another for several rounds, so that whatever the card does meets all
+alike; the table gives medians over the rounds and ratios to the fastest peer. Tokens are random. Memory is what the
+driver reports for the process at its highest.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+# LLaMA3-8B; the number of layers is an option.
+SHAPE = {"vocab_size": 128256, "hidden_size": 4096, "intermediate_size": 14336, "num_attention_heads": 32,
+         "num_key_value_heads": 8, "rms_norm_eps": 1e-5, "rope_theta": 500000.0, "tie_word_embeddings": False}
+PEERS = {"eager": "PyTorch", "compile": "PyTorch, torch.compile", "checkpoint": "PyTorch, gradient checkpointing"}
+
+
+def main():
+    options = parse_options()
+    if options.worker:
+        return print(json.dumps(time_pytorch(options.worker, options.layers[0], options)))
+    results = {}
+    for layers in options.layers:
+        candidates = ["agoq", *options.peers, *(f"agoq-{p}" for p in options.policies)]
+        for _ in range(options.rounds):
+            for candidate in candidates:
+                outcome = run(candidate, layers, options)
+                results.setdefault((layers, candidate), []).append(outcome)
+                print(f"{layers} layers, {candidate}: {outcome}", file=sys.stderr, flush=True)
+    rows = {key: medians(rounds) for key, rounds in results.items()}
+    print(conditions(options))
+    print(table(rows, options))
+    if options.json:
+        text = json.dumps([{"layers": layers, "candidate": candidate, **row} for (layers, candidate), row in rows.items()], indent=1)
+        Path(options.json).write_text(text + "\n")
+
+
+def parse_options():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--layers", type=int, nargs="+", default=[8], help="numbers of layers; two give the cost of one more")
+    parser.add_argument("--seq-length", type=int, default=8192)
+    parser.add_argument("--seconds", type=float, default=12, help="of each candidate in each round")
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--peers", nargs="*", choices=PEERS, default=["eager"])
+    parser.add_argument("--policies", nargs="*", default=[], help="activation policies of AGoQ to run beside agoq, e.g. bf16")
+    parser.add_argument("--agoq", default="build/agoq", help="the program, from the repository's root")
+    parser.add_argument("--json", help="write the figures there too")
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def run(candidate, layers, options):
+    return run_agoq(candidate, layers, options) if candidate.startswith("agoq") else run_peer(candidate, layers, options)
+
+
+def run_agoq(candidate, layers, options):
+    policy = candidate.partition("-")[2] or "agoq"
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "step.json"
+        command = [options.agoq, "bench", "step", "--device", "cuda", "--model-config", "llama3-8b", "--num-layers", str(layers),
+                   "--seq-length", str(options.seq_length), "--max-position-embeddings", str(max(8192, options.seq_length)),
+                   "--micro-batch-size", "1", "--activation-policy", policy, "--seconds", str(options.seconds), "--json", str(out)]
+        done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        if done.returncode:
+            return {"failed": done.stdout.strip().splitlines()[-1][:200] if done.stdout.strip() else "no message"}
+        step = json.loads(out.read_text())["steps"][0]
+        return {"ms": 1e3 * options.seq_length / step["tokens_per_second"], "gib": step["driver_bytes"] / 2**30}
+
+
+def run_peer(candidate, layers, options):
+    command = [sys.executable, __file__, "--worker", candidate, "--layers", str(layers), "--seq-length", str(options.seq_length),
+               "--seconds", str(options.seconds)]
+    environment = os.environ | {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    if done.returncode:
+        return {"failed": done.stderr.strip().splitlines()[-1][:200] if done.stderr.strip() else "no message"}
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def time_pytorch(kind, layers, options):
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(1)
+    config = LlamaConfig(**SHAPE, num_hidden_layers=layers, max_position_embeddings=max(8192, options.seq_length), use_cache=False,
+                         attn_implementation="sdpa")
+    torch.set_default_dtype(torch.bfloat16)
+    with torch.device("cuda"):
+        model = LlamaForCausalLM(config)
+    model.train()
+    if kind == "checkpoint":
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if kind == "compile":
+        model = torch.compile(model)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
+    tokens = torch.randint(SHAPE["vocab_size"], (1, options.seq_length), device="cuda")
+
+    def step():
+        loss = model(input_ids=tokens, labels=tokens).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    for _ in range(3):
+        step()
+    torch.cuda.synchronize()
+    steps, start = 0, time.perf_counter()
+    while time.perf_counter() - start < options.seconds:
+        step()
+        torch.cuda.synchronize()
+        steps += 1
+    seconds = time.perf_counter() - start
+    free, total = torch.cuda.mem_get_info()
+    return {"ms": 1e3 * seconds / steps, "gib": (total - free) / 2**30, "allocated_gib": torch.cuda.max_memory_allocated() / 2**30}
+
+
+def medians(rounds):
+    good = [r for r in rounds if "failed" not in r]
+    if not good:
+        return rounds[0]
+    row = {key: statistics.median(r[key] for r in good) for key in good[0]}
+    row["spread"] = (max(r["ms"] for r in good) - min(r["ms"] for r in good)) / row["ms"]
+    return row
+
+
+def conditions(options):
+    query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
+    try:
+        gpu = subprocess.run(query, capture_output=True, text=True, check=True).stdout.strip().splitlines()[0]
+    except (OSError, subprocess.CalledProcessError, IndexError):
+        gpu = "unknown GPU"
+    return f"LLaMA3-8B layers, S={options.seq_length}, micro-batch 1, {options.rounds} rounds of {options.seconds:g} s; {gpu}\n"
+
+
+def table(rows, options):
+    lines = ["| layers | candidate | tokens/s | ms/step | GiB | speed of AGoQ | spread |", "|---:|---|---:|---:|---:|---:|---:|"]
+    for (layers, candidate), row in rows.items():
+        name = PEERS.get(candidate, candidate.replace("agoq-", "AGoQ, policy ").replace("agoq", "AGoQ"))
+        if "failed" in row:
+            lines.append(f"| {layers} | {name} | failed: {row['failed']} | | | | |")
+            continue
+        ours = rows[layers, "agoq"]
+        ratio = "" if candidate == "agoq" or "failed" in ours else f"{row['ms'] / ours['ms']:.3f}x"
+        lines.append(f"| {layers} | {name} | {1e3 * options.seq_length / row['ms']:.0f} | {row['ms']:.1f} | {row['gib']:.1f} | {ratio} "
+                     f"| {100 * row['spread']:.1f}% |")
+    return "\n".join(lines + one_more_layer(rows, options))
+
+
+def one_more_layer(rows, options):
+    if len(options.layers) < 2:
+        return []
+    few, many = options.layers[0], options.layers[-1]
+    lines = ["", f"One more layer ({few} against {many}):", ""]
+    for candidate in dict.fromkeys(candidate for _, candidate in rows):
+        a, b = rows[few, candidate], rows[many, candidate]
+        if "failed" not in a and "failed" not in b:
+            lines.append(f"- {candidate}: {(b['ms'] - a['ms']) / (many - few):.2f} ms, {(b['gib'] - a['gib']) / (many - few):.3f} GiB")
+    return lines
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,12 @@
+"""`python -m agoq COMMAND ARGUMENTS...`, as the program `agoq` calls it."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+from agoq.command import run_command
+
+if __name__ == "__main__":
+    name = sys.argv.pop(1)
+    run_command(name, lambda: import_module(f"agoq.{name}").main())

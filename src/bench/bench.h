@@ -1,0 +1,52 @@
+// Measures ops, a layer and whole steps on a device, and what the device can do at best.
+#pragma once
+
+#include <utility>
+#include <vector>
+
+#include "bench/op.h"
+#include "device/memory.h"
+
+namespace agoq::bench {
+
+struct Measured {
+  std::string name;
+  Part part = Part::Forward;
+  double seconds = 0;           // median of a run
+  double bytes = 0, flops = 0;  // of a run, see Work
+};
+
+// What shares are shares of, measured on the same device in the same minutes.
+struct Ceilings {
+  double bytes_per_second = 0;  // of a large copy, bytes read and written
+  double flops = 0;             // per second, of a layer's matrix products and attention, back to back for seconds
+};
+
+// The least seconds that an op could take.
+double floor_of(const Measured& op, const Ceilings& ceilings);
+
+struct LayerTimes {
+  double forward = 0, backward = 0, optimizer = 0;  // seconds, medians
+};
+
+class Bench {
+ public:
+  Bench(Device device, parallel::Job job) : memory_(device), job_(std::move(job)) {}
+
+  const parallel::Job& job() const { return job_; }
+  const DeviceMemory& memory() const { return memory_; }
+
+  // `seconds`: how long to measure. Operands of successive runs are different ones, together larger than any cache.
+  Measured measure(const Op& op, double seconds);
+  std::vector<Measured> measure(const std::vector<Op>& ops, double seconds);
+  // One decoder layer as it runs in training; its gradients accumulate.
+  LayerTimes measure_layer(double seconds);
+  double copy_bandwidth(double seconds);
+  double sustained_flops(double seconds);
+
+ private:
+  DeviceMemory memory_;
+  parallel::Job job_;
+};
+
+}  // namespace agoq::bench

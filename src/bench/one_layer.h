@@ -1,0 +1,24 @@
+// A model of one layer with all that trains it.
+#pragma once
+
+#include "bench/workbench.h"
+
+namespace agoq::bench {
+
+struct OneLayer {
+  // Weights as in the beginning of a run; gradients and moments random. `job` may have any number of layers.
+  OneLayer(const Workbench& b, const parallel::Job& job);
+  OneLayer(const OneLayer&) = delete;
+  OneLayer& operator=(const OneLayer&) = delete;
+
+  std::vector<ops::AdamWState> states() const;  // of the layer's parameters
+
+  const parallel::Job job;  // one layer, and ends of the model too small to count
+  const model::LayerSpec spec;
+  model::Parameters params;
+  parallel::Gradients grads;
+  parallel::Optimizer optimizer;
+  model::Model model;
+};
+
+}  // namespace agoq::bench

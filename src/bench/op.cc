@@ -1,0 +1,357 @@
+#include "bench/op.h"
+
+#include <cmath>
+#include <memory>
+#include <utility>
+
+#include "bench/one_layer.h"
+#include "ops/attention.h"
+#include "ops/cross_entropy.h"
+#include "ops/embedding.h"
+#include "ops/gradient_norm.h"
+#include "ops/linear.h"
+#include "ops/rms_norm.h"
+#include "ops/rope.h"
+#include "ops/swiglu.h"
+
+namespace agoq::bench {
+namespace {
+
+using codec::Codec;
+using codec::Quantized;
+using model::Kept;
+using model::Param;
+
+constexpr Param kMatrices[] = {Param::Qkv, Param::Out, Param::GateUp, Param::Down};
+constexpr double kSmallRate = 1e-6;  // so that weights stay what they are
+
+template <class... T>
+double bytes_of(const T&... held) {
+  return (static_cast<double>(held.bytes()) + ...);
+}
+
+// The job that all ops speak of: each function below makes operands and tells what the op must do with them.
+struct Setting {
+  explicit Setting(parallel::Job given)
+      : job(std::move(given)), spec(job.model), heads(job.model.heads), attention{heads, job.model.window} {}
+
+  const parallel::Job job;
+  const model::LayerSpec spec;
+  const ops::Heads heads;
+  const ops::AttentionSpec attention;
+  const int64_t tokens = job.tokens(), hidden = job.model.hidden_size, ffn = job.model.ffn_size;
+  const float eps = job.model.norm_eps;
+
+  Tensor weight(const Workbench& b, Param p) const {
+    return spec[p].one_dimensional() ? b.numbers({spec[p].cols}) : b.numbers({spec[p].rows, spec[p].cols});
+  }
+  double product_flops(Param p) const { return 2 * static_cast<double>(tokens) * static_cast<double>(spec[p].count()); }
+  double attention_flops() const {
+    return static_cast<double>(tokens) * job.model.attention_flops_per_token(job.sequence_length);
+  }
+  bool is_kept(Kept k) const { return job.recipe.at(0, k) != Codec::None; }
+  // What backward reads where nothing was kept is made again, and exact.
+  Codec codec_of(Kept k) const {
+    if (is_kept(k)) return job.recipe.at(0, k);
+    return job.precision.compute == DType::BF16 ? Codec::Bf16 : Codec::Fp32;
+  }
+  Quantized room(const Workbench& b, Kept k) const {
+    return b.room(codec_of(k), tokens, {spec[k].cols, spec[k].segment});
+  }
+  Quantized codes(const Workbench& b, Kept k) const {
+    const Quantized q = room(b, k);
+    b.fill(q);
+    return q;
+  }
+  Quantized codes_if_kept(const Workbench& b, Kept k) const { return is_kept(k) ? codes(b, k) : Quantized{}; }
+  ops::MainGrad grad(const Workbench& b, Param p) const {
+    const Codec codec = spec[p].one_dimensional() ? Codec::Fp32 : job.precision.main_grads;
+    return {b.codes(codec, spec[p].rows, spec[p].blocks()), 1, job.precision.stochastic};
+  }
+
+  // --- norms ---------------------------------------------------------------------------------------------------------
+  Work rms_norm(Workbench& b, Param norm, Kept k, bool again) const {
+    const Tensor x = b.numbers({tokens, hidden}), w = weight(b, norm), rstd = b.zeros(DType::F32, {tokens});
+    const Quantized keep = again || is_kept(k) ? room(b, k) : Quantized{};
+    return {[=, e = eps](const Context& ctx) { ops::rms_norm(ctx, x, w, e, keep, rstd); },
+            2 * bytes_of(x) + bytes_of(w, keep, rstd)};
+  }
+  Work rms_norm_again(Workbench& b, Param norm, Kept k) const {
+    const Tensor w = weight(b, norm), rstd = b.numbers(DType::F32, {tokens});
+    const Quantized kept = codes(b, k);
+    return {[=](const Context& ctx) { ops::rms_norm_again(ctx, kept, rstd, w); },
+            bytes_of(kept, rstd, w) + stream_bytes()};
+  }
+  Work rms_norm_backward(Workbench& b, Param norm, Kept k) const {
+    const Tensor dn = b.numbers({tokens, hidden}), dx = b.numbers({tokens, hidden});
+    const Tensor w = weight(b, norm), rstd = b.numbers(DType::F32, {tokens});
+    const Quantized kept = codes(b, k);
+    const ops::MainGrad dw = grad(b, norm);
+    return {[=](const Context& ctx) { ops::rms_norm_backward_into(ctx, dn, kept, rstd, w, dx, dx, dw); },
+            bytes_of(dn, kept, rstd, w) + 2 * bytes_of(dx, dw.data)};
+  }
+  double stream_bytes() const {  // of [T, H] in the compute type
+    return static_cast<double>(tokens * hidden) * static_cast<double>(size_of(job.precision.compute));
+  }
+
+  // --- matrix products -----------------------------------------------------------------------------------------------
+  Work linear(Workbench& b, Param p) const {
+    const Tensor x = b.numbers({tokens, spec[p].cols}), w = weight(b, p), y = b.zeros(x.dtype, {tokens, spec[p].rows});
+    return {[=](const Context& ctx) { ops::linear_into(ctx, x, w, {}, y); }, 0, product_flops(p)};
+  }
+  Work linear_add(Workbench& b, Param p) const {
+    const Tensor x = b.numbers({tokens, spec[p].cols}), w = weight(b, p), y = b.zeros(x.dtype, {tokens, spec[p].rows});
+    return {[=](const Context& ctx) { ops::linear_add(ctx, x, w, y); }, 0, product_flops(p)};
+  }
+  Work linear_dx(Workbench& b, Param p) const {
+    const Tensor dy = b.numbers({tokens, spec[p].rows}), w = weight(b, p);
+    return {[=](const Context& ctx) { ops::linear_dx(ctx, dy, w); }, 0, product_flops(p)};
+  }
+  Work accumulate_dw(Workbench& b, Param p) const {
+    const Tensor dy = b.numbers({tokens, spec[p].rows}), x = b.numbers({tokens, spec[p].cols});
+    const ops::MainGrad dw = grad(b, p);
+    return {[=](const Context& ctx) { ops::accumulate_dw(ctx, dw, dy, x); }, 0, product_flops(p)};
+  }
+  Work dw_alone(Workbench& b, Param p) const {
+    const Tensor dy = b.numbers({tokens, spec[p].rows}), x = b.numbers({tokens, spec[p].cols});
+    const Tensor dw = b.zeros(x.dtype, {spec[p].rows, spec[p].cols});
+    return {[=](const Context& ctx) { ops::gemm(ctx, dy, ops::Transpose::Yes, x, ops::Transpose::No, dw); }, 0,
+            product_flops(p)};
+  }
+  Work accumulate(Workbench& b, Param p, bool fresh) const {
+    const Tensor delta = b.numbers({spec[p].rows, spec[p].cols});
+    ops::MainGrad dw = grad(b, p);
+    dw.fresh = fresh;
+    return {[=](const Context& ctx) { ops::accumulate(ctx, dw, delta); },
+            bytes_of(delta) + (fresh ? 1 : 2) * bytes_of(dw.data)};
+  }
+
+  // --- attention and MLP ---------------------------------------------------------------------------------------------
+  Tensor qkv(const Workbench& b) const { return b.numbers({tokens, heads.cols()}); }
+  Work rope(Workbench& b, bool backward) const {
+    const Tensor x = qkv(b), table = b.rope_table(job.model.rope, job.sequence_length);
+    const auto turn = backward ? ops::rope_backward : ops::rope;
+    const double rotated = static_cast<double>(heads.v_begin()) / static_cast<double>(heads.cols());
+    return {[=, h = heads](const Context& ctx) { turn(ctx, x, h, table); },
+            2 * rotated * bytes_of(x) + bytes_of(table)};
+  }
+  Work attend(Workbench& b) const {
+    const Tensor x = qkv(b), lse = b.zeros(DType::F32, {heads.query, tokens});
+    return {[=, a = attention](const Context& ctx) { ops::attention(ctx, x, a, lse); }, 0, attention_flops()};
+  }
+  Work attend_backward(Workbench& b) const {
+    const Tensor x = qkv(b), d_o = b.numbers({tokens, heads.q_cols()}), o = b.numbers(d_o.shape);
+    const Tensor lse = b.zeros(DType::F32, {heads.query, tokens});
+    Scope scope(b.ctx());
+    ops::attention(b.ctx(), x, attention, lse);
+    return {[=, a = attention](const Context& ctx) { ops::attention_backward(ctx, d_o, x, o, lse, a); }, 0,
+            2 * attention_flops()};
+  }
+  Work swiglu(Workbench& b, bool again) const {
+    const Tensor gate_up = b.numbers({tokens, 2 * ffn});
+    const Quantized keep = again || is_kept(Kept::GateUp) ? room(b, Kept::GateUp) : Quantized{};
+    const Quantized keep_h = is_kept(Kept::Hidden) ? room(b, Kept::Hidden) : Quantized{};
+    return {[=](const Context& ctx) { ops::swiglu(ctx, gate_up, keep, keep_h); },
+            1.5 * bytes_of(gate_up) + bytes_of(keep, keep_h)};
+  }
+  Work swiglu_backward(Workbench& b) const {
+    const Tensor dh = b.numbers({tokens, ffn});
+    const Quantized kept = codes(b, Kept::GateUp), kept_h = codes_if_kept(b, Kept::Hidden);
+    return {[=](const Context& ctx) { ops::swiglu_backward(ctx, dh, kept, kept_h); },
+            4 * bytes_of(dh) + bytes_of(kept, kept_h)};
+  }
+
+  // --- codes by themselves -------------------------------------------------------------------------------------------
+  Work encode(const Workbench& b, const Quantized& q, bool stochastic) const {
+    const Tensor x = b.numbers({tokens, q.row.cols});
+    const codec::Rounding rounding = stochastic ? codec::Rounding::random({}) : codec::Rounding::nearest();
+    return {[=](const Context& ctx) { codec::encode(ctx, x, q, rounding); }, bytes_of(x, q)};
+  }
+  Work decode(const Workbench& b, const Quantized& q) const {
+    const Tensor x = b.zeros(job.precision.compute, {tokens, q.row.cols});
+    return {[=](const Context& ctx) { codec::decode(ctx, q, x); }, bytes_of(x, q)};
+  }
+  Work keep(Workbench& b, Kept k) const { return encode(b, room(b, k), false); }
+  Work load(Workbench& b, Kept k) const { return decode(b, codes(b, k)); }
+  Work encode_stream(Workbench& b, Codec codec, bool stochastic) const {
+    return encode(b, b.room(codec, tokens, codec::RowBlocks(hidden)), stochastic);
+  }
+  Work decode_stream(Workbench& b, Codec codec) const {
+    return decode(b, b.codes(codec, tokens, codec::RowBlocks(hidden)));
+  }
+
+  // --- optimizer -----------------------------------------------------------------------------------------------------
+  Work squared_norms(Workbench& b) const {
+    const auto layer = std::make_shared<OneLayer>(b, job);
+    std::vector<Quantized> grads;
+    Work work;
+    for (const ops::AdamWState& state : layer->states()) {
+      grads.push_back(state.grad);
+      work.bytes += bytes_of(state.grad);
+    }
+    const Tensor squares = b.zeros(DType::F32, {static_cast<int64_t>(grads.size())});
+    work.run = [=](const Context& ctx) { ops::squared_norms(ctx, grads, squares); };
+    return work;
+  }
+  Work adamw(Workbench& b) const {
+    const auto layer = std::make_shared<OneLayer>(b, job);
+    const std::vector<ops::AdamWState> states = layer->states();
+    const Tensor scalars = b.zeros(DType::U8, ops::update_scalars_shape());
+    const ops::AdamWConfig config;
+    ops::decide_update(b.ctx(), b.zeros(DType::F32, {1}), kSmallRate, config, scalars);
+    Work work;
+    for (const ops::AdamWState& s : states) {
+      const ops::Weight& w = s.weight;
+      work.bytes += bytes_of(s.grad) + 2 * bytes_of(s.m, s.v, w.correction, w.master);
+      work.bytes += (w.master ? 1 : 2) * bytes_of(w.value);  // beside a master it is only written
+    }
+    work.run = [=, owner = layer](const Context& ctx) { ops::adamw(ctx, states, kSmallRate, config, scalars); };
+    return work;
+  }
+
+  // --- ends of the model ---------------------------------------------------------------------------------------------
+  Work embed(Workbench& b) const {
+    const Tensor ids = b.integers(tokens, job.model.vocab_size);
+    const ops::Weight w{weight(b, Param::Embedding), {}, {}};
+    return {[=](const Context& ctx) { ops::embedding(ctx, ids, w); }, bytes_of(ids) + 2 * stream_bytes()};
+  }
+  Work embed_backward(Workbench& b) const {
+    const Tensor ids = b.integers(tokens, job.model.vocab_size), dx = b.numbers({tokens, hidden});
+    const ops::MainGrad dw = grad(b, Param::Embedding);
+    const auto rows = static_cast<double>(job.model.vocab_size);  // of which random tokens touch a share
+    const double touched = 1 - std::pow(1 - 1 / rows, static_cast<double>(tokens));
+    return {[=](const Context& ctx) { ops::embedding_backward(ctx, ids, dx, dw); },
+            bytes_of(ids, dx) + 2 * touched * bytes_of(dw.data)};
+  }
+  Work head(Workbench& b) const {
+    const Tensor n = b.numbers({tokens, hidden}), w = b.numbers({job.model.vocab_size, hidden});
+    const ops::Targets targets{b.integers(tokens, job.model.vocab_size), b.zeros(DType::F32, {tokens})};
+    b.fill(targets.weights);
+    const Tensor nll = b.zeros(DType::F32, {tokens});
+    const ops::MainGrad dw = grad(b, Param::Embedding);
+    return {[=](const Context& ctx) { ops::head_loss_backward(ctx, n, w, targets, 1e-4f, nll, dw); }, 0,
+            6 * static_cast<double>(tokens * hidden) * static_cast<double>(job.model.vocab_size)};
+  }
+};
+
+class Table {
+ public:
+  explicit Table(const parallel::Job& job) : setting_(std::make_shared<Setting>(job)) {}
+  const Setting& setting() const { return *setting_; }
+
+  // `make` is a function of Setting, called with `arguments` when the op is to be measured.
+  template <class... Given, class... Arguments>
+  void add(Part part, const std::string& name, Work (Setting::*make)(Workbench&, Given...) const,
+           Arguments... arguments) {
+    ops.push_back({name, part, [=, s = setting_](Workbench& b) { return ((*s).*make)(b, arguments...); }});
+  }
+  std::vector<Op> ops;
+
+ private:
+  std::shared_ptr<const Setting> setting_;
+};
+
+// In backward it runs again, and keeps all that is needed there, exact.
+void add_forward(Table& t, Part part) {
+  const Setting& s = t.setting();
+  const bool again = part == Part::Backward;
+  t.add(part, "rms_norm x1", &Setting::rms_norm, Param::AttentionNorm, Kept::X1, again);
+  if (s.is_kept(Kept::N1)) t.add(part, "keep n1", &Setting::keep, Kept::N1);
+  t.add(part, "linear qkv", &Setting::linear, Param::Qkv);
+  t.add(part, "rope", &Setting::rope, false);  // what stays plain of q, k, v and o is written in its place
+  if (has_scales(s.codec_of(Kept::Qkv))) t.add(part, "keep qkv", &Setting::keep, Kept::Qkv);
+  t.add(part, "attention", &Setting::attend);
+  if (has_scales(s.codec_of(Kept::O))) t.add(part, "keep o", &Setting::keep, Kept::O);
+  t.add(part, "linear out", &Setting::linear_add, Param::Out);
+  t.add(part, "rms_norm x2", &Setting::rms_norm, Param::MlpNorm, Kept::X2, again);
+  if (s.is_kept(Kept::N2)) t.add(part, "keep n2", &Setting::keep, Kept::N2);
+  t.add(part, "linear gate_up", &Setting::linear, Param::GateUp);
+  t.add(part, "swiglu", &Setting::swiglu, again);
+  t.add(part, "linear down", &Setting::linear_add, Param::Down);
+}
+
+// The input of a product: made again from its norm's input, or read.
+void add_norm_output(Table& t, Kept n, Param norm, Kept x) {
+  const Setting& s = t.setting();
+  if (!s.is_kept(n))
+    return t.add(Part::Backward, fmt::format("rms_norm_again {}", s.spec[x].name), &Setting::rms_norm_again, norm, x);
+  if (has_scales(s.codec_of(n))) t.add(Part::Backward, fmt::format("load {}", s.spec[n].name), &Setting::load, n);
+}
+
+void add_backward(Table& t) {
+  const Setting& s = t.setting();
+  constexpr Part kPart = Part::Backward;
+  t.add(kPart, "linear_dx down", &Setting::linear_dx, Param::Down);
+  t.add(kPart, "swiglu_backward", &Setting::swiglu_backward);
+  t.add(kPart, "accumulate_dw down", &Setting::accumulate_dw, Param::Down);
+  add_norm_output(t, Kept::N2, Param::MlpNorm, Kept::X2);
+  t.add(kPart, "accumulate_dw gate_up", &Setting::accumulate_dw, Param::GateUp);
+  t.add(kPart, "linear_dx gate_up", &Setting::linear_dx, Param::GateUp);
+  t.add(kPart, "rms_norm_backward x2", &Setting::rms_norm_backward, Param::MlpNorm, Kept::X2);
+  for (const Kept k : {Kept::Qkv, Kept::O})
+    if (has_scales(s.codec_of(k))) t.add(kPart, fmt::format("load {}", s.spec[k].name), &Setting::load, k);
+  const bool all_again = s.job.recipe.recompute == model::Recompute::Full;
+  if (!all_again && !s.is_kept(Kept::O)) t.add(kPart, "attention again", &Setting::attend);
+  t.add(kPart, "linear_dx out", &Setting::linear_dx, Param::Out);
+  t.add(kPart, "accumulate_dw out", &Setting::accumulate_dw, Param::Out);
+  t.add(kPart, "attention_backward", &Setting::attend_backward);
+  t.add(kPart, "rope_backward", &Setting::rope, true);
+  add_norm_output(t, Kept::N1, Param::AttentionNorm, Kept::X1);
+  t.add(kPart, "accumulate_dw qkv", &Setting::accumulate_dw, Param::Qkv);
+  t.add(kPart, "linear_dx qkv", &Setting::linear_dx, Param::Qkv);
+  t.add(kPart, "rms_norm_backward x1", &Setting::rms_norm_backward, Param::AttentionNorm, Kept::X1);
+}
+
+}  // namespace
+
+std::string_view name_of(Part part) {
+  constexpr std::string_view kNames[] = {"forward", "backward", "optimizer", "ends", "alone"};
+  return kNames[static_cast<size_t>(part)];
+}
+
+std::vector<Op> layer_ops(const parallel::Job& job) {
+  Table t(job);
+  add_forward(t, Part::Forward);
+  if (job.recipe.recompute == model::Recompute::Full) add_forward(t, Part::Backward);
+  add_backward(t);
+  t.add(Part::Optimizer, "squared_norms", &Setting::squared_norms);
+  t.add(Part::Optimizer, "adamw", &Setting::adamw);
+  for (const Param p : kMatrices)
+    t.add(Part::Alone, fmt::format("dw {}", t.setting().spec[p].name), &Setting::dw_alone, p);
+  t.add(Part::Alone, "accumulate gate_up", &Setting::accumulate, Param::GateUp, false);
+  t.add(Part::Alone, "accumulate gate_up, fresh", &Setting::accumulate, Param::GateUp, true);
+  return t.ops;
+}
+
+std::vector<Op> end_ops(const parallel::Job& job) {
+  Table t(job);
+  t.add(Part::Ends, "embedding", &Setting::embed);
+  t.add(Part::Ends, "head_loss_backward", &Setting::head);
+  t.add(Part::Ends, "embedding_backward", &Setting::embed_backward);
+  return t.ops;
+}
+
+std::vector<Op> ceiling_ops(const parallel::Job& job) {
+  Table t(job);
+  for (const Param p : kMatrices) {
+    t.add(Part::Alone, "linear", &Setting::linear, p);
+    t.add(Part::Alone, "linear_dx", &Setting::linear_dx, p);
+    t.add(Part::Alone, "dw", &Setting::dw_alone, p);
+  }
+  t.add(Part::Alone, "attention", &Setting::attend);
+  t.add(Part::Alone, "attention_backward", &Setting::attend_backward);
+  return t.ops;
+}
+
+std::vector<Op> codec_ops(const parallel::Job& job) {
+  Table t(job);
+  for (const Codec codec : {Codec::Bf16, Codec::Fp8, Codec::Int8, Codec::Fp6, Codec::Fp5, Codec::Fp4, Codec::Nf4,
+                            Codec::Int4, Codec::Dyn8, Codec::Dyn8Unsigned}) {
+    t.add(Part::Alone, fmt::format("encode {}", name_of(codec)), &Setting::encode_stream, codec, false);
+    t.add(Part::Alone, fmt::format("encode {}, stochastic", name_of(codec)), &Setting::encode_stream, codec, true);
+    t.add(Part::Alone, fmt::format("decode {}", name_of(codec)), &Setting::decode_stream, codec);
+  }
+  return t.ops;
+}
+
+}  // namespace agoq::bench

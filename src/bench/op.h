@@ -1,0 +1,40 @@
+// The ops of a training step at the shapes of a model, and the least that each must do: bytes to move, numbers to
+// multiply.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "bench/workbench.h"
+
+namespace agoq::bench {
+
+// An op with operands of its own, ready to run.
+struct Work {
+  std::function<void(const Context&)> run;
+  double bytes = 0;  // each input read once, each output written once; 0: bound by its matrix products
+  double flops = 0;  // of its matrix products
+};
+
+// Where a training step does it; Alone: not part of one, measured for comparison.
+enum class Part : uint8_t { Forward, Backward, Optimizer, Ends, Alone };
+std::string_view name_of(Part part);  // "forward", ...
+
+struct Op {
+  std::string name;
+  Part part = Part::Forward;
+  std::function<Work(Workbench&)> prepare;
+};
+
+// What a decoder layer does, in its order; the recipe is that of layer 0. Beside it, the products that make weight
+// gradients without their accumulation, and accumulation without the product.
+std::vector<Op> layer_ops(const parallel::Job& job);
+// Embedding, head and loss.
+std::vector<Op> end_ops(const parallel::Job& job);
+// Of layer_ops, its matrix products and attention, none of them fused with anything else: what a GPU does at best.
+std::vector<Op> ceiling_ops(const parallel::Job& job);
+// Encode and decode of [T, H] numbers in every format.
+std::vector<Op> codec_ops(const parallel::Job& job);
+
+}  // namespace agoq::bench

@@ -1,0 +1,27 @@
+// Whole training steps, one after another, on random tokens.
+#pragma once
+
+#include "plan/layout.h"
+#include "train/micro_batch.h"
+
+namespace agoq::bench {
+
+// Tokens and targets drawn at random, every one counted, sequences that are one document each. `number` tells batches
+// apart.
+train::Batch random_batch(const train::BatchSpec& spec, uint32_t number);
+
+struct StepTimes {
+  int64_t layers = 0, steps = 0;
+  double seconds = 0;            // median of a step
+  double tokens_per_second = 0;  // of all steps together, at the pace that the device sustains
+  double flops = 0;              // of the model, per second (ModelConfig::flops_per_token)
+  double loss = 0;               // of the last step: random tokens can not be learned, but must give a number
+  size_t planned_bytes = 0;      // of the arena
+  size_t driver_bytes = 0;       // that the GPU's driver has given to all processes; 0 on the CPU
+};
+
+// `config` is resolved for the device and the model.
+StepTimes measure_steps(const train::TrainConfig& config, const model::ModelConfig& model, Device device,
+                        double seconds);
+
+}  // namespace agoq::bench

@@ -1,0 +1,85 @@
+#include "codec/codec_cuda.h"
+
+#include "codec/block_tasks.cuh"
+
+namespace agoq::codec::cuda {
+namespace {
+
+constexpr int kTurns = 4;  // blocks of a half-warp, all fetched before the first is worked on
+constexpr int kThreads = BlockTasks::kThreads;
+
+template <class F, class Number>
+__global__ void __launch_bounds__(kThreads) encode_kernel(const Number* x, View q, BlockTasks tasks, Draws draws) {
+  Fetched8<Number> fetched[kTurns];
+#pragma unroll
+  for (uint32_t i = 0; i < kTurns; ++i) {
+    const BlockTasks::Task task = tasks.mine(i);
+    const Place p = q.row.place<F>(task.block, task.lane);
+    fetched[i] = fetch8(x + task.row * q.row.cols + p.col, p.n);
+  }
+#pragma unroll
+  for (uint32_t i = 0; i < kTurns; ++i) {
+    const BlockTasks::Task task = tasks.mine(i);
+    Numbers numbers;
+    unpack8(fetched[i], numbers);
+    encode<F>(q, task.row, q.row.place<F>(task.block, task.lane), numbers, draws);
+  }
+}
+
+template <class F, class Number>
+__global__ void __launch_bounds__(kThreads) decode_kernel(View q, Number* x, BlockTasks tasks) {
+  Fetched<F> fetched[kTurns];
+#pragma unroll
+  for (uint32_t i = 0; i < kTurns; ++i) {
+    const BlockTasks::Task task = tasks.mine(i);
+    fetched[i] = fetch<F>(q, task.row, q.row.place<F>(task.block, task.lane));
+  }
+#pragma unroll
+  for (uint32_t i = 0; i < kTurns; ++i) {
+    const BlockTasks::Task task = tasks.mine(i);
+    const Place p = q.row.place<F>(task.block, task.lane);
+    Numbers numbers;
+    decode<F>(fetched[i], numbers);
+    store8(x + task.row * q.row.cols + p.col, p.n, numbers);
+  }
+}
+
+// Calls f.operator()<float>() or f.operator()<Bf16>().
+template <class Fn>
+void by_type(DType dtype, Fn&& fn) {
+  dtype == DType::F32 ? fn.template operator()<float>() : fn.template operator()<Bf16>();
+}
+
+// Numbers stored as they are come and go as bytes.
+bool same_bytes(const Quantized& q, const Tensor& x) {
+  return (q.codec == Codec::Fp32 || q.codec == Codec::Bf16) && q.plain().dtype == x.dtype;
+}
+void copy(const Context& ctx, const void* from, const Tensor& to) {
+  AGOQ_CUDA_CHECK(cudaMemcpyAsync(to.data, from, to.bytes(), cudaMemcpyDeviceToDevice, agoq::cuda::stream(ctx)));
+}
+
+}  // namespace
+
+// A bf16 number needs no rounding, by whatever draw.
+void encode(const Context& ctx, const Tensor& x, const Quantized& out, const Rounding& rounding) {
+  if (same_bytes(out, x)) return copy(ctx, x.data, out.plain());
+  const BlockTasks tasks(out.rows, out.row.blocks(), kTurns);
+  dispatch(out.codec, [&]<class F>() {
+    by_type(x.dtype, [&]<class Number>() {
+      agoq::cuda::launch(ctx, encode_kernel<F, Number>, tasks.grid(), kThreads, x.as<Number>(), View(out), tasks,
+                         Draws(rounding, out.row));
+    });
+  });
+}
+
+void decode(const Context& ctx, const Quantized& in, const Tensor& out) {
+  if (same_bytes(in, out)) return copy(ctx, in.plain().data, out);
+  const BlockTasks tasks(in.rows, in.row.blocks(), kTurns);
+  dispatch(in.codec, [&]<class F>() {
+    by_type(out.dtype, [&]<class Number>() {
+      agoq::cuda::launch(ctx, decode_kernel<F, Number>, tasks.grid(), kThreads, View(in), out.as<Number>(), tasks);
+    });
+  });
+}
+
+}  // namespace agoq::codec::cuda

@@ -1,0 +1,363 @@
+// Eight numbers <-> one group of packed codes, in few instructions of a GPU; for host and device.
+//
+// The same codes as formats.h and the planes of docs/formats.md, bit for bit, for numbers whose block has the scale of
+// its largest: they end so little beyond the largest level that rounding needs no limit (tests/codec/group_test.cc
+// compares the two). What makes it cheap:
+//
+//   - Adding 2^23 to a number leaves its nearest integer in the low bits of the sum: codes come out of the FPU as
+//   bytes.
+//   - 65536ths plus a draw: the code is then the third byte, and no shift is needed.
+//   - Bytes of several words become one word in one instruction, with their sign bits spread if asked for.
+//   - What is divided by is known or short, so that two or three FMAs round a quotient exactly as a division does.
+#pragma once
+
+#include <cmath>
+
+#include "codec/formats.h"
+
+namespace agoq::codec {
+
+inline constexpr int kGroup = 8;  // numbers that share a call of Philox
+using Numbers = float[kGroup];
+
+// A group's codes as they lie in memory. 8 bits: codes 0 to 3 and 4 to 7; otherwise its nibbles, and its bits of the
+// plane above.
+struct Packed {
+  uint32_t low = 0, high = 0;
+};
+
+// --- instructions ---------------------------------------------------------------------------------------------------
+
+AGOQ_HD inline float multiply_add(float a, float b, float c) {  // a·b + c, rounded once
+#if defined(__CUDA_ARCH__)
+  return __fmaf_rn(a, b, c);
+#else
+  return std::fma(a, b, c);
+#endif
+}
+
+// Byte i of the result is the byte of b:a that nibble i of `which` names; with 8 added, eight times its sign bit.
+AGOQ_HD inline uint32_t bytes_of(uint32_t a, uint32_t b, uint32_t which) {
+#if defined(__CUDA_ARCH__)
+  uint32_t bytes;
+  asm("prmt.b32 %0, %1, %2, %3;" : "=r"(bytes) : "r"(a), "r"(b), "r"(which));
+  return bytes;
+#else
+  const uint64_t from = uint64_t{b} << 32 | a;
+  uint32_t bytes = 0;
+  for (int i = 0; i < 4; ++i) {
+    const uint32_t selector = which >> (4 * i) & 15u;
+    const auto byte = static_cast<uint32_t>(from >> (8 * (selector & 7u))) & 255u;
+    bytes |= (selector & 8u ? (byte >> 7) * 255u : byte) << (8 * i);
+  }
+  return bytes;
+#endif
+}
+
+// 1/x within 2^-22 of itself, for normal x and 1/x.
+AGOQ_HD inline float rough_reciprocal(float x) {
+#if defined(__CUDA_ARCH__)
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+#else
+  return 1.0f / x;
+#endif
+}
+
+// The cube root of 0 <= x < 2^24 within 0.01.
+AGOQ_HD inline float rough_cube_root(float x) {
+#if defined(__CUDA_ARCH__)
+  float y;
+  asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(y * (1.0f / 3.0f)));
+  return y;
+#else
+  return std::cbrt(x);
+#endif
+}
+
+// --- exact quotients ------------------------------------------------------------------------------------------------
+
+// 1/b as IEEE division rounds it, for b of at most 18 significant bits, from any y within 2^-22 of it. The error of one
+// step of Newton is below 2^-44, and no 1/b comes so near to the middle between two numbers.
+AGOQ_HD inline float short_reciprocal(float b, float y) {
+  return multiply_add(multiply_add(-b, y, 1.0f), y, y);
+}
+
+// a/b likewise: y is short_reciprocal(b), the remainder of the first quotient is exact, and corrects it.
+AGOQ_HD inline float short_quotient(float a, float b, float y) {
+  const float q = a * y;
+  return multiply_add(multiply_add(-b, q, a), y, q);
+}
+
+// scale_of<F>(amax). The quotient of the significand is that of IEEE division (all of them: group_test.cc); exponents
+// are subtracted as integers, so nothing under- or overflows.
+template <class F>
+AGOQ_HD inline Bf16 group_scale(float amax) {
+  constexpr int32_t kStep = F::kScaleStep, kLeast = 0x0080, kMost = max_scale_bits<F>();
+  const uint32_t bits = std::bit_cast<uint32_t>(amax);
+  const uint32_t unit = (bits & 0x007fffffu) | 0x3f800000u;  // in [1, 2)
+  const float quotient = short_quotient(std::bit_cast<float>(unit), F::max(), 1.0f / F::max());
+  const int32_t exact = std::bit_cast<int32_t>(quotient) + static_cast<int32_t>(bits - unit);
+  const uint32_t above = static_cast<uint32_t>(exact) + static_cast<uint32_t>(kStep - 1);  // wraps for a NaN
+  const int32_t up = static_cast<int32_t>(above & static_cast<uint32_t>(-kStep)) >> 16;
+  const int32_t kept = up < kLeast ? kLeast : up > kMost ? kMost : up;
+  const int32_t finite = bits == 0 ? 0 : kept;
+  return Bf16{static_cast<uint16_t>(bits < kInfBits ? finite : int32_t{kNanScale})};
+}
+
+// reciprocal(scale) of a scale that carries codes.
+template <class F>
+AGOQ_HD inline float group_reciprocal(Bf16 scale) {
+  const float s = to_float(scale);
+  if constexpr (max_scale_bits<F>() < 0x7e80u)  // below 2^126: the reciprocal is no subnormal number
+    return short_reciprocal(s, rough_reciprocal(s));
+  else
+    return 1.0f / s;
+}
+
+// --- bytes ----------------------------------------------------------------------------------------------------------
+
+using Words = uint32_t[kGroup];
+
+// Byte `kByte` of words[first], [first + kStep], [first + 2 kStep], [first + 3 kStep]; kSpread: eight times its sign.
+template <int kByte, int kStep, bool kSpread = false>
+AGOQ_HD inline uint32_t gather(const Words& words, int first) {
+  constexpr uint32_t kOne = kByte | (kSpread ? 8 : 0), kTwo = kOne | (kOne + 4) << 4;
+  return bytes_of(bytes_of(words[first], words[first + kStep], kTwo),
+                  bytes_of(words[first + 2 * kStep], words[first + 3 * kStep], kTwo), 0x5410);
+}
+
+// Byte `kByte` of every word as a code of 8 bits, or of 4.
+template <int kByte>
+AGOQ_HD inline Packed pack8(const Words& words) {
+  return {gather<kByte, 1>(words, 0), gather<kByte, 1>(words, 4)};
+}
+template <int kByte>
+AGOQ_HD inline Packed pack4(const Words& words) {
+  const uint32_t even = gather<kByte, 2>(words, 0), odd = gather<kByte, 2>(words, 1);
+  return {(even & 0x0f0f0f0fu) | (odd << 4 & 0xf0f0f0f0u), 0};
+}
+template <int kByte, int kBits>
+AGOQ_HD inline Packed pack(const Words& words) {
+  return kBits == 4 ? pack4<kByte>(words) : pack8<kByte>(words);
+}
+// Codes as bytes -> planes.
+template <int kBits>
+AGOQ_HD inline Packed pack_bytes(const Packed& bytes) {
+  const uint64_t codes = uint64_t{bytes.high} << 32 | bytes.low;
+  if constexpr (kBits == 8)
+    return bytes;
+  else if constexpr (kBits == 6)
+    return {pack_nibbles(codes), pack_tops2(codes)};
+  else if constexpr (kBits == 5)
+    return {pack_nibbles(codes), pack_tops1(codes)};
+  else
+    return {pack_nibbles(codes), 0};
+}
+
+// The bytes of `magnitudes` (0 to 127) with their sign changed where those of `negative` are 255 and not 0.
+AGOQ_HD inline uint32_t negate_bytes(uint32_t magnitudes, uint32_t negative) {
+  const uint32_t low = ((magnitudes ^ negative) & 0x7f7f7f7fu) + (negative & 0x01010101u);
+  return low ^ (negative & 0x80808080u);
+}
+
+// Byte i of `bytes` as the number 2^23 + byte.
+AGOQ_HD inline float byte_number(uint32_t bytes, int i) {
+  return std::bit_cast<float>(bytes_of(bytes, 0x4b000000u, 0x7540u | static_cast<uint32_t>(i)));
+}
+
+inline constexpr float kUnit = 0x1p23f;  // numbers from here to 2^24 are a unit apart
+inline constexpr uint32_t kUnitBits = (23u + 127u) << 23;
+
+AGOQ_HD inline float magnitude(float y) {
+  return std::bit_cast<float>(std::bit_cast<uint32_t>(y) & kAbsMask);
+}
+AGOQ_HD inline float lesser(float a, float b) {
+#if defined(__CUDA_ARCH__)
+  return fminf(a, b);
+#else
+  return a < b ? a : b;
+#endif
+}
+
+// --- encode ---------------------------------------------------------------------------------------------------------
+
+// What a group rounds with: nothing (nearest), or the words of its draws.
+struct Nearest {
+  static constexpr bool kDraws = false;
+};
+struct Stochastic {
+  static constexpr bool kDraws = true;
+  Philox4 words;
+  AGOQ_HD uint32_t draw(int i) const { return draw16(words, i); }
+};
+
+// The code of |y|, e2m1, e2m2 or e2m3, plus 2^23, in units of 1 / kFine. Codes are a concave function of magnitudes,
+// the least of one straight line for each exponent; rounding keeps order, so the least of the rounded lines is the
+// code.
+template <class F, int kFine>
+AGOQ_HD inline float code_of_magnitude(float y) {
+  constexpr float kSlope = kFine << F::kMantissaBits;
+  const float a = magnitude(y);
+  const float low = multiply_add(a, kSlope, kUnit), middle = multiply_add(a, kSlope / 2, kUnit + kSlope);
+  const float high = multiply_add(a, kSlope / 4, kUnit + 2 * kSlope);
+  return lesser(lesser(low, middle), high);
+}
+
+// 2^23 + fine, in 65536ths of a code up to the largest, plus the draw: the code is its third byte.
+template <class F>
+AGOQ_HD inline uint32_t draw_up(float fine, uint32_t draw) {
+  constexpr uint32_t kMost = kUnitBits + (F::kMaxCode << 16);
+  const uint32_t bits = std::bit_cast<uint32_t>(fine);
+  return (bits < kMost ? bits : kMost) + draw;
+}
+
+// The bytes of codes with the signs of y on top of their kBits bits.
+template <int kBits>
+AGOQ_HD inline Packed with_signs(const Packed& bytes, const Words& y) {
+  constexpr int kDown = 8 - kBits;
+  return {bytes.low | (gather<3, 1>(y, 0) & 0x80808080u) >> kDown,
+          bytes.high | (gather<3, 1>(y, 4) & 0x80808080u) >> kDown};
+}
+
+template <class F, class Rounded>
+AGOQ_HD inline Packed encode_short(const Words& y, const Rounded& rounding) {
+  constexpr int kByte = Rounded::kDraws ? 2 : 0;
+  Words codes;
+  for (int i = 0; i < kGroup; ++i) {
+    const float number = std::bit_cast<float>(y[i]);
+    if constexpr (Rounded::kDraws)
+      codes[i] = draw_up<F>(code_of_magnitude<F, 65536>(number), rounding.draw(i));
+    else
+      codes[i] = std::bit_cast<uint32_t>(code_of_magnitude<F, 1>(number));
+  }
+  if constexpr (F::kBits == 4) {
+    const uint32_t even = gather<3, 2, true>(y, 0), odd = gather<3, 2>(y, 1);
+    return {pack4<kByte>(codes).low | (even & 0x08080808u) | (odd & 0x80808080u), 0};
+  } else {
+    return pack_bytes<F::kBits>(with_signs<F::kBits>(pack8<kByte>(codes), y));
+  }
+}
+
+template <class F, class Rounded>
+AGOQ_HD inline Packed encode_integers(const Words& y, const Rounded& rounding) {
+  Words codes;
+  if constexpr (Rounded::kDraws) {
+    for (int i = 0; i < kGroup; ++i)
+      codes[i] = draw_up<F>(multiply_add(magnitude(std::bit_cast<float>(y[i])), 65536.0f, kUnit), rounding.draw(i));
+    const Packed bytes = pack8<2>(codes);
+    return pack_bytes<F::kBits>(
+        Packed{negate_bytes(bytes.low, gather<3, 1, true>(y, 0)), negate_bytes(bytes.high, gather<3, 1, true>(y, 4))});
+  } else {
+    for (int i = 0; i < kGroup; ++i) codes[i] = std::bit_cast<uint32_t>(std::bit_cast<float>(y[i]) + 1.5f * kUnit);
+    return pack<0, F::kBits>(codes);
+  }
+}
+
+// 2^23 + the largest integer whose cube is at most a, as bits, what a has above that cube, and the gap to the next. The
+// estimate of the root may be wrong by less than 1/2: its nearest integer is the root or the one above.
+struct CubePlace {
+  uint32_t root;
+  float above, gap;
+};
+AGOQ_HD inline CubePlace place_in_cubes(float a, float estimate) {
+  const float nearest = (estimate + kUnit) - kUnit;
+  const float root = nearest * nearest * nearest > a ? nearest - 1.0f : nearest;
+  return {std::bit_cast<uint32_t>(root + kUnit), a - root * root * root, multiply_add(3.0f * root, root + 1.0f, 1.0f)};
+}
+
+template <class F, class Rounded>
+AGOQ_HD inline Packed encode_cubes(const Words& y, const Rounded& rounding) {
+  Words codes;
+  for (int i = 0; i < kGroup; ++i) {
+    const float a = lesser(magnitude(std::bit_cast<float>(y[i])), F::max());
+    const CubePlace place = place_in_cubes(a, rough_cube_root(a));
+    if constexpr (Rounded::kDraws) {
+      const float gap_inverse = short_reciprocal(place.gap, rough_reciprocal(place.gap));
+      const float fine = short_quotient(place.above * 65536.0f, place.gap, gap_inverse) + kUnit;
+      codes[i] = place.root + ((std::bit_cast<uint32_t>(fine) + rounding.draw(i)) >> 16);  // adds 0x4b00, or one more
+    } else {
+      codes[i] = place.root + (place.above + place.above > place.gap);
+    }
+  }
+  return F::kSigned ? with_signs<8>(pack8<0>(codes), y) : pack8<0>(codes);
+}
+
+template <class F, class Rounded>
+AGOQ_HD inline Packed encode_others(const Words& y, const Rounded& rounding) {
+  Words codes;
+  for (int i = 0; i < kGroup; ++i) {
+    const float number = std::bit_cast<float>(y[i]);
+    if constexpr (Rounded::kDraws)
+      codes[i] = F::encode(number, rounding.draw(i));
+    else
+      codes[i] = F::encode(number);
+  }
+  return pack<0, F::kBits>(codes);
+}
+
+// Eight numbers x of a block whose scale has the reciprocal inv -> codes.
+template <class F, class Rounded>
+AGOQ_HD inline Packed encode_group(const Numbers& x, float inv, const Rounded& rounding) {
+  Words y;
+  for (int i = 0; i < kGroup; ++i) y[i] = std::bit_cast<uint32_t>(scaled<F>(x[i], inv));
+  if constexpr (F::kLevels == Levels::Short)
+    return encode_short<F>(y, rounding);
+  else if constexpr (F::kLevels == Levels::Integer)
+    return encode_integers<F>(y, rounding);
+  else if constexpr (F::kLevels == Levels::Cube)
+    return encode_cubes<F>(y, rounding);
+  else
+    return encode_others<F>(y, rounding);
+}
+
+// --- decode ---------------------------------------------------------------------------------------------------------
+
+// Code i, all its bits.
+template <int kBits>
+AGOQ_HD inline uint32_t code_of(const Packed& packed, int i) {
+  if constexpr (kBits == 8) {
+    return (i < 4 ? packed.low : packed.high) >> (8 * (i & 3)) & 255u;
+  } else {
+    constexpr int kTopBits = kBits - 4;
+    const uint32_t top = packed.high >> (kTopBits * i) & ((1u << kTopBits) - 1);
+    return (packed.low >> (4 * i) & 15u) | top << 4;
+  }
+}
+// Code i with its first bit at bit 31; there may be others below.
+template <int kBits>
+AGOQ_HD inline uint32_t raised_code(const Packed& packed, int i) {
+  if constexpr (kBits == 8)
+    return (i < 4 ? packed.low : packed.high) << (8 * (3 - (i & 3)));
+  else if constexpr (kBits == 4)
+    return packed.low << (4 * (7 - i));
+  else
+    return code_of<kBits>(packed, i) << (32 - kBits);
+}
+
+// F::decode of all codes, times `scale`.
+template <class F>
+AGOQ_HD inline void decode_group(const Packed& packed, float scale, Numbers& x) {
+  for (int i = 0; i < kGroup; ++i) {
+    if constexpr (F::kLevels == Levels::Integer && F::kBits == 8) {
+      x[i] = (byte_number((i < 4 ? packed.low : packed.high) ^ 0x80808080u, i & 3) - (kUnit + 128.0f)) * scale;
+    } else if constexpr (F::kLevels == Levels::Integer) {
+      const uint32_t nibbles = packed.low ^ 0x88888888u;
+      x[i] = (byte_number((i & 1 ? nibbles >> 4 : nibbles) & 0x0f0f0f0fu, i / 2) - (kUnit + 8.0f)) * scale;
+    } else if constexpr (F::kLevels == Levels::Cube) {
+      const uint32_t bytes = i < 4 ? packed.low : packed.high;
+      float root = byte_number(F::kSigned ? bytes & 0x7f7f7f7fu : bytes, i & 3) - kUnit;
+      if constexpr (F::kSigned)
+        root = std::bit_cast<float>(std::bit_cast<uint32_t>(root) | (raised_code<8>(packed, i) & ~kAbsMask));
+      x[i] = root * root * root * scale;
+    } else if constexpr (F::kLevels == Levels::Table) {
+      x[i] = F::decode(code_of<F::kBits>(packed, i)) * scale;
+    } else {
+      x[i] = F::decode_raised(raised_code<F::kBits>(packed, i)) * scale;
+    }
+  }
+}
+
+}  // namespace agoq::codec

@@ -1,0 +1,62 @@
+// One GPU: its stream, and what its libraries keep. Only a build with the CUDA backend defines it; everything else gets
+// to it through the arena (Context::gpu()), so no CUDA header is needed to pass it around.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <string>
+#include <typeindex>
+#include <unordered_map>
+
+struct CUstream_st;
+
+namespace agoq {
+
+#if defined(AGOQ_CUDA)
+inline constexpr bool kCudaBuild = true;
+#else
+inline constexpr bool kCudaBuild = false;
+#endif
+
+class Gpu {
+ public:
+  // Error (one line with its remedy) if there is no such GPU, or if GPU or driver is too old.
+  explicit Gpu(int ordinal = 0);
+  ~Gpu();
+  Gpu(const Gpu&) = delete;
+  Gpu& operator=(const Gpu&) = delete;
+
+  CUstream_st* stream() const { return stream_; }  // all work of this process is in its order
+  void synchronize() const;                        // waits for the stream; throws what failed on it
+  void make_current() const;                       // for a thread that has not used the GPU yet
+
+  const std::string& name() const { return name_; }  // "NVIDIA H200"
+  int multiprocessors() const { return multiprocessors_; }
+  size_t total_memory() const { return total_memory_; }
+  size_t free_memory() const;  // what the driver could still give, now
+
+  // The one object of type T on this GPU, made from it on first use: handles and caches of a library.
+  template <class T>
+  T& library() {
+    std::shared_ptr<void>& slot = libraries_[std::type_index(typeid(T))];
+    if (!slot) slot = std::make_shared<T>(*this);
+    return *static_cast<T*>(slot.get());
+  }
+
+  // Zeroed device memory; only the arena asks for it.
+  void* reserve(size_t bytes);
+  void release(void* memory) noexcept;
+
+ private:
+  int ordinal_ = 0;
+  CUstream_st* stream_ = nullptr;
+  std::string name_;
+  int multiprocessors_ = 0;
+  size_t total_memory_ = 0;
+  std::unordered_map<std::type_index, std::shared_ptr<void>> libraries_;
+};
+
+// Why no GPU can be used here, in one line with its remedy; empty if one can.
+std::string why_no_gpu();
+
+}  // namespace agoq

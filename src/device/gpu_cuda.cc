@@ -1,0 +1,94 @@
+#include "device/cuda.h"
+
+namespace agoq {
+namespace {
+
+constexpr int kOldestMajor = 8;  // Ampere: bf16 matrix products
+constexpr const char* kRemedy = "use --device cpu, or see `agoq doctor`";
+
+std::string driver_problem() {
+  int driver = 0, runtime = 0;
+  cudaDriverGetVersion(&driver);
+  cudaRuntimeGetVersion(&runtime);
+  if (driver == 0) return fmt::format("no NVIDIA driver is loaded; install one, or {}", kRemedy);
+  if (driver / 1000 < runtime / 1000)
+    return fmt::format("the NVIDIA driver supports CUDA {}.{}, this build needs CUDA {}; update the driver, or {}",
+                       driver / 1000, driver % 1000 / 10, runtime / 1000, kRemedy);
+  return "";
+}
+
+std::string gpu_problem(int ordinal) {
+  int count = 0;
+  const cudaError_t status = cudaGetDeviceCount(&count);
+  if (status == cudaErrorNoDevice || (status == cudaSuccess && count == 0))
+    return fmt::format("no NVIDIA GPU is visible to this process; {}", kRemedy);
+  if (status != cudaSuccess) return fmt::format("CUDA does not start: {}; {}", cudaGetErrorString(status), kRemedy);
+  if (ordinal >= count) return fmt::format("there is no GPU {}: {} are visible; {}", ordinal, count, kRemedy);
+  cudaDeviceProp properties{};
+  AGOQ_CUDA_CHECK(cudaGetDeviceProperties(&properties, ordinal));
+  if (properties.major < kOldestMajor)
+    return fmt::format("the GPU {} has compute capability {}.{}, needed is {}.0 (Ampere) or newer; {}", properties.name,
+                       properties.major, properties.minor, kOldestMajor, kRemedy);
+  return "";
+}
+
+std::string problem(int ordinal) {
+  const std::string driver = driver_problem();
+  return driver.empty() ? gpu_problem(ordinal) : driver;
+}
+
+}  // namespace
+
+std::string why_no_gpu() {
+  return problem(0);
+}
+
+Gpu::Gpu(int ordinal) : ordinal_(ordinal) {
+  const std::string why = problem(ordinal);
+  require(why.empty(), "--device cuda: {}", why);
+  make_current();
+  cudaDeviceProp properties{};
+  AGOQ_CUDA_CHECK(cudaGetDeviceProperties(&properties, ordinal));
+  name_ = properties.name;
+  multiprocessors_ = properties.multiProcessorCount;
+  total_memory_ = properties.totalGlobalMem;
+  AGOQ_CUDA_CHECK(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
+}
+
+Gpu::~Gpu() {
+  libraries_.clear();
+  if (stream_) cudaStreamDestroy(stream_);
+}
+
+void Gpu::make_current() const {
+  AGOQ_CUDA_CHECK(cudaSetDevice(ordinal_));
+}
+
+void Gpu::synchronize() const {
+  AGOQ_CUDA_CHECK(cudaStreamSynchronize(stream_));
+}
+
+size_t Gpu::free_memory() const {
+  size_t free = 0, total = 0;
+  AGOQ_CUDA_CHECK(cudaMemGetInfo(&free, &total));
+  return free;
+}
+
+void* Gpu::reserve(size_t bytes) {
+  void* memory = nullptr;
+  const cudaError_t status = cudaMalloc(&memory, bytes);
+  if (status == cudaErrorMemoryAllocation) {
+    cudaGetLastError();  // it is not sticky
+    fail("the GPU {} cannot give {} bytes: {} of its {} are free; `agoq plan` ranks what makes a run smaller", name_,
+         bytes, free_memory(), total_memory_);
+  }
+  AGOQ_CUDA_CHECK(status);
+  AGOQ_CUDA_CHECK(cudaMemsetAsync(memory, 0, bytes, stream_));
+  return memory;
+}
+
+void Gpu::release(void* memory) noexcept {
+  cudaFree(memory);
+}
+
+}  // namespace agoq

@@ -1,0 +1,35 @@
+#include <cstring>
+
+#include "device/cuda.h"
+#include "device/staging.h"
+
+namespace agoq {
+
+void Staging::open_buffers() {
+  for (Buffer& buffer : buffers_) {
+    AGOQ_CUDA_CHECK(cudaMallocHost(reinterpret_cast<void**>(&buffer.data), bytes_));
+    AGOQ_CUDA_CHECK(cudaEventCreateWithFlags(&buffer.copied, cudaEventDisableTiming));
+  }
+}
+
+void Staging::close_buffers() noexcept {
+  for (Buffer& buffer : buffers_) {
+    if (buffer.copied) cudaEventDestroy(buffer.copied);
+    if (buffer.data) cudaFreeHost(buffer.data);
+  }
+}
+
+void Staging::load_pinned(const Context& ctx, std::initializer_list<Copy> copies) {
+  Buffer& buffer = buffers_[next_];
+  next_ = (next_ + 1) % buffers_.size();
+  AGOQ_CUDA_CHECK(cudaEventSynchronize(buffer.copied));
+  uint8_t* at = buffer.data;
+  for (const Copy& copy : copies) {
+    std::memcpy(at, copy.from.data, copy.from.bytes());
+    AGOQ_CUDA_CHECK(cudaMemcpyAsync(copy.to.data, at, copy.to.bytes(), cudaMemcpyHostToDevice, cuda::stream(ctx)));
+    at += copy.from.bytes();
+  }
+  AGOQ_CUDA_CHECK(cudaEventRecord(buffer.copied, cuda::stream(ctx)));
+}
+
+}  // namespace agoq

@@ -1,0 +1,19 @@
+// CUDA kernels of accumulate.h and of the ops that end in a main gradient: no checks; memory is there.
+#pragma once
+
+#include "ops/accumulate.h"
+
+namespace agoq::ops::cuda {
+
+// Rows [begin, begin + delta rows) of the gradient += delta.
+void accumulate(const Context& ctx, const MainGrad& grad, const Tensor& delta, int64_t begin);
+
+// dw [n, in] = (or +=, if add) columns [begin, begin + n) of dy, transposed, times x: rows of the gradient of a weight.
+void dw_rows(const Context& ctx, const Tensor& dy, const Tensor& x, int64_t begin, bool add, const Tensor& dw,
+             const Tensor& workspace);
+
+// out [1, columns] fp32 = column sums of x, by way of those of kSlices ranges of rows.
+inline constexpr int64_t kSlices = 64;
+void column_sums(const Context& ctx, const Tensor& x, const Tensor& partial, const Tensor& out);
+
+}  // namespace agoq::ops::cuda

@@ -1,0 +1,230 @@
+#include <map>
+#include <tuple>
+
+#include "ops/adamw_cuda.h"
+#include "ops/tensor_list_cuda.cuh"
+
+namespace agoq::ops::cuda {
+namespace {
+
+using codec::Codec;
+
+constexpr int kTile = 128;  // blocks of numbers for a block of threads
+static_assert(kTile % kBlocksAtOnce == 0);
+
+// A weight in any form: bf16 and correction, or fp32 with or without its bf16 copy.
+struct WeightView {
+  Bf16* value = nullptr;
+  int16_t* correction = nullptr;
+  float* exact = nullptr;
+
+  WeightView() = default;
+  explicit WeightView(const Weight& w) {
+    if (w.value.dtype == DType::BF16) value = w.value.as<Bf16>();
+    if (w.correction) correction = w.correction.as<int16_t>();
+    if (!w.correction) exact = (w.master ? w.master : w.value).as<float>();
+  }
+  bool aligned() const {
+    const auto bits = reinterpret_cast<uintptr_t>(value) | reinterpret_cast<uintptr_t>(correction) |
+                      reinterpret_cast<uintptr_t>(exact);
+    return bits % 16 == 0;
+  }
+};
+
+struct Parameter {
+  WeightView weight;
+  Planes grad, m, v;
+  Blocks blocks;
+  uint32_t tensor = 0;
+  bool decays = true;
+};
+
+// Eight numbers of a weight: bf16 halves, then corrections; or fp32.
+struct StoredWeight {
+  Raw<2> halves[2];
+  Raw<4> exact;
+
+  template <bool kWhole>
+  __device__ void load(const WeightView& w, const Cell& cell) {
+    if (w.correction) {
+      halves[0].load<kWhole>(w.value + cell.first(), cell.n);
+      halves[1].load<kWhole>(w.correction + cell.first(), cell.n);
+    } else {
+      exact.load<kWhole>(w.exact + cell.first(), cell.n);
+    }
+  }
+  __device__ void decode(const WeightView& w, Numbers& p) const {
+#pragma unroll
+    for (int i = 0; i < kGroup; ++i)
+      p[i] = w.correction ? join_fp32(Bf16{halves[0].number(i)}, static_cast<int16_t>(halves[1].number(i)))
+                          : exact.as_float(i);
+  }
+};
+
+template <bool kWhole>
+__device__ void store(const WeightView& w, const Cell& cell, const Numbers& p) {
+  if (w.exact) {
+    Raw<4> exact;
+#pragma unroll
+    for (int i = 0; i < kGroup; ++i) exact.words[i] = __float_as_uint(p[i]);
+    exact.store<kWhole>(w.exact + cell.first(), cell.n);
+  }
+  if (!w.value) return;
+  Raw<2> value, correction;
+#pragma unroll
+  for (int i = 0; i < kGroup; ++i) {
+    Bf16 high;
+    int16_t low;
+    split_fp32(p[i], high, low);
+    value.words[i / 2] |= uint32_t{high.bits} << (16 * (i % 2));
+    correction.words[i / 2] |= uint32_t{static_cast<uint16_t>(low)} << (16 * (i % 2));
+  }
+  value.store<kWhole>(w.value + cell.first(), cell.n);
+  if (w.correction) correction.store<kWhole>(w.correction + cell.first(), cell.n);
+}
+
+__device__ float fast_sqrt(float x) {
+  float root;
+  asm("sqrt.approx.ftz.f32 %0, %1;" : "=f"(root) : "f"(x));
+  return root;
+}
+__device__ float fast_reciprocal(float x) {
+  float inverse;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(x));
+  return inverse;
+}
+
+// All that a lane reads for a cell.
+template <class G, class M, class V>
+struct Operands {
+  Stored<G> grad;
+  Stored<M> m;
+  Stored<V> v;
+  StoredWeight weight;
+
+  template <bool kWhole>
+  __device__ void load(const Parameter& p, const Cell& cell) {
+    grad.template load<kWhole>(p.grad, cell);
+    weight.template load<kWhole>(p.weight, cell);
+    m.template load<kWhole>(p.m, cell);
+    v.template load<kWhole>(p.v, cell);
+  }
+};
+
+template <Purpose kPurpose>
+__device__ RandomKey key_of(RandomKey key, const Parameter& p) {
+  key.purpose = kPurpose;
+  key.micro_batch = 0;
+  key.tensor = p.tensor;
+  return key;
+}
+
+// Moments exactly as on the CPU; their root, and so the weight, within two roundings.
+template <class G, class M, class V>
+__device__ void update(const Parameter& param, const Cell& cell, const AdamWFactors& f, const UpdateScalars& s,
+                       const RandomKey& key) {
+  Operands<G, M, V> stored;
+  load(stored, param, cell);
+  Numbers g, m, v, p;
+  stored.grad.decode(g);
+  stored.m.decode(m);
+  stored.v.decode(v);
+  stored.weight.decode(param.weight, p);
+  const float decay = param.decays ? f.decay : 1.0f;
+  const float inverse_correction = fast_reciprocal(s.root_correction);
+#pragma unroll
+  for (int i = 0; i < kGroup; ++i) {
+    if constexpr (V::kScaled) v[i] *= v[i];
+    const float scaled_g = g[i] * s.gradient_scale;
+    m[i] += f.one_minus_beta1 * (scaled_g - m[i]);
+    v[i] = v[i] * f.beta2 + f.one_minus_beta2 * (scaled_g * scaled_g);
+    const float root = fast_sqrt(v[i]);
+    const float step = m[i] * fast_reciprocal(fmaf(root, inverse_correction, f.eps));
+    p[i] = fmaf(-s.step_size, step, p[i] * decay);
+    if constexpr (V::kScaled) v[i] = root;
+  }
+  if (cell.whole) {
+    store<true>(param.weight, cell, p);
+  } else {
+    store<false>(param.weight, cell, p);
+  }
+  encode<M>(param.m, cell, m, draws_of(key_of<Purpose::FirstMoment>(key, param), cell));
+  encode<V>(param.v, cell, v, draws_of(key_of<Purpose::SecondMoment>(key, param), cell));
+}
+
+template <class G, class M, class V>
+__global__ void __launch_bounds__(kThreads, 3)
+    adamw_tiles(const __grid_constant__ TensorList<Parameter> list, const AdamWFactors factors, const RandomKey key,
+                const UpdateScalars* scalars) {
+  const UpdateScalars s = *scalars;
+  if (s.non_finite != 0) return;
+  const int tile = static_cast<int>(blockIdx.x);
+  const int tensor = list.tensor_of(tile);
+  const Parameter& p = list.entries[tensor];
+  const int lane = static_cast<int>(threadIdx.x) % kLanes, slot = static_cast<int>(threadIdx.x) / kLanes;
+  const int begin = (tile - list.first[tensor]) * kTile, end = min(begin + kTile, p.blocks.count);
+  // A warp has two blocks and stays whole: the second may lie beyond the last one.
+  for (int index = begin + slot; (index & ~1) < end; index += kBlocksAtOnce)
+    update<G, M, V>(p, Cell(p.blocks, index, lane), factors, s, key);
+}
+
+__global__ void decide_from(const float* squares, int count, double lr, const AdamWConfig config,
+                            UpdateScalars* scalars) {
+  double sum = 0;
+  uint32_t non_finite = 0;
+#pragma unroll 8
+  for (int i = 0; i < count; ++i) {
+    const float square = squares[i];
+    sum += square;
+    if (!isfinite(square) && non_finite == 0) non_finite = static_cast<uint32_t>(i) + 1;
+  }
+  decide(*scalars, sum, non_finite, lr, config);
+}
+
+// Calls fn.operator()<M, V>() with the formats of the moments.
+template <class Fn>
+void dispatch_moments(Codec m, Codec v, Fn&& fn) {
+  using codec::Dyn8, codec::Dyn8Unsigned, codec::Fp32;
+  if (m == Codec::Fp32 && v == Codec::Fp32) return fn.template operator()<Fp32, Fp32>();
+  if (m == Codec::Fp32) return fn.template operator()<Fp32, Dyn8Unsigned>();
+  if (v == Codec::Fp32) return fn.template operator()<Dyn8, Fp32>();
+  require(m == Codec::Dyn8 && v == Codec::Dyn8Unsigned,
+          "adamw: a GPU holds moments in fp32 or 8 bits, not in {} and {}", codec::name_of(m), codec::name_of(v));
+  fn.template operator()<Dyn8, Dyn8Unsigned>();
+}
+
+Parameter parameter_of(const AdamWState& state) {
+  Parameter p{WeightView(state.weight), Planes(state.grad), Planes(state.m), Planes(state.v),
+              Blocks(state.grad),       state.tensor,       state.decay};
+  p.blocks.aligned &= p.weight.aligned() && p.grad.aligned() && p.m.aligned() && p.v.aligned();
+  return p;
+}
+
+}  // namespace
+
+void decide_update(const Context& ctx, const Tensor& squares, double lr, const AdamWConfig& config,
+                   UpdateScalars* scalars) {
+  agoq::cuda::launch(ctx, decide_from, 1, 1, static_cast<const float*>(squares.as<float>()),
+                     static_cast<int>(squares.count()), lr, config, scalars);
+}
+
+void adamw(const Context& ctx, std::span<const AdamWState> states, double lr, const AdamWConfig& config,
+           const UpdateScalars* scalars) {
+  std::map<std::tuple<Codec, Codec, Codec>, std::vector<TensorList<Parameter>>> lists;  // by formats: a kernel each
+  for (const AdamWState& state : states) {
+    const Parameter p = parameter_of(state);
+    append(lists[{state.grad.codec, state.m.codec, state.v.codec}], p, codec::cuda::ceil_div(p.blocks.count, kTile));
+  }
+  const AdamWFactors factors(lr, config);
+  for (const auto& [formats, parts] : lists) {
+    const auto [grad, m, v] = formats;
+    dispatch_gradient(grad, [&]<class G>() {
+      dispatch_moments(m, v, [&]<class M, class V>() {
+        for (const TensorList<Parameter>& list : parts)
+          agoq::cuda::launch(ctx, adamw_tiles<G, M, V>, list.tiles(), kThreads, list, factors, ctx.random, scalars);
+      });
+    });
+  }
+}
+
+}  // namespace agoq::ops::cuda

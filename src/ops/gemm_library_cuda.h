@@ -1,0 +1,67 @@
+// cuBLASLt on one GPU: its handle, and for each problem met the descriptors and the algorithm.
+#pragma once
+
+#include <cublasLt.h>
+
+#include <compare>
+#include <map>
+#include <string>
+
+#include "device/gpu.h"
+#include "ops/product.h"
+
+namespace agoq::ops::cuda {
+
+// What is added to the product before it is stored.
+enum class Addend : uint8_t { None, Target, Other };
+
+// All that the choice of an algorithm depends on.
+struct GemmProblem {
+  int64_t m = 0, n = 0, k = 0;  // row-major: c [m, n]
+  bool transpose_a = false, transpose_b = false;
+  DType operands = DType::BF16, result = DType::BF16;
+  Addend addend = Addend::None;
+  bool bias = false;
+  int64_t alignment = 16;  // every address is a multiple of it, in bytes
+  int64_t a_stride = 0;    // Product::a_stride
+  auto operator<=>(const GemmProblem&) const = default;
+};
+GemmProblem problem_of(const Product& p);
+
+class GemmLibrary {
+ public:
+  explicit GemmLibrary(Gpu& gpu);
+  ~GemmLibrary();
+  GemmLibrary(const GemmLibrary&) = delete;
+  GemmLibrary& operator=(const GemmLibrary&) = delete;
+
+  void multiply(const Product& p, const Tensor& workspace);
+
+  void set_tuning(bool on) { tuning_ = on; }
+  std::string export_algorithms() const;
+  int64_t import_algorithms(const std::string& json);
+
+ private:
+  // Everything of a call but the addresses.
+  struct Plan {
+    cublasLtMatmulDescOpaque_t operation{};
+    cublasLtMatrixLayoutOpaque_t a{}, b{}, c{};
+    cublasLtMatmulAlgo_t algorithm{};
+  };
+
+  Plan& plan(const GemmProblem& problem, const Product& p, const Tensor& workspace);
+  bool still_runs(Plan& plan) const;
+  cublasLtMatmulAlgo_t choose(const GemmProblem& problem, Plan& plan, const Product& p, const Tensor& workspace);
+  cublasStatus_t run(Plan& plan, const cublasLtMatmulAlgo_t& algorithm, const Product& p,
+                     const Tensor& workspace) const;
+  float milliseconds(Plan& plan, const cublasLtMatmulAlgo_t& algorithm, const Product& p,
+                     const Tensor& workspace) const;
+
+  Gpu& gpu_;
+  cublasLtHandle_t handle_ = nullptr;
+  bool tuning_ = false;
+  std::map<GemmProblem, cublasLtMatmulAlgo_t> algorithms_;  // chosen here or imported
+  std::map<GemmProblem, Plan> plans_;
+};
+
+}  // namespace agoq::ops::cuda

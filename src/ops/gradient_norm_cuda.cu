@@ -1,0 +1,120 @@
+#include "ops/gradient_norm_cuda.h"
+
+#include <map>
+#include <vector>
+
+#include "ops/tensor_list_cuda.cuh"
+
+namespace agoq::ops::cuda {
+namespace {
+
+using codec::Int8;
+
+constexpr int kInFlight = 4;  // cells whose loads a thread starts before it needs the first
+constexpr int kTile = static_cast<int>(kNormTile);
+static_assert(kTile % (kBlocksAtOnce * kInFlight) == 0);
+
+struct Gradient {
+  Planes planes;
+  Blocks blocks;
+  float* square = nullptr;  // where its squared norm goes
+};
+
+// Σ g² of eight numbers. Squares of codes are exact or nearly so in fp32, and cannot overflow; scales come in double.
+template <class F>
+__device__ double sum_of_squares(const Stored<F>& g) {
+  if constexpr (!F::kScaled) {
+    double sum = 0;
+#pragma unroll
+    for (int i = 0; i < kGroup; ++i) {
+      const double x = g.raw.as_float(i);
+      sum = fma(x, x, sum);
+    }
+    return sum;
+  } else {
+    const double scale = to_float(g.scale);
+    float sum = 0;
+    if constexpr (std::is_same_v<F, Int8>) {
+      const int low = static_cast<int>(g.raw.words[0]), high = static_cast<int>(g.raw.words[1]);
+      sum = static_cast<float>(__dp4a(high, high, __dp4a(low, low, 0)));
+    } else {
+#pragma unroll
+      for (int i = 0; i < kGroup; ++i) {
+        const float code = F::decode(g.raw.number(i));
+        sum = fmaf(code, code, sum);
+      }
+    }
+    return scale * scale * static_cast<double>(sum);
+  }
+}
+
+// The sum over the threads of a block, in thread 0.
+__device__ double sum_over_threads(double x) {
+  __shared__ double warps[kThreads / 32];
+#pragma unroll
+  for (int other = 16; other > 0; other /= 2) x += __shfl_xor_sync(codec::cuda::kWholeWarp, x, other);
+  if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = x;
+  __syncthreads();
+  double sum = 0;
+  if (threadIdx.x == 0)
+    for (const double warp : warps) sum += warp;
+  return sum;
+}
+
+// partial[tile] = Σ g² of the tile.
+template <class F>
+__global__ void __launch_bounds__(kThreads)
+    norm_of_tiles(const __grid_constant__ TensorList<Gradient> list, double* partial) {
+  const int tile = static_cast<int>(blockIdx.x);
+  const int tensor = list.tensor_of(tile);
+  const Gradient& g = list.entries[tensor];
+  const int lane = static_cast<int>(threadIdx.x) % kLanes;
+  const int begin = (tile - list.first[tensor]) * kTile, end = min(begin + kTile, g.blocks.count);
+  double sum = 0;
+  for (int index = begin + static_cast<int>(threadIdx.x) / kLanes; index < end; index += kInFlight * kBlocksAtOnce) {
+    Stored<F> stored[kInFlight];
+#pragma unroll
+    for (int k = 0; k < kInFlight; ++k) load(stored[k], g.planes, Cell(g.blocks, index + k * kBlocksAtOnce, lane));
+#pragma unroll
+    for (int k = 0; k < kInFlight; ++k) sum += sum_of_squares(stored[k]);
+  }
+  sum = sum_over_threads(sum);
+  if (threadIdx.x == 0) partial[tile] = sum;
+}
+
+// squares[tensor] = Σ partial over its tiles; a block of threads per tensor.
+__global__ void __launch_bounds__(kThreads)
+    norm_of_tensors(const __grid_constant__ TensorList<Gradient> list, const double* partial) {
+  const int tensor = static_cast<int>(blockIdx.x);
+  double sum = 0;
+  for (int tile = list.first[tensor] + static_cast<int>(threadIdx.x); tile < list.first[tensor + 1]; tile += kThreads)
+    sum += partial[tile];
+  sum = sum_over_threads(sum);
+  if (threadIdx.x == 0) *list.entries[tensor].square = static_cast<float>(sum);
+}
+
+template <class F>
+void norms_of_list(const Context& ctx, const TensorList<Gradient>& list, double* partial) {
+  agoq::cuda::launch(ctx, norm_of_tiles<F>, list.tiles(), kThreads, list, partial);
+  agoq::cuda::launch(ctx, norm_of_tensors, list.count, kThreads, list, static_cast<const double*>(partial));
+}
+
+}  // namespace
+
+void squared_norms(const Context& ctx, std::span<const codec::Quantized> grads, double* partial, float* squares) {
+  std::map<codec::Codec, std::vector<TensorList<Gradient>>> lists;
+  for (size_t i = 0; i < grads.size(); ++i) {
+    Gradient gradient{Planes(grads[i]), Blocks(grads[i]), squares + i};
+    gradient.blocks.aligned &= gradient.planes.aligned();
+    append(lists[grads[i].codec], gradient, norm_tiles(grads[i]));
+  }
+  for (const auto& [codec, parts] : lists)
+    dispatch_gradient(codec, [&]<class F>() {
+      for (const TensorList<Gradient>& list : parts) {
+        norms_of_list<F>(ctx, list, partial);
+        partial += list.tiles();
+      }
+    });
+}
+
+}  // namespace agoq::ops::cuda

@@ -1,0 +1,19 @@
+// The CUDA side of gradient_norm.h: no checks; memory is there.
+#pragma once
+
+#include <span>
+
+#include "codec/codec.h"
+
+namespace agoq::ops::cuda {
+
+// A partial sum belongs to a fixed number of blocks, whatever the GPU, so that results and memory do not depend on it.
+inline constexpr int64_t kNormTile = 512;
+inline int64_t norm_tiles(const codec::Quantized& grad) {
+  return (grad.rows * grad.row.blocks() + kNormTile - 1) / kNormTile;
+}
+
+// partial: a double for each tile of all gradients.
+void squared_norms(const Context& ctx, std::span<const codec::Quantized> grads, double* partial, float* squares);
+
+}  // namespace agoq::ops::cuda

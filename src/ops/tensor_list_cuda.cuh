@@ -1,0 +1,238 @@
+// Kernels that go over all tensors of a model in one launch: hundreds of launches of small ones would cost more than
+// their work.
+#pragma once
+
+#include <type_traits>
+#include <vector>
+
+#include "codec/block_cuda.cuh"
+
+namespace agoq::ops::cuda {
+
+using codec::kBlock;
+using codec::cuda::kGroup;
+using codec::cuda::kLanes;
+using codec::cuda::Numbers;
+using codec::cuda::Place;
+using codec::cuda::View;
+
+inline constexpr int kThreads = 256;
+inline constexpr int kBlocksAtOnce = kThreads / kLanes;
+
+// --- which thread block works on which tensor ------------------------------------------------------------------------
+
+inline constexpr int kMostTensors = 256;  // in one launch: a kernel's parameters are at most 32764 bytes
+
+// What a kernel knows of each of its tensors; tensor i has tiles first[i] to first[i + 1].
+template <class Entry>
+struct TensorList {
+  static_assert(kMostTensors * (sizeof(Entry) + sizeof(int)) < 32000);
+  int count = 0;
+  int first[kMostTensors + 1] = {};
+  Entry entries[kMostTensors];
+
+  void add(const Entry& entry, int64_t tiles) {
+    entries[count] = entry;
+    first[count + 1] = first[count] + static_cast<int>(tiles);
+    ++count;
+  }
+  bool full() const { return count == kMostTensors; }
+  int tiles() const { return first[count]; }
+  __device__ int tensor_of(int tile) const {
+    int low = 0, high = count;  // first[low] <= tile < first[high]
+    while (high - low > 1) {
+      const int middle = (low + high) / 2;
+      (first[middle] <= tile ? low : high) = middle;
+    }
+    return low;
+  }
+};
+
+template <class Entry>
+void append(std::vector<TensorList<Entry>>& lists, const Entry& entry, int64_t tiles) {
+  if (lists.empty() || lists.back().full()) lists.emplace_back();
+  lists.back().add(entry, tiles);
+}
+
+// --- where numbers lie -----------------------------------------------------------------------------------------------
+
+// The blocks of a tensor one after another, segment after segment and row after row; where no block is short, all are
+// alike.
+struct Blocks {
+  int count = 0;
+  int segment = 0;      // numbers in a segment
+  int per_segment = 1;  // blocks
+  bool aligned = true;  // eight numbers can be loaded at once
+
+  Blocks() = default;
+  explicit Blocks(const codec::Quantized& q) {
+    const int64_t blocks = q.rows * q.row.blocks();
+    require(blocks < int64_t{1} << 31, "a tensor of {} blocks is too large: kernels count them in 31 bits", blocks);
+    count = static_cast<int>(blocks);
+    segment = static_cast<int>(q.row.segment % kBlock == 0 ? kBlock : q.row.segment);
+    per_segment = codec::cuda::ceil_div(segment, static_cast<int>(kBlock));
+    aligned = segment % kGroup == 0;
+  }
+};
+
+// A lane's eight numbers, or fewer. A cell beyond the last block has none.
+struct Cell {
+  int index, lane;
+  int size = 0, n = 0;  // numbers of the block and of the lane
+  int64_t begin;        // the block's first number
+  bool whole;           // all eight are there and can be loaded at once
+
+  __device__ Cell(const Blocks& blocks, int block, int lane_of_block) : index(block), lane(lane_of_block) {
+    int segment = index, within = 0;
+    if (blocks.per_segment > 1) {
+      segment = index / blocks.per_segment;
+      within = (index - segment * blocks.per_segment) * static_cast<int>(kBlock);
+    }
+    begin = static_cast<int64_t>(segment) * blocks.segment + within;
+    if (index < blocks.count) size = min(blocks.segment - within, static_cast<int>(kBlock));
+    n = min(max(size - lane * kGroup, 0), kGroup);
+    whole = blocks.aligned && n == kGroup;
+  }
+  __device__ int64_t first() const { return begin + lane * kGroup; }
+};
+
+// Codes and scales of a tensor whose numbers take whole bytes.
+struct Planes {
+  uint8_t* codes = nullptr;
+  Bf16* scales = nullptr;
+
+  Planes() = default;
+  explicit Planes(const codec::Quantized& q)
+      : codes(q.codes.raw()), scales(q.scales ? static_cast<Bf16*>(q.scales.data) : nullptr) {}
+  bool aligned() const { return reinterpret_cast<uintptr_t>(codes) % 16 == 0; }
+};
+
+// The draws of a cell.
+__device__ inline codec::Stochastic draws_of(const RandomKey& key, const Cell& cell) {
+  return {codec::rounding_draws(key, static_cast<uint64_t>(cell.index) * kLanes + static_cast<uint64_t>(cell.lane))};
+}
+
+// x -> codes and scale of the cell's block. Called by whole warps.
+template <class F>
+__device__ void encode(const Planes& planes, const Cell& cell, const Numbers& x, const codec::Stochastic& draws) {
+  uint8_t* to = planes.codes + cell.first() * (F::kBits / 8);
+  if constexpr (F::kScaled) {
+    static_assert(F::kBits == 8);
+    const Bf16 scale = codec::group_scale<F>(codec::cuda::block_amax(x));
+    codec::Packed codes = codec::encode_group<F>(x, codec::group_reciprocal<F>(scale), draws);
+    if (!codec::carries_codes(scale)) codes = {};
+    if (cell.whole)
+      *reinterpret_cast<uint2*>(to) = make_uint2(codes.low, codes.high);
+    else
+      codec::cuda::store_bytes(to, cell.n, uint64_t{codes.high} << 32 | codes.low);
+    if (cell.lane == 0 && cell.n > 0) planes.scales[cell.index] = scale;
+  } else {
+    static_assert(F::kBits == 32, "plain moments are fp32, which are stored as they are");
+    codec::cuda::store8(reinterpret_cast<float*>(to), cell.n, x);
+  }
+}
+
+// --- numbers as they are stored --------------------------------------------------------------------------------------
+
+// Eight numbers of kBytes each as they lie in memory. Loading is apart from decoding, so that all loads are on their
+// way before arithmetic waits for the first. kWhole: there are eight, at an aligned address; otherwise n.
+template <int kBytes>
+struct Raw {
+  uint32_t words[2 * kBytes] = {};
+
+  template <bool kWhole>
+  __device__ void load(const void* from, int n) {
+    if constexpr (!kWhole) {
+#pragma unroll
+      for (int i = 0; i < kGroup; ++i)
+        if (i < n) words[i / kPerWord] |= uint32_t{static_cast<const Number*>(from)[i]} << shift(i);
+    } else if constexpr (kBytes == 1) {
+      const uint2 w = *static_cast<const uint2*>(from);
+      words[0] = w.x, words[1] = w.y;
+    } else {
+#pragma unroll
+      for (int i = 0; i < kBytes / 2; ++i) {
+        const uint4 w = static_cast<const uint4*>(from)[i];
+        words[4 * i] = w.x, words[4 * i + 1] = w.y, words[4 * i + 2] = w.z, words[4 * i + 3] = w.w;
+      }
+    }
+  }
+  template <bool kWhole>
+  __device__ void store(void* to, int n) const {
+    if constexpr (!kWhole) {
+#pragma unroll
+      for (int i = 0; i < kGroup; ++i)
+        if (i < n) static_cast<Number*>(to)[i] = number(i);
+    } else if constexpr (kBytes == 1) {
+      *static_cast<uint2*>(to) = make_uint2(words[0], words[1]);
+    } else {
+#pragma unroll
+      for (int i = 0; i < kBytes / 2; ++i)
+        static_cast<uint4*>(to)[i] = make_uint4(words[4 * i], words[4 * i + 1], words[4 * i + 2], words[4 * i + 3]);
+    }
+  }
+
+  using Number = std::conditional_t<kBytes == 1, uint8_t, std::conditional_t<kBytes == 2, uint16_t, uint32_t>>;
+  __device__ Number number(int i) const {
+    return static_cast<Number>(words[i / kPerWord] >> shift(i));
+  }
+  __device__ float as_float(int i) const {
+    if constexpr (kBytes == 4) return __uint_as_float(words[i]);
+    return __uint_as_float(i % 2 ? words[i / 2] & 0xffff0000u : words[i / 2] << 16);  // bf16
+  }
+
+ private:
+  static constexpr int kPerWord = 4 / kBytes;
+  __device__ static constexpr int shift(int i) {
+    return 8 * kBytes * (i % kPerWord);
+  }
+};
+
+// A lane's codes of a tensor, and their scale.
+template <class F>
+struct Stored {
+  static_assert(F::kBits >= 8);
+  Raw<F::kBits / 8> raw;
+  Bf16 scale;
+
+  template <bool kWhole>
+  __device__ void load(const Planes& planes, const Cell& cell) {
+    raw.template load<kWhole>(planes.codes + cell.first() * (F::kBits / 8), cell.n);
+    if constexpr (F::kScaled)
+      if (kWhole || cell.n > 0) scale = planes.scales[cell.index];
+  }
+  __device__ void decode(Numbers& x) const {
+    if constexpr (F::kScaled) {
+      codec::decode_group<F>({raw.words[0], raw.words[1]}, to_float(scale), x);
+    } else {
+#pragma unroll
+      for (int i = 0; i < kGroup; ++i) x[i] = raw.as_float(i);
+    }
+  }
+};
+
+// Loads a cell the fast way if it can.
+template <class T, class From>
+__device__ void load(T& stored, const From& from, const Cell& cell) {
+  if (cell.whole) {
+    stored.template load<true>(from, cell);
+  } else {
+    stored.template load<false>(from, cell);
+  }
+}
+
+// Calls fn.operator()<F>() with a format that main gradients can have.
+template <class Fn>
+void dispatch_gradient(codec::Codec codec, Fn&& fn) {
+  codec::dispatch(codec, [&]<class F>() {
+    using namespace codec;
+    if constexpr (std::is_same_v<F, Fp32> || std::is_same_v<F, Bfloat16> || std::is_same_v<F, Fp8> ||
+                  std::is_same_v<F, Int8>) {
+      fn.template operator()<F>();
+    } else {
+      fail("a GPU holds main gradients in fp32, bf16, fp8 or int8, not in {}", name_of(F::kCodec));
+    }
+  });
+}
+
+}  // namespace agoq::ops::cuda

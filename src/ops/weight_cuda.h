@@ -1,0 +1,12 @@
+// CUDA kernel of ops/weight.h and of the gather of ops/embedding.h.
+#pragma once
+
+#include "ops/weight.h"
+
+namespace agoq::ops::cuda {
+
+// out [n, columns] = rows of the weight in the type of `out`: rows ids[0 .. n), int32 on the GPU, or without ids all of
+// them in order. A vector is one row.
+void read_rows(const Context& ctx, const Weight& w, const Tensor& ids, const Tensor& out);
+
+}  // namespace agoq::ops::cuda

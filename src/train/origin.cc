@@ -1,0 +1,85 @@
+#include "train/origin.h"
+
+#include <algorithm>
+#include <filesystem>
+
+#include "model/hf_folder.h"
+#include "train/run_metadata.h"
+#include "train/state_io.h"
+#include "train/tokenizer.h"
+
+namespace agoq::train {
+namespace {
+
+namespace fs = std::filesystem;
+
+void require_one(const TrainConfig& c) {
+  const int given = !c.model.empty() + !c.model_config.empty() + !c.finetune.empty();
+  require(
+      given <= 1,
+      "--model begins with the weights of a Hugging Face folder, --finetune with those of a run, --model-config with "
+      "random ones: give one of them");
+  require(given == 1, "no model: give --model FOLDER or --model-config {}, or --finetune RUN",
+          fmt::join(model::preset_names(), "|"));
+}
+
+void require_apart(const std::string& finetune, const std::string& save) {
+  if (save.empty()) return;
+  const fs::path source = fs::weakly_canonical(finetune), run = fs::weakly_canonical(save);
+  const bool inside = std::mismatch(run.begin(), run.end(), source.begin(), source.end()).first == run.end();
+  require(!inside, "--finetune {} lies in --save {}: a fine-tuning run needs a folder of its own; give another --save",
+          finetune, save);
+}
+
+Origin origin_of_checkpoint(const std::string& checkpoint) {
+  const RunMetadata run = read_metadata(read_checkpoint_manifest(checkpoint), checkpoint);
+  return {model::config_from_json(run.model, checkpoint), run.settings.tokenizer, run.model_folder};
+}
+
+[[noreturn]] void no_checkpoint(const std::string& finetune) {
+  fail(
+      "--finetune {}: no checkpoint there; give a run folder, its checkpoints folder or one checkpoint, and give a "
+      "Hugging Face folder by --model",
+      finetune);
+}
+
+Origin origin_of(const TrainConfig& c) {
+  if (!c.model_config.empty()) return {model::find_config(c.model_config), "", ""};
+  if (!c.model.empty()) {
+    require(fs::is_directory(c.model), "--model {}: no such folder; presets go with --model-config", c.model);
+    const model::ModelConfig model = model::find_config(c.model);
+    return {model, tokenizer_in(c.model, model), fs::absolute(c.model).lexically_normal().string()};
+  }
+  require_apart(c.finetune, c.save);
+  // A run that has begun needs its source no more.
+  for (const std::string& source : {c.save, c.finetune})
+    if (const auto checkpoint = find_checkpoint(source)) return origin_of_checkpoint(*checkpoint);
+  no_checkpoint(c.finetune);
+}
+
+}  // namespace
+
+Origin find_origin(const TrainConfig& c) {
+  require_one(c);
+  require(c.max_position_embeddings >= 0, "--max-position-embeddings must not be negative, it is {}",
+          c.max_position_embeddings);
+  Origin origin = origin_of(c);
+  if (c.max_position_embeddings > 0) origin.model.max_positions = c.max_position_embeddings;
+  return origin;
+}
+
+std::string load_first_weights(const TrainConfig& c, parallel::TrainingState& state) {
+  if (!c.finetune.empty()) {
+    const auto checkpoint = open_checkpoint(c.finetune);
+    if (!checkpoint) no_checkpoint(c.finetune);
+    load_weights(*checkpoint, state);
+    return fmt::format("begins with the weights of {}", checkpoint->path());
+  }
+  if (c.model.empty())
+    state.params().initialize(state.context(), c.seed);
+  else
+    model::import_weights(state.context(), c.model, state.job().model, state.spec(), state.params());
+  return {};
+}
+
+}  // namespace agoq::train

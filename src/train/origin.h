@@ -1,0 +1,23 @@
+// Where a run begins: with random weights, those of a Hugging Face folder, or those of an earlier run.
+#pragma once
+
+#include <string>
+
+#include "parallel/training_state.h"
+#include "train/config.h"
+
+namespace agoq::train {
+
+struct Origin {
+  model::ModelConfig model;
+  std::string tokenizer;     // that comes with the model (train/tokenizer.h); empty: none is known
+  std::string model_folder;  // Hugging Face folder whose tokenizer, chat template, ... exports carry; empty: none
+};
+
+// What is known before any weight is read. Refuses a fine-tuning run in the folder of the run that it begins with.
+Origin find_origin(const TrainConfig& config);
+
+// Gives the state its first weights. Returns a line for people, or nothing.
+std::string load_first_weights(const TrainConfig& config, parallel::TrainingState& state);
+
+}  // namespace agoq::train

@@ -1,0 +1,178 @@
+// The quick arithmetic of codec/group.h is that of codec/formats.h, bit for bit, and withstands what a GPU's estimates
+// may be off by.
+#include "codec/group.h"
+
+#include <array>
+#include <random>
+
+#include "codec/codec_fixture.h"
+#include "codec/dispatch.h"
+
+namespace agoq::codec {
+namespace {
+
+class Group : public testing::TestWithParam<Codec> {};
+INSTANTIATE_TEST_SUITE_P(Codecs, Group, testing::ValuesIn(kScaledCodecs), CodecName{});
+
+// All significands of one octave, and every exponent with a few: the smallest, the largest and random ones.
+TEST_P(Group, ScaleIsThatOfTheFormat) {
+  dispatch(GetParam(), [&]<class F>() {
+    if constexpr (F::kScaled) {
+      const auto check = [](uint32_t bits) {
+        const auto amax = std::bit_cast<float>(bits);
+        return group_scale<F>(amax).bits == scale_of<F>(amax).bits;
+      };
+      for (uint32_t significand = 0; significand < 1u << 23; ++significand)
+        ASSERT_TRUE(check(0x3f800000u + significand)) << significand;
+      std::mt19937 engine(1);
+      for (uint32_t exponent = 0; exponent < 256; ++exponent)
+        for (int i = 0; i < 2000; ++i) {
+          const uint32_t edge = static_cast<uint32_t>(i < 64 ? i : i < 128 ? 0x7fffff - (i - 64) : engine() & 0x7fffff);
+          ASSERT_TRUE(check(exponent << 23 | edge)) << exponent << " " << edge;
+        }
+    }
+  });
+}
+
+TEST_P(Group, ReciprocalOfEveryScaleIsExactForAnyEstimate) {
+  dispatch(GetParam(), [&]<class F>() {
+    if constexpr (F::kScaled) {
+      for (uint32_t bits = 0x0080; bits <= max_scale_bits<F>(); ++bits) {
+        const Bf16 scale{static_cast<uint16_t>(bits)};
+        const float want = reciprocal(scale);
+        ASSERT_EQ(group_reciprocal<F>(scale), want) << bits;
+        if (bits > 0x7e80) continue;  // its reciprocal is subnormal, and not estimated
+        for (int off = -2; off <= 2; ++off) {
+          const auto estimate = std::bit_cast<float>(std::bit_cast<int32_t>(want) + off);
+          ASSERT_EQ(short_reciprocal(to_float(scale), estimate), want) << bits << ", off by " << off;
+        }
+      }
+    }
+  });
+}
+
+// The largest number over its scale: scales are rounded up, except that the largest scale ends.
+template <class F>
+float largest_scaled() {
+  return std::numeric_limits<float>::max() * reciprocal(Bf16{static_cast<uint16_t>(max_scale_bits<F>())});
+}
+
+// What a block can hold of each format, in its scale.
+template <class F>
+float random_in_range(std::mt19937& engine) {
+  switch (engine() % 6) {
+    case 0:  // any magnitude
+      return std::bit_cast<float>(static_cast<uint32_t>(engine() % (std::bit_cast<uint32_t>(F::max()) + 1)));
+    case 1: {  // between levels, where rounding decides, and next to it
+      const uint32_t code = 1 + static_cast<uint32_t>(engine()) % ((1u << F::kBits) - 1);
+      const float middle = (F::decode(code - 1) + F::decode(code)) / 2;
+      const float near =
+          std::bit_cast<float>(std::bit_cast<uint32_t>(std::fabs(middle)) + static_cast<uint32_t>(engine() % 5) - 2);
+      return near <= F::max() ? near : 0.0f;
+    }
+    case 2:  // a level
+      return std::fmin(std::fabs(F::decode(static_cast<uint32_t>(engine()) % (1u << F::kBits))), F::max());
+    case 3:  // beyond the largest level, as under the largest scale
+      return F::max() + (largest_scaled<F>() - F::max()) * static_cast<float>(engine()) * 0x1p-32f;
+    default:
+      return F::max() * static_cast<float>(engine()) * 0x1p-32f;
+  }
+}
+
+Packed planes(Codec codec, const std::array<uint32_t, kGroup>& codes) {
+  const int bits = code_bits(codec);
+  uint64_t bytes = 0;
+  for (size_t i = 0; i < kGroup; ++i) bytes |= uint64_t{codes[i]} << (8 * i);
+  if (bits == 8) return {static_cast<uint32_t>(bytes), static_cast<uint32_t>(bytes >> 32)};
+  const uint32_t high = bits == 6 ? pack_tops2(bytes) : bits == 5 ? pack_tops1(bytes) : 0u;
+  return {pack_nibbles(bytes), high};
+}
+
+TEST_P(Group, EncodesAsTheFormatDoes) {
+  dispatch(GetParam(), [&]<class F>() {
+    if constexpr (F::kScaled) {
+      std::mt19937 engine(2);
+      for (int round = 0; round < 200000; ++round) {
+        Numbers x;
+        std::array<uint32_t, kGroup> nearest{}, drawn{};
+        const float inv = round % 3 == 0 ? 1.0f : round % 3 == 1 ? 0x1p20f : 0x1p-7f;
+        Stochastic rounding{{}};
+        for (uint32_t& word : rounding.words) word = static_cast<uint32_t>(engine());
+        for (int i = 0; i < kGroup; ++i) {
+          const float y = random_in_range<F>(engine);
+          x[i] = (engine() & 1 ? y : -y) / inv;
+          nearest[static_cast<size_t>(i)] = F::encode(scaled<F>(x[i], inv));
+          drawn[static_cast<size_t>(i)] = F::encode(scaled<F>(x[i], inv), draw16(rounding.words, i));
+        }
+        const Packed a = encode_group<F>(x, inv, Nearest{}), b = encode_group<F>(x, inv, rounding);
+        const Packed want_a = planes(GetParam(), nearest), want_b = planes(GetParam(), drawn);
+        ASSERT_TRUE(a.low == want_a.low && a.high == want_a.high) << "nearest, round " << round;
+        ASSERT_TRUE(b.low == want_b.low && b.high == want_b.high) << "stochastic, round " << round;
+      }
+    }
+  });
+}
+
+TEST_P(Group, DecodesEveryCodeAsTheFormatDoes) {
+  dispatch(GetParam(), [&]<class F>() {
+    if constexpr (F::kScaled) {
+      std::mt19937 engine(3);
+      for (uint32_t round = 0; round < 20000; ++round) {
+        std::array<uint32_t, kGroup> codes{};
+        for (uint32_t& code : codes) code = static_cast<uint32_t>(engine()) % (1u << F::kBits);
+        const uint32_t most = max_scale_bits<F>();
+        const Bf16 scale{static_cast<uint16_t>(round % 100 ? 0x0080 + engine() % (most - 0x80) : kNanScale)};
+        Numbers x;
+        decode_group<F>(planes(GetParam(), codes), to_float(scale), x);
+        for (size_t i = 0; i < kGroup; ++i) {
+          const float want = F::decode(codes[i]) * to_float(scale);
+          if (std::isnan(want)) {
+            ASSERT_TRUE(std::isnan(x[i]));
+          } else {
+            ASSERT_EQ(std::bit_cast<uint32_t>(x[i]), std::bit_cast<uint32_t>(want)) << "code " << codes[i];
+          }
+        }
+      }
+    }
+  });
+}
+
+// Every root with the numbers around its cube and around the next, for estimates that are off either way.
+TEST(Cubes, PlaceIsExactForAnyEstimate) {
+  std::mt19937 engine(4);
+  for (int root = 0; root <= 255; ++root) {
+    const float cube = static_cast<float>(root * root * root),
+                next = static_cast<float>((root + 1) * (root + 1) * (root + 1));
+    for (int i = 0; i < 3000; ++i) {
+      float a = cube + (next - cube) * static_cast<float>(engine()) * 0x1p-32f;
+      if (i < 10) a = std::bit_cast<float>(std::bit_cast<uint32_t>(cube) + static_cast<uint32_t>(i));
+      if (i >= 10 && i < 20) a = std::bit_cast<float>(std::bit_cast<uint32_t>(next) - static_cast<uint32_t>(i - 9));
+      if (a >= next) continue;
+      for (const float off : {-0.45f, -0.01f, 0.0f, 0.01f, 0.45f}) {
+        const CubePlace place = place_in_cubes(a, std::fmax(std::cbrt(a) + off, 0.0f));
+        ASSERT_EQ(place.root, 0x4b000000u + static_cast<uint32_t>(root)) << a << " off by " << off;
+        ASSERT_EQ(place.above, a - cube);
+        ASSERT_EQ(place.gap, next - cube);
+      }
+    }
+  }
+}
+
+// Gaps between cubes divide what a number can have above a cube, from every estimate of their reciprocals.
+TEST(Cubes, QuotientIsExactForAnyEstimate) {
+  std::mt19937 engine(5);
+  for (int root = 0; root <= 255; ++root) {
+    const float gap = static_cast<float>(3 * root * root + 3 * root + 1);
+    for (int off = -2; off <= 2; ++off) {
+      const float y = short_reciprocal(gap, std::bit_cast<float>(std::bit_cast<int32_t>(1.0f / gap) + off));
+      ASSERT_EQ(y, 1.0f / gap);
+      for (int i = 0; i < 2000; ++i) {
+        const float a = std::ldexp(gap, 16) * static_cast<float>(engine()) * 0x1p-32f;
+        ASSERT_EQ(short_quotient(a, gap, y), a / gap) << a << " / " << gap;
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace agoq::codec

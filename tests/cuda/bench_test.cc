@@ -1,0 +1,58 @@
+#include "bench/bench.h"
+
+#include "bench/steps.h"
+#include "cuda/pair.h"
+#include "device/stopwatch.h"
+#include "train/config.h"
+
+namespace agoq::bench {
+namespace {
+
+class BenchCuda : public ops::test::CudaTest {};
+
+train::TrainConfig small_config() {
+  train::TrainConfig config;
+  config.model_config = "demo";
+  config.seq_length = 128;
+  config.device = "cuda";
+  return config;
+}
+
+TEST_F(BenchCuda, AStopwatchMeasuresTheStream) {
+  const Tensor a = arena->allocate("a", DType::U8, {int64_t{64} << 20});
+  const Tensor b = arena->allocate("b", DType::U8, a.shape);
+  Stopwatch watch(g());
+  watch.mark();
+  for (int i = 0; i < 10; ++i) copy(g(), a, b);
+  watch.mark();
+  const double seconds = watch.take().at(0);
+  EXPECT_GT(seconds, 10 * 2.0 * static_cast<double>(a.bytes()) / 20e12) << "faster than any memory";
+  EXPECT_LT(seconds, 1);
+}
+
+TEST_F(BenchCuda, MeasuresEveryOpAndALayer) {
+  const train::TrainConfig given = small_config();
+  const model::ModelConfig model = train::resolve_model(given);
+  const parallel::Job job = train::make_job(train::resolved(given, model, Device::Cuda), model);
+  Bench bench(Device::Cuda, job);
+  EXPECT_GT(bench.copy_bandwidth(0.01), 1e10);
+  EXPECT_GT(bench.sustained_flops(0.01), 1e9);
+  for (const std::vector<Op>& ops : {layer_ops(job), end_ops(job), codec_ops(job)})
+    for (const Measured& op : bench.measure(ops, 1e-3)) EXPECT_GT(op.seconds, 0) << op.name;
+  const LayerTimes layer = bench.measure_layer(0.01);
+  EXPECT_GT(layer.forward, 0);
+  EXPECT_GT(layer.backward, 0);
+  EXPECT_GT(layer.optimizer, 0);
+}
+
+TEST_F(BenchCuda, MeasuresSteps) {
+  const train::TrainConfig given = small_config();
+  const model::ModelConfig model = train::resolve_model(given);
+  const StepTimes t = measure_steps(train::resolved(given, model, Device::Cuda), model, Device::Cuda, 0.05);
+  EXPECT_GT(t.tokens_per_second, 0);
+  EXPECT_TRUE(std::isfinite(t.loss));
+  EXPECT_GE(t.driver_bytes, t.planned_bytes);
+}
+
+}  // namespace
+}  // namespace agoq::bench

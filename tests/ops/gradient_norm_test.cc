@@ -1,0 +1,58 @@
+#include "ops/gradient_norm.h"
+
+#include "support.h"
+
+namespace agoq::ops {
+namespace {
+
+using codec::Codec;
+using test::TestContext;
+using test::Values;
+
+TEST(SquaredNorms, SumSquaresOfWhatIsStored) {
+  TestContext t;
+  std::vector<codec::Quantized> grads;
+  for (Codec codec : {Codec::Fp32, Codec::Bf16, Codec::Int8, Codec::Fp8}) {
+    grads.push_back(t.kept(codec, 31, codec::RowBlocks(200, 100)));
+    codec::encode(t.ctx, t.random({31, 200}, 0.1, DType::F32), grads.back());
+  }
+  const Tensor squares = t.zeros({4}, DType::F32);
+  squared_norms(t.ctx, grads, squares);
+  for (size_t i = 0; i < grads.size(); ++i) {
+    const Values decoded = test::values(t.decoded(grads[i]));
+    const double want = test::dot(decoded, decoded);
+    EXPECT_NEAR(test::get(squares, static_cast<int64_t>(i)), want, want * 1e-7);
+  }
+}
+
+TEST(SquaredNorms, SameBitsUnderAnyNumberOfThreadsAndNoDamageHidden) {
+  TestContext t;
+  const std::vector<codec::Quantized> g = {t.kept(Codec::Fp8, 100, codec::RowBlocks(333))};
+  const Tensor x = t.random({100, 333}, 1, DType::F32), out = t.zeros({1}, DType::F32);
+  const auto norm = [&](int threads) {
+    codec::encode(t.ctx, x, g[0]);
+    return test::with_threads(threads, [&] { return squared_norms(t.ctx, g, out), test::get(out, 0); });
+  };
+  EXPECT_EQ(norm(1), norm(2));
+  for (float bad : {std::nanf(""), INFINITY, -INFINITY}) {
+    x.as<float>()[777] = bad;
+    EXPECT_FALSE(std::isfinite(norm(2)));
+  }
+}
+
+TEST(SquaredNorms, RefuseAResultOfAnotherSize) {
+  TestContext t;
+  const std::vector<codec::Quantized> g = {t.kept(Codec::Fp8, 10, codec::RowBlocks(33))};
+  EXPECT_THROW(squared_norms(t.ctx, g, t.zeros({2}, DType::F32)), Error);
+}
+
+TEST(SquaredNorms, DryRunCountsTheSameBytes) {
+  test::expect_same_peak(DType::F32, [](TestContext& t) {
+    const std::vector<codec::Quantized> g = {t.kept(Codec::Int8, 10, codec::RowBlocks(33)),
+                                             t.kept(Codec::Int8, 50, codec::RowBlocks(33))};
+    squared_norms(t.ctx, g, t.zeros({2}, DType::F32));
+  });
+}
+
+}  // namespace
+}  // namespace agoq::ops

@@ -1,0 +1,170 @@
+#include "train/trainer.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <filesystem>
+
+#include "base/scratch_folder.h"
+#include "model/error_of.h"
+#include "train/settings.h"
+
+namespace agoq::train {
+namespace {
+
+using testing::HasSubstr;
+
+// Bytes to learn from, and a model small enough to step in a moment.
+class TrainerTest : public testing::Test {
+ protected:
+  TrainerTest() {
+    std::string text;
+    for (int i = 0; i < 400; ++i) text += "line " + std::to_string(i * i % 97) + " of a text\n";
+    write_plainly(scratch_.file("text.txt"), text);
+    write_plainly(scratch_.file("config.json"),
+                  R"({"model_type": "llama", "vocab_size": 257, "hidden_size": 32, "intermediate_size": 64,
+                      "num_hidden_layers": 1, "num_attention_heads": 2, "max_position_embeddings": 64})");
+    config_.model_config = scratch_.file("config.json");
+    config_.data_path = {scratch_.file("text.txt")};
+    config_.seq_length = 16;
+    config_.micro_batch_size = 2;
+    config_.global_batch_size = 4;
+    config_.train_iters = 30;
+    config_.main_params_dtype = "fp32";
+  }
+  // The first number of the head's weight.
+  static float& a_weight(Trainer& trainer) {
+    parallel::TrainingState& state = trainer.state();
+    return state.params().at(state.params().head_id()).value.as<float>()[0];
+  }
+
+  ScratchFolder scratch_;
+  TrainConfig config_;
+  std::atomic<bool> stop_{false};
+};
+
+TEST_F(TrainerTest, TwentySkippedStepsInARowEndTheRunAndNameTheTensor) {
+  std::vector<StepMetrics> steps;
+  Observer observer;
+  observer.on_step = [&](const StepMetrics& m) { steps.push_back(m); };
+  Trainer trainer(config_, observer);
+  a_weight(trainer) = NAN;
+  EXPECT_THAT(error_of([&] { trainer.run(stop_); }),
+              HasSubstr("20 steps in a row had non-finite gradients, first in embedding"));
+  ASSERT_EQ(steps.size(), 19u);
+  for (size_t i = 0; i < steps.size(); ++i) EXPECT_EQ(steps[i].skipped, static_cast<int64_t>(i) + 1);
+  EXPECT_EQ(trainer.state().optimizer().updates(trainer.state().context()), 0);
+}
+
+TEST_F(TrainerTest, SkippedStepsThatAreNotInARowDoNot) {
+  Trainer* running = nullptr;
+  float healthy = 0;
+  Observer observer;
+  observer.on_step = [&](const StepMetrics& m) {
+    if (m.step == 3) a_weight(*running) = NAN;
+    if (m.step == 3 + 19) a_weight(*running) = healthy;
+  };
+  Trainer trainer(config_, observer);
+  running = &trainer;
+  healthy = a_weight(trainer);
+  const Summary summary = trainer.run(stop_);
+  EXPECT_EQ(summary.step, 30);
+  EXPECT_EQ(summary.skipped, 19);
+  EXPECT_EQ(trainer.state().optimizer().updates(trainer.state().context()), 11);
+  EXPECT_TRUE(std::isfinite(summary.train_loss));
+}
+
+// What continuing a saved run with one change says: "" if it went on, otherwise the error.
+class ResumedRun : public TrainerTest {
+ protected:
+  ResumedRun() {
+    config_.train_iters = 2;
+    config_.save = scratch_.file("run");
+    Trainer(config_).run(stop_);
+  }
+  std::string with(std::string_view setting, const std::vector<std::string>& words) {
+    TrainConfig changed = config_;
+    assign(changed, find_setting(setting), words);
+    changed.train_iters = 3;
+    std::filesystem::remove_all(scratch_.file("copy"));
+    std::filesystem::copy(config_.save, scratch_.file("copy"), std::filesystem::copy_options::recursive);
+    changed.save = scratch_.file("copy");
+    const std::string error = error_of([&] { Trainer(changed).run(stop_); });
+    return error == "no error" ? "" : error;
+  }
+};
+
+TEST_F(ResumedRun, OperationAndSpellingMayChange) {
+  std::filesystem::copy(scratch_.file("text.txt"), scratch_.file("renamed.txt"));
+  write_plainly(
+      scratch_.file("respelled.json"),
+      R"({"model_type": "llama", "vocab_size": 257, "hidden_size": 32, "intermediate_size": 64, "head_dim": 16,
+                    "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2, "use_cache": false,
+                    "max_position_embeddings": 128, "torch_dtype": "float16", "eos_token_id": 7, "rope_theta": 10000.0})");
+  const std::vector<std::pair<std::string, std::string>> changes = {{"data-path", scratch_.file("renamed.txt")},
+                                                                    {"model-config", scratch_.file("respelled.json")},
+                                                                    {"micro-batch-size", "1"},
+                                                                    {"lr", "1e-4"},
+                                                                    {"lr-decay-style", "linear"},
+                                                                    {"weight-decay", "0"},
+                                                                    {"activation-policy", "paper"},
+                                                                    {"recompute-granularity", "full"},
+                                                                    {"main-grads-dtype", "fp32"},
+                                                                    {"main-params-dtype", "split"},
+                                                                    {"compute-dtype", "bf16"},
+                                                                    {"eod-token", "9"},
+                                                                    {"eval-interval", "1"},
+                                                                    {"save-interval", "1"},
+                                                                    {"keep-checkpoints", "7"},
+                                                                    {"threads", "1"},
+                                                                    {"sample-tokens", "2"}};
+  for (const auto& [setting, value] : changes) EXPECT_EQ(with(setting, {value}), "") << setting;
+}
+
+TEST_F(ResumedRun, WhatMakesItThisRunMayNot) {
+  std::string text = read_plainly(scratch_.file("text.txt"));
+  text[100] ^= 1;
+  write_plainly(scratch_.file("other.txt"), text);
+  std::string wider = read_plainly(config_.model_config);
+  wider.replace(wider.find("64"), 2, "96");
+  write_plainly(scratch_.file("wider.json"), wider);
+  const auto refused = [&](const std::string& setting, const std::string& value, const std::string& difference) {
+    EXPECT_THAT(with(setting, {value}), HasSubstr("\n  " + difference)) << setting;
+  };
+  refused("data-path", scratch_.file("other.txt"), "data[0].fingerprint: saved ");
+  refused("valid-fraction", "0.3", "data[0].samples: saved ");
+  refused("model-config", scratch_.file("wider.json"), "model.intermediate_size: saved 64, now 96");
+  refused("seq-length", "8", "seq-length: saved 16, now 8");
+  refused("global-batch-size", "8", "global-batch-size: saved 4, now 8");
+  refused("seed", "7", "seed: saved 1234, now 7");
+  refused("eod-mask-loss", "true", "eod-mask-loss: saved false, now true");
+  refused("exp-avg-dtype", "fp32", "exp-avg-dtype: saved \"8bit\", now \"fp32\"");
+}
+
+TEST_F(TrainerTest, ThePlanComesBeforeTheFirstStepAndStays) {
+  config_.train_iters = 1;
+  int plans = 0, steps = 0;
+  plan::Layout told;
+  Observer observer;
+  observer.on_plan = [&](const RunPlan& plan) {
+    EXPECT_EQ(steps, 0);
+    told = plan.layout;
+    ++plans;
+  };
+  observer.on_step = [&](const StepMetrics& m) {
+    EXPECT_EQ(m.memory_bytes, told.total);
+    ++steps;
+  };
+  Trainer trainer(config_, observer);
+  trainer.run(stop_);
+  EXPECT_EQ(plans, 1);
+  EXPECT_EQ(trainer.plan().layout.total, told.total);
+  EXPECT_NEAR(trainer.plan().bytes_per_parameter(trainer.plan().reference), 18, 0.2);
+  // In bf16 of each token: x1, n1, x2, n2 and o; q, k and v; gate, up and h. A few fp32 statistics come on top.
+  const double saved = trainer.plan().saved_bytes_per_token_layer(trainer.plan().reference);
+  EXPECT_NEAR(saved, 2 * (5 * 32 + 3 * 32 + 3 * 64), 32);
+}
+
+}  // namespace
+}  // namespace agoq::train
