@@ -9,6 +9,10 @@
 
 namespace agoq {
 
+namespace comm {
+class ProcessGroup;
+}
+
 // Where the documents of a micro-batch lie, as far as the host knows it. Only the speed of attention depends on it:
 // what it must compute is said by Context::document_start, and without this a GPU goes by that alone, slowly.
 struct Documents {
@@ -44,7 +48,8 @@ class Context {
   Tensor document_start;  // [T] int32: index in this micro-batch of the first token of the token's document (attention)
   Documents documents;
   bool deterministic = false;  // same bits every time, on a GPU too, where attention's gradient is slower for it
-  Profile* profile = nullptr;  // seconds by kind of op, when someone asks
+  const comm::ProcessGroup* tensor = nullptr;  // the ranks that hold one layer together; none: this one holds all of it
+  Profile* profile = nullptr;                  // seconds by kind of op, when someone asks
 
  private:
   Arena* arena_;
