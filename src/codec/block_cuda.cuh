@@ -19,6 +19,18 @@ using codec::kGroup;               // numbers of a lane
 using codec::Numbers;
 inline constexpr unsigned kWholeWarp = 0xffffffffu;
 
+// How many of its eight numbers a lane has: an int from 0 to 8, or this where rows are made of whole blocks and their
+// numbers and codes are aligned. No other way of reading and writing them is then compiled.
+struct AllOrNone {
+  bool all = false;
+};
+__device__ inline bool any(int n) {
+  return n > 0;
+}
+__device__ inline bool any(AllOrNone n) {
+  return n.all;
+}
+
 // --- plain numbers -------------------------------------------------------------------------------------------------
 
 template <class Word>
@@ -60,6 +72,13 @@ __device__ inline Float8 fetch8(const float* p, int n) {
   const auto number = [&](int i) { return i < n ? p[i] : 0.0f; };
   return {{number(0), number(1), number(2), number(3)}, {number(4), number(5), number(6), number(7)}};
 }
+__device__ inline uint4 fetch8(const Bf16* p, AllOrNone n) {
+  return n.all ? *reinterpret_cast<const uint4*>(p) : uint4{};
+}
+__device__ inline Float8 fetch8(const float* p, AllOrNone n) {
+  if (!n.all) return {};
+  return {*reinterpret_cast<const float4*>(p), *(reinterpret_cast<const float4*>(p) + 1)};
+}
 __device__ inline void unpack8(const uint4& w, Numbers& x) {
   const uint32_t words[4] = {w.x, w.y, w.z, w.w};
 #pragma unroll
@@ -72,29 +91,31 @@ __device__ inline void unpack8(const Float8& f, Numbers& x) {
   x[0] = f.low.x, x[1] = f.low.y, x[2] = f.low.z, x[3] = f.low.w;
   x[4] = f.high.x, x[5] = f.high.y, x[6] = f.high.z, x[7] = f.high.w;
 }
-template <class Number>
-__device__ inline void load8(const Number* p, int n, Numbers& x) {
+template <class Number, class Count>
+__device__ inline void load8(const Number* p, Count n, Numbers& x) {
   unpack8(fetch8(p, n), x);
 }
-__device__ inline void store8(Bf16* p, int n, const Numbers& x) {
-  if (n == kGroup && aligned<uint4>(p)) {
+__device__ inline void store8(Bf16* p, AllOrNone n, const Numbers& x) {
+  if (n.all)
     *reinterpret_cast<uint4*>(p) =
         make_uint4(pack_bf16(x[0], x[1]), pack_bf16(x[2], x[3]), pack_bf16(x[4], x[5]), pack_bf16(x[6], x[7]));
-  } else {
+}
+__device__ inline void store8(float* p, AllOrNone n, const Numbers& x) {
+  if (!n.all) return;
+  reinterpret_cast<float4*>(p)[0] = make_float4(x[0], x[1], x[2], x[3]);
+  reinterpret_cast<float4*>(p)[1] = make_float4(x[4], x[5], x[6], x[7]);
+}
+__device__ inline void store8(Bf16* p, int n, const Numbers& x) {
+  if (n == kGroup && aligned<uint4>(p)) return store8(p, AllOrNone{true}, x);
 #pragma unroll
-    for (int i = 0; i < kGroup; ++i)
-      if (i < n) p[i].bits = static_cast<uint16_t>(pack_bf16(x[i], 0.0f));
-  }
+  for (int i = 0; i < kGroup; ++i)
+    if (i < n) p[i].bits = static_cast<uint16_t>(pack_bf16(x[i], 0.0f));
 }
 __device__ inline void store8(float* p, int n, const Numbers& x) {
-  if (n == kGroup && aligned<float4>(p)) {
-    reinterpret_cast<float4*>(p)[0] = make_float4(x[0], x[1], x[2], x[3]);
-    reinterpret_cast<float4*>(p)[1] = make_float4(x[4], x[5], x[6], x[7]);
-  } else {
+  if (n == kGroup && aligned<float4>(p)) return store8(p, AllOrNone{true}, x);
 #pragma unroll
-    for (int i = 0; i < kGroup; ++i)
-      if (i < n) p[i] = x[i];
-  }
+  for (int i = 0; i < kGroup; ++i)
+    if (i < n) p[i] = x[i];
 }
 
 // The first n of sizeof(Word) bytes.
@@ -114,6 +135,15 @@ __device__ inline void store_bytes(uint8_t* p, int n, Word word) {
   }
 }
 
+template <class Word>
+__device__ inline Word load_bytes(const uint8_t* p, AllOrNone n) {
+  return n.all ? *reinterpret_cast<const Word*>(p) : Word{};
+}
+template <class Word>
+__device__ inline void store_bytes(uint8_t* p, AllOrNone n, Word word) {
+  if (n.all) *reinterpret_cast<Word*>(p) = word;
+}
+
 // --- where numbers lie ----------------------------------------------------------------------------------------------
 
 // A lane's share of a block of a row.
@@ -126,8 +156,19 @@ struct Place {
   int offset = 0;  // of the block's codes in the row's codes, in bytes
 };
 
+// The same in a row of whole blocks.
+struct WholePlace {
+  int block = 0, lane = 0, col = 0;
+  AllOrNone n;
+  static constexpr int size = kBlock;
+  int offset = 0;
+};
+
 __host__ __device__ constexpr int ceil_div(int a, int b) {
   return (a + b - 1) / b;
+}
+__device__ constexpr AllOrNone ceil_div(AllOrNone n, int) {  // the bytes that have the codes of n numbers
+  return n;
 }
 
 // Bytes of the codes of n numbers, without a switch over codecs (host: block_bytes).
@@ -212,35 +253,41 @@ struct View {
     view.scales += rows * row.blocks;
     return view;
   }
-  __device__ uint8_t* codes_of(int64_t r, const Place& p) const { return codes + r * row_bytes + p.offset; }
-  __device__ Bf16* scale_of(int64_t r, const Place& p) const { return scales + r * row.blocks + p.block; }
+  template <class P>
+  __device__ uint8_t* codes_of(int64_t r, const P& p) const {
+    return codes + r * row_bytes + p.offset;
+  }
+  template <class P>
+  __device__ Bf16* scale_of(int64_t r, const P& p) const {
+    return scales + r * row.blocks + p.block;
+  }
 };
 
 // --- a lane's codes --------------------------------------------------------------------------------------------------
 
 // A group's codes <-> the planes of a block (docs/formats.md, layout). `block` points to the block's codes.
-template <class F>
-__device__ inline void store_codes(uint8_t* block, const Place& p, const Packed& codes) {
+template <class F, class P>
+__device__ inline void store_codes(uint8_t* block, const P& p, const Packed& codes) {
   if constexpr (F::kBits == 8) {
     store_bytes(block + p.lane * 8, p.n, uint64_t{codes.high} << 32 | codes.low);
   } else {
     store_bytes(block + p.lane * 4, ceil_div(p.n, 2), codes.low);
     uint8_t* top = block + ceil_div(p.size, 2);
     if constexpr (F::kBits == 5)
-      if (p.n > 0) top[p.lane] = static_cast<uint8_t>(codes.high);
+      if (any(p.n)) top[p.lane] = static_cast<uint8_t>(codes.high);
     if constexpr (F::kBits == 6) store_bytes(top + p.lane * 2, ceil_div(p.n, 4), static_cast<uint16_t>(codes.high));
   }
 }
 
-template <class F>
-__device__ inline Packed load_codes(const uint8_t* block, const Place& p) {
+template <class F, class P>
+__device__ inline Packed load_codes(const uint8_t* block, const P& p) {
   if constexpr (F::kBits == 8) {
     const uint64_t codes = load_bytes<uint64_t>(block + p.lane * 8, p.n);
     return {static_cast<uint32_t>(codes), static_cast<uint32_t>(codes >> 32)};
   } else {
     Packed codes{load_bytes<uint32_t>(block + p.lane * 4, ceil_div(p.n, 2)), 0};
     const uint8_t* top = block + ceil_div(p.size, 2);
-    if constexpr (F::kBits == 5) codes.high = p.n > 0 ? top[p.lane] : 0u;
+    if constexpr (F::kBits == 5) codes.high = any(p.n) ? top[p.lane] : 0u;
     if constexpr (F::kBits == 6) codes.high = load_bytes<uint16_t>(top + p.lane * 2, ceil_div(p.n, 4));
     return codes;
   }
@@ -284,21 +331,21 @@ struct Draws {
         first_block(rounding.first_block),
         blocks_per_row(rounding.blocks_per_row ? rounding.blocks_per_row : row.blocks()),
         stochastic(rounding.stochastic) {}
-  __device__ Stochastic of(int64_t r, const Place& p) const {
+  template <class P>
+  __device__ Stochastic of(int64_t r, const P& p) const {
     const int64_t block = (first_row + r) * blocks_per_row + first_block + p.block;
     return {rounding_draws(key, static_cast<uint64_t>(block) * kLanes + static_cast<uint64_t>(p.lane))};
   }
 };
 
 // x (zeros behind p.n) -> codes and scale of row r, with the draws of its group, or none.
-template <class F, class Rounded>
-__device__ inline void encode_rounded(const View& q, int64_t r, const Place& p, const Numbers& x,
-                                      const Rounded& rounding) {
+template <class F, class P, class Rounded>
+__device__ inline void encode_rounded(const View& q, int64_t r, const P& p, const Numbers& x, const Rounded& rounding) {
   if constexpr (F::kScaled) {
     const Bf16 scale = group_scale<F>(block_amax(x));
     const Packed codes = encode_group<F>(x, group_reciprocal<F>(scale), rounding);
-    if (p.n > 0) store_codes<F>(q.codes_of(r, p), p, carries_codes(scale) ? codes : Packed{});
-    if (p.n > 0 && p.lane == 0) *q.scale_of(r, p) = scale;
+    if (any(p.n)) store_codes<F>(q.codes_of(r, p), p, carries_codes(scale) ? codes : Packed{});
+    if (any(p.n) && p.lane == 0) *q.scale_of(r, p) = scale;
   } else {
     using Number = typename F::Stored;
     Numbers rounded;
@@ -313,12 +360,12 @@ __device__ inline void encode_rounded(const View& q, int64_t r, const Place& p, 
   }
 }
 // The same to the nearest, and as `draws` says.
-template <class F>
-__device__ inline void encode(const View& q, int64_t r, const Place& p, const Numbers& x) {
+template <class F, class P>
+__device__ inline void encode(const View& q, int64_t r, const P& p, const Numbers& x) {
   encode_rounded<F>(q, r, p, x, Nearest{});
 }
-template <class F>
-__device__ inline void encode(const View& q, int64_t r, const Place& p, const Numbers& x, const Draws& draws) {
+template <class F, class P>
+__device__ inline void encode(const View& q, int64_t r, const P& p, const Numbers& x, const Draws& draws) {
   if (draws.stochastic)
     encode_rounded<F>(q, r, p, x, draws.of(r, p));
   else
@@ -337,9 +384,9 @@ struct Fetched<F, false> {
 };
 
 // Codes of row r -> x, zeros behind p.n; in two parts where several loads shall overlap.
-template <class F>
-__device__ inline Fetched<F> fetch(const View& q, int64_t r, const Place& p) {
-  if (p.n == 0) return {};
+template <class F, class P>
+__device__ inline Fetched<F> fetch(const View& q, int64_t r, const P& p) {
+  if (!any(p.n)) return {};
   if constexpr (F::kScaled)
     return {load_codes<F>(q.codes_of(r, p), p), *q.scale_of(r, p)};
   else
@@ -352,8 +399,8 @@ __device__ inline void decode(const Fetched<F>& fetched, Numbers& x) {
   else
     unpack8(fetched.numbers, x);
 }
-template <class F>
-__device__ inline void decode(const View& q, int64_t r, const Place& p, Numbers& x) {
+template <class F, class P>
+__device__ inline void decode(const View& q, int64_t r, const P& p, Numbers& x) {
   decode<F>(fetch<F>(q, r, p), x);
 }
 

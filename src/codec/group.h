@@ -172,7 +172,11 @@ inline constexpr float kUnit = 0x1p23f;  // numbers from here to 2^24 are a unit
 inline constexpr uint32_t kUnitBits = (23u + 127u) << 23;
 
 AGOQ_HD inline float magnitude(float y) {
+#if defined(__CUDA_ARCH__)
+  return fabsf(y);  // costs nothing where an instruction of the FPU takes it
+#else
   return std::bit_cast<float>(std::bit_cast<uint32_t>(y) & kAbsMask);
+#endif
 }
 AGOQ_HD inline float lesser(float a, float b) {
 #if defined(__CUDA_ARCH__)
@@ -194,13 +198,12 @@ struct Stochastic {
   AGOQ_HD uint32_t draw(int i) const { return draw16(words, i); }
 };
 
-// The code of |y|, e2m1, e2m2 or e2m3, plus 2^23, in units of 1 / kFine. Codes are a concave function of magnitudes,
-// the least of one straight line for each exponent; rounding keeps order, so the least of the rounded lines is the
-// code.
+// The code of a magnitude, e2m1, e2m2 or e2m3, plus 2^23, in units of 1 / kFine. Codes are a concave function of
+// magnitudes, the least of one straight line for each exponent; rounding keeps order, so the least of the rounded lines
+// is the code.
 template <class F, int kFine>
-AGOQ_HD inline float code_of_magnitude(float y) {
+AGOQ_HD inline float code_of_magnitude(float a) {
   constexpr float kSlope = kFine << F::kMantissaBits;
-  const float a = magnitude(y);
   const float low = multiply_add(a, kSlope, kUnit), middle = multiply_add(a, kSlope / 2, kUnit + kSlope);
   const float high = multiply_add(a, kSlope / 4, kUnit + 2 * kSlope);
   return lesser(lesser(low, middle), high);
@@ -214,30 +217,32 @@ AGOQ_HD inline uint32_t draw_up(float fine, uint32_t draw) {
   return (bits < kMost ? bits : kMost) + draw;
 }
 
-// The bytes of codes with the signs of y on top of their kBits bits.
+// The bytes of codes with the signs of x on top of their kBits bits.
 template <int kBits>
-AGOQ_HD inline Packed with_signs(const Packed& bytes, const Words& y) {
+AGOQ_HD inline Packed with_signs(const Packed& bytes, const Words& x) {
   constexpr int kDown = 8 - kBits;
-  return {bytes.low | (gather<3, 1>(y, 0) & 0x80808080u) >> kDown,
-          bytes.high | (gather<3, 1>(y, 4) & 0x80808080u) >> kDown};
+  return {bytes.low | (gather<3, 1>(x, 0) & 0x80808080u) >> kDown,
+          bytes.high | (gather<3, 1>(x, 4) & 0x80808080u) >> kDown};
 }
 
+// Of x · inv, whose signs are those of x.
 template <class F, class Rounded>
-AGOQ_HD inline Packed encode_short(const Words& y, const Rounded& rounding) {
+AGOQ_HD inline Packed encode_short(const Numbers& x, float inv, const Rounded& rounding) {
   constexpr int kByte = Rounded::kDraws ? 2 : 0;
-  Words codes;
+  Words signs, codes;
   for (int i = 0; i < kGroup; ++i) {
-    const float number = std::bit_cast<float>(y[i]);
+    signs[i] = std::bit_cast<uint32_t>(x[i]);
+    const float a = magnitude(x[i]) * inv;
     if constexpr (Rounded::kDraws)
-      codes[i] = draw_up<F>(code_of_magnitude<F, 65536>(number), rounding.draw(i));
+      codes[i] = draw_up<F>(code_of_magnitude<F, 65536>(a), rounding.draw(i));
     else
-      codes[i] = std::bit_cast<uint32_t>(code_of_magnitude<F, 1>(number));
+      codes[i] = std::bit_cast<uint32_t>(code_of_magnitude<F, 1>(a));
   }
   if constexpr (F::kBits == 4) {
-    const uint32_t even = gather<3, 2, true>(y, 0), odd = gather<3, 2>(y, 1);
+    const uint32_t even = gather<3, 2, true>(signs, 0), odd = gather<3, 2>(signs, 1);
     return {pack4<kByte>(codes).low | (even & 0x08080808u) | (odd & 0x80808080u), 0};
   } else {
-    return pack_bytes<F::kBits>(with_signs<F::kBits>(pack8<kByte>(codes), y));
+    return pack_bytes<F::kBits>(with_signs<F::kBits>(pack8<kByte>(codes), signs));
   }
 }
 
@@ -301,16 +306,18 @@ AGOQ_HD inline Packed encode_others(const Words& y, const Rounded& rounding) {
 // Eight numbers x of a block whose scale has the reciprocal inv -> codes.
 template <class F, class Rounded>
 AGOQ_HD inline Packed encode_group(const Numbers& x, float inv, const Rounded& rounding) {
-  Words y;
-  for (int i = 0; i < kGroup; ++i) y[i] = std::bit_cast<uint32_t>(scaled<F>(x[i], inv));
-  if constexpr (F::kLevels == Levels::Short)
-    return encode_short<F>(y, rounding);
-  else if constexpr (F::kLevels == Levels::Integer)
-    return encode_integers<F>(y, rounding);
-  else if constexpr (F::kLevels == Levels::Cube)
-    return encode_cubes<F>(y, rounding);
-  else
-    return encode_others<F>(y, rounding);
+  if constexpr (F::kLevels == Levels::Short) {
+    return encode_short<F>(x, inv, rounding);
+  } else {
+    Words y;
+    for (int i = 0; i < kGroup; ++i) y[i] = std::bit_cast<uint32_t>(scaled<F>(x[i], inv));
+    if constexpr (F::kLevels == Levels::Integer)
+      return encode_integers<F>(y, rounding);
+    else if constexpr (F::kLevels == Levels::Cube)
+      return encode_cubes<F>(y, rounding);
+    else
+      return encode_others<F>(y, rounding);
+  }
 }
 
 // --- decode ---------------------------------------------------------------------------------------------------------

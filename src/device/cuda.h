@@ -21,12 +21,17 @@ inline cudaStream_t stream(const Context& ctx) {
 }
 
 #if defined(__CUDACC__)
-// Starts a kernel on the context's stream.
+// Starts a kernel on the context's stream; its CTAs have `shared` bytes of memory beside what it declares.
+template <class... Parameters, class... Arguments>
+void launch_with(const Context& ctx, void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared,
+                 Arguments&&... arguments) {
+  if (grid.x == 0 || grid.y == 0) return;
+  kernel<<<grid, block, shared, stream(ctx)>>>(std::forward<Arguments>(arguments)...);
+  AGOQ_CUDA_CHECK(cudaGetLastError());
+}
 template <class... Parameters, class... Arguments>
 void launch(const Context& ctx, void (*kernel)(Parameters...), dim3 grid, dim3 block, Arguments&&... arguments) {
-  if (grid.x == 0 || grid.y == 0) return;
-  kernel<<<grid, block, 0, stream(ctx)>>>(std::forward<Arguments>(arguments)...);
-  AGOQ_CUDA_CHECK(cudaGetLastError());
+  launch_with(ctx, kernel, grid, block, 0, std::forward<Arguments>(arguments)...);
 }
 #endif
 

@@ -1,12 +1,12 @@
-// Rows in the registers of a CTA, for kernels that need sums over a row before they can finish it: each is read once.
+// What the kernels of norms share: a thread's eight numbers, sums over threads, and what forward, again and backward
+// are given.
 #pragma once
-
-#include <algorithm>
 
 #include "codec/block_cuda.cuh"
 
 namespace agoq::ops::cuda {
 
+using codec::cuda::AllOrNone;
 using codec::cuda::fetch8;
 using codec::cuda::Fetched8;
 using codec::cuda::kGroup;
@@ -16,35 +16,77 @@ using codec::cuda::Numbers;
 using codec::cuda::Place;
 using codec::cuda::store8;
 using codec::cuda::unpack8;
+using codec::cuda::View;
+using codec::cuda::WholePlace;
 
 inline constexpr int kWarp = 32;
-inline constexpr int kMostThreads = 512;
 
-// Threads of a CTA whose threads hold `groups` groups of a row: 2 for rows of up to 5120 numbers, 4 for longer ones.
-constexpr int most_threads(int groups) {
-  return groups == 2 ? 320 : kMostThreads;
+// Rms: n = x·rstd·w. Layer: n = (x - mean)·rstd; its mean is that of x as it was kept, and is never stored.
+enum class Norm { Rms, Layer };
+
+// --- a thread's eight numbers ----------------------------------------------------------------------------------------
+
+__device__ inline float sum_of(const Numbers& x, float sum = 0) {
+#pragma unroll
+  for (int i = 0; i < kGroup; ++i) sum += x[i];
+  return sum;
 }
-// CTAs of so many threads that a multiprocessor has registers for, if a thread of two groups has `registers`.
-constexpr int at_once(int groups, int registers) {
-  return groups == 2 ? 65536 / registers / most_threads(2) : 1;
+
+__device__ inline float sum_of_squares(const Numbers& x, float sum = 0) {
+#pragma unroll
+  for (int i = 0; i < kGroup; ++i) sum = fmaf(x[i], x[i], sum);
+  return sum;
 }
 
-// Numbers that are bf16 or fp32, whichever the tensor is: weights of a norm.
-struct AnyNumbers {
-  const void* data = nullptr;
-  bool bf16 = false;
+__device__ inline float sum_of_products(const Numbers& a, const Numbers& b, float sum = 0) {
+#pragma unroll
+  for (int i = 0; i < kGroup; ++i) sum = fmaf(a[i], b[i], sum);
+  return sum;
+}
 
-  AnyNumbers() = default;
-  explicit AnyNumbers(const Tensor& t) : data(t.data), bf16(t.dtype == DType::BF16) {}
-  __device__ void load8(int64_t first, int n, Numbers& x) const {
-    if (bf16)
-      unpack8(fetch8(static_cast<const Bf16*>(data) + first, n), x);
-    else
-      unpack8(fetch8(static_cast<const float*>(data) + first, n), x);
-  }
-};
+__device__ inline float rstd_of(float mean_square, float eps) {
+  return rsqrtf(mean_square + eps);
+}
 
-// The sum over `lanes` neighbouring lanes, in all of them. Called by whole warps.
+__device__ inline void scale(Numbers& x, const Numbers& by) {
+#pragma unroll
+  for (int i = 0; i < kGroup; ++i) x[i] *= by[i];
+}
+__device__ inline void scale(Numbers& x, float by) {
+#pragma unroll
+  for (int i = 0; i < kGroup; ++i) x[i] *= by;
+}
+
+__device__ inline void add(Numbers& x, const Numbers& y) {
+#pragma unroll
+  for (int i = 0; i < kGroup; ++i) x[i] += y[i];
+}
+
+// The first n of x minus their row's mean; zeros behind them stay.
+__device__ inline void centre(Numbers& x, int n, float mean) {
+#pragma unroll
+  for (int i = 0; i < kGroup; ++i) x[i] = i < n ? x[i] - mean : 0.0f;
+}
+__device__ inline void centre(Numbers& x, AllOrNone n, float mean) {
+#pragma unroll
+  for (int i = 0; i < kGroup; ++i) x[i] = n.all ? x[i] - mean : 0.0f;
+}
+
+// dw += dn·x̂
+__device__ inline void add_products(const Numbers& dn, const Numbers& hat, Numbers& dw) {
+#pragma unroll
+  for (int i = 0; i < kGroup; ++i) dw[i] = fmaf(dn[i], hat[i], dw[i]);
+}
+
+// dx = rstd·(g - mean(g) - x̂·mean(g·x̂)), in place of g.
+__device__ inline void differentiate(Numbers& g, const Numbers& hat, float rstd, float mean, float mean_product) {
+#pragma unroll
+  for (int i = 0; i < kGroup; ++i) g[i] = rstd * fmaf(-hat[i], mean_product, g[i] - mean);
+}
+
+// --- sums over threads ----------------------------------------------------------------------------------------------
+
+// The sum over `kOver` neighbouring lanes, in all of them. Called by whole warps.
 template <int kOver = kWarp>
 __device__ inline float lane_sum(float x) {
 #pragma unroll
@@ -57,48 +99,87 @@ __device__ inline float lane_sum(float x) {
 class CtaSum {
  public:
   __device__ float operator()(float x) {
-    __shared__ float sums[2][kMostThreads / kWarp];
+    __shared__ float sums[2][kWarp];
+    const int lane = static_cast<int>(threadIdx.x) % kWarp, warps = static_cast<int>(blockDim.x) / kWarp;
     turn_ ^= 1;
     x = lane_sum(x);
-    if (threadIdx.x % kWarp == 0) sums[turn_][threadIdx.x / kWarp] = x;
+    if (lane == 0) sums[turn_][threadIdx.x / kWarp] = x;
     __syncthreads();
-    float total = 0;
-    for (int warp = 0; warp < static_cast<int>(blockDim.x) / kWarp; ++warp) total += sums[turn_][warp];
-    return total;
+    return lane_sum(lane < warps ? sums[turn_][lane] : 0.0f);
   }
 
  private:
   int turn_ = 0;
 };
 
-// The thread's group g of a row: half-warps take the blocks in turn.
-template <class F>
-__device__ inline Place place_in_row(const codec::cuda::Row& row, int g) {
-  const int half_warps = static_cast<int>(blockDim.x) / kLanes;
-  return row.place<F>(g * half_warps + static_cast<int>(threadIdx.x) / kLanes, static_cast<int>(threadIdx.x) % kLanes);
-}
+// --- what is given --------------------------------------------------------------------------------------------------
 
-// How many threads hold a row of so many blocks if each has `groups` of its groups.
-inline int row_threads(int64_t blocks, int groups) {
-  const int64_t lanes = (blocks * kLanes + groups - 1) / groups;
-  return static_cast<int>((lanes + kWarp - 1) / kWarp * kWarp);
-}
+// Numbers that are bf16 or fp32, whichever the tensor is. May be none.
+struct AnyNumbers {
+  void* data = nullptr;
+  bool bf16 = false;
 
-// Calls launch.operator()<kGroups>(threads) with as few groups a thread as will do.
-template <class Launch>
-void with_row_threads(const codec::RowBlocks& row, Launch&& launch) {
-  const int few = row_threads(row.blocks(), 2), many = row_threads(row.blocks(), 4);
-  if (few <= most_threads(2)) return launch.template operator()<2>(few);
-  require(many <= most_threads(4),
-          "a norm over rows of {} numbers ({} blocks) is too long for its CUDA kernel: at most {}", row.cols,
-          row.blocks(), int64_t{most_threads(4)} * 4 * kGroup);
-  launch.template operator()<4>(many);
-}
+  AnyNumbers() = default;
+  explicit AnyNumbers(const Tensor& t) : data(t.data), bf16(t.dtype == DType::BF16) {}
+  __device__ explicit operator bool() const { return data != nullptr; }
+  template <class T>
+  __device__ T* as() const {
+    return static_cast<T*>(data);
+  }
+  template <class Count>
+  __device__ void load8(int64_t first, Count n, Numbers& x) const {
+    if (bf16)
+      codec::cuda::load8(as<Bf16>() + first, n, x);
+    else
+      codec::cuda::load8(as<float>() + first, n, x);
+  }
+  __device__ void store8(int64_t first, int n, const Numbers& x) const {
+    if (bf16)
+      codec::cuda::store8(as<Bf16>() + first, n, x);
+    else
+      codec::cuda::store8(as<float>() + first, n, x);
+  }
+};
 
-// CTAs that loop over rows: as many as a GPU runs at once if a thread has 64 registers.
-inline dim3 row_ctas(const Context& ctx, int64_t rows, dim3 threads) {
-  const int64_t at_once = int64_t{ctx.gpu().multiprocessors()} * std::max(2 * kMostThreads / threads.x, 1u);
-  return {static_cast<unsigned>(std::min(rows, at_once))};
-}
+// The format of an x that forward does not keep.
+struct NotKept {};
+
+struct NormForward {
+  AnyNumbers x, w;  // [rows, H]; [H] for Norm::Rms
+  float eps = 0;
+  float share = 0;        // of a number in a mean, 1 / H
+  View keep;              // its row is that of x even if nothing is kept
+  float* rstd = nullptr;  // or none
+  AnyNumbers n;
+  int64_t rows = 0;
+};
+
+struct NormAgain {
+  View kept;
+  float share = 0;
+  const float* rstd = nullptr;
+  AnyNumbers w, n;
+  int64_t rows = 0;
+};
+
+struct NormBackward {
+  AnyNumbers dn;
+  View kept;
+  float share = 0;
+  const float* rstd = nullptr;
+  AnyNumbers w;
+  AnyNumbers residual;       // or none
+  AnyNumbers dx;             // may be the residual
+  float* partial = nullptr;  // [CTAs, H] for Norm::Rms
+  int64_t rows = 0;
+};
+
+// The rows of one CTA where each has a slice of them.
+struct Slice {
+  int64_t begin, end;
+
+  __device__ explicit Slice(int64_t rows)
+      : begin(rows * blockIdx.x / gridDim.x), end(rows * (blockIdx.x + 1) / gridDim.x) {}
+};
 
 }  // namespace agoq::ops::cuda

@@ -1,5 +1,6 @@
 #include "ops/rms_norm_cuda.h"
 
+#include "ops/by_type.h"
 #include "ops/norm_kernels.cuh"
 
 namespace agoq::ops::cuda {
@@ -9,23 +10,23 @@ namespace {
 
 constexpr int kSumColumns = 32, kSumRows = 32;  // of a CTA's threads
 
-// to[c] = Σ partial[s, c]: each thread sums a stride of slices in order, then the CTA its threads', in order.
+// to[c] = Σ partial[s, c]: each thread sums a stride of slices in order, then a warp adds the sums of a column.
 __global__ void __launch_bounds__(kSumColumns* kSumRows)
     sum_slices_kernel(const float* partial, int slices, int cols, float* to) {
-  __shared__ float sums[kSumRows][kSumColumns];
-  const int col = static_cast<int>(blockIdx.x) * kSumColumns + static_cast<int>(threadIdx.x);
+  __shared__ float sums[kSumRows][kSumColumns + 1];
+  const int x = static_cast<int>(threadIdx.x), y = static_cast<int>(threadIdx.y);
+  const int first_col = static_cast<int>(blockIdx.x) * kSumColumns;
   float sum = 0;
-  if (col < cols) {
+  if (first_col + x < cols) {
 #pragma unroll 8
-    for (int s = static_cast<int>(threadIdx.y); s < slices; s += kSumRows) sum += partial[int64_t{s} * cols + col];
+    for (int s = y; s < slices; s += kSumRows) sum += partial[int64_t{s} * cols + first_col + x];
   }
-  sums[threadIdx.y][threadIdx.x] = sum;
+  sums[y][x] = sum;
   __syncthreads();
-  if (threadIdx.y != 0 || col >= cols) return;
-  float total = 0;
-  for (int r = 0; r < kSumRows; ++r) total += sums[r][threadIdx.x];
-  to[col] = total;
+  const float total = lane_sum(sums[x][y]);
+  if (x == 0 && first_col + y < cols) to[first_col + y] = total;
 }
+static_assert(kSumColumns == kWarp && kSumRows == kWarp);
 
 void sum_slices(const Context& ctx, const Tensor& partial, const Tensor& to) {
   const int cols = static_cast<int>(partial.cols());
@@ -78,7 +79,7 @@ struct HeadNorm {
 };
 
 template <class T, int kGroups>
-__global__ void __launch_bounds__(kHeadThreads) head_norm_kernel(HeadNorm<T> f) {
+__global__ void __launch_bounds__(kHeadThreads) head_norm_kernel(const __grid_constant__ HeadNorm<T> f) {
   const uint32_t i = blockIdx.x * kHeadsAtOnce + threadIdx.x / kLanes;
   const bool valid = i < f.items;
   const HeadRows::Head head = f.rows.head(valid ? i : 0);
@@ -93,7 +94,7 @@ __global__ void __launch_bounds__(kHeadThreads) head_norm_kernel(HeadNorm<T> f) 
   if (f.again) {
     rstd = f.rstd[valid ? i : 0];
   } else {
-    rstd = rstd_of(lane_sum<kLanes>(squares), f.rows.dim, f.eps);
+    rstd = rstd_of(lane_sum<kLanes>(squares) / static_cast<float>(f.rows.dim), f.eps);
     if (f.rstd && valid && HeadRows::lane() == 0) f.rstd[i] = rstd;
   }
 #pragma unroll
@@ -120,7 +121,7 @@ struct HeadBackward {
 
 // One CTA, one slice of the tokens. Its half-warps take the heads in turn; their sums are added in order at the end.
 template <class T, int kGroups>
-__global__ void __launch_bounds__(kHeadThreads) head_backward_kernel(HeadBackward<T> b) {
+__global__ void __launch_bounds__(kHeadThreads) head_backward_kernel(const __grid_constant__ HeadBackward<T> b) {
   __shared__ float sums[kHeadsAtOnce][kLanes * kGroup];
   const int64_t slices = gridDim.x, begin = b.tokens * blockIdx.x / slices, end = b.tokens * (blockIdx.x + 1) / slices;
   const auto first_item = static_cast<uint32_t>(begin * b.rows.count);

@@ -14,8 +14,8 @@ struct Case {
   int64_t rows;
   RowBlocks row;
 };
-const std::vector<Case> kCases = {{1, RowBlocks(2)},     {3, RowBlocks(7)},      {5, RowBlocks(8 * 37, 37)},
-                                  {700, RowBlocks(130)}, {300, RowBlocks(2048)}, {9, RowBlocks(5121)},
+const std::vector<Case> kCases = {{1, RowBlocks(2)},     {3, RowBlocks(7)},       {5, RowBlocks(8 * 37, 37)},
+                                  {700, RowBlocks(130)}, {1300, RowBlocks(2048)}, {9, RowBlocks(5121)},
                                   {17, RowBlocks(8192)}};
 const std::vector<Codec> kCodecs = {Codec::None, Codec::Fp4, Codec::Fp6, Codec::Int8, Codec::Bf16, Codec::Fp32};
 

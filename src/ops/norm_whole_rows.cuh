@@ -1,0 +1,271 @@
+// Norms over bf16 rows of whole blocks: one pass over memory. A CTA holds a row in its registers and fetches the next
+// one before it works on one, so that loads are always under way.
+#pragma once
+
+#include <cuda_pipeline_primitives.h>
+
+#include <type_traits>
+
+#include "ops/norm_rows.cuh"
+
+namespace agoq::ops::cuda {
+
+inline constexpr int kHeld = 2;  // groups of a row that a thread holds
+// Threads of a CTA at most, which leaves a thread 64 registers, and in backward 96: a multiprocessor then runs two CTAs
+// of backward for rows of up to 5120 numbers.
+inline constexpr int kMostThreads = 1024, kMostBackwardThreads = 640;
+
+template <class Fn>
+__device__ inline void each_held(Fn&& fn) {
+#pragma unroll
+  for (int g = 0; g < kHeld; ++g) fn(g);
+}
+
+// A thread's place in all rows. Its warp holds four neighbouring blocks, so its groups are a constant distance apart:
+// with pointers to the first of them, all addresses in a row are a pointer and a constant.
+struct Held {
+  static constexpr int kBlocks = kWarp / kLanes;  // from a group to the next
+
+  int block, lane;  // of the first group
+  int blocks;       // of a row
+
+  __device__ explicit Held(const codec::cuda::Row& row)
+      : block(static_cast<int>(threadIdx.x) / kWarp * kHeld * kBlocks + static_cast<int>(threadIdx.x) % kWarp / kLanes),
+        lane(static_cast<int>(threadIdx.x) % kLanes),
+        blocks(row.blocks) {}
+
+  __device__ int first_col() const { return block * static_cast<int>(codec::kBlock) + lane * kGroup; }
+  // In memory from row `row` on.
+  __device__ int64_t place_of(int64_t row) const { return row * blocks * codec::kBlock + first_col(); }
+  template <class T>
+  __device__ T* of(T* numbers, int64_t row) const {
+    return numbers + place_of(row);
+  }
+  template <class F>
+  __device__ View of(const View& kept, int64_t row) const {
+    View view = kept.below(row);
+    view.codes += block * codec::cuda::code_bytes<F>(codec::kBlock);
+    view.scales += block;
+    return view;
+  }
+  // Group g relative to the first; beyond the end of a row it has no numbers.
+  template <class F>
+  __device__ WholePlace place(int g) const {
+    return {g * kBlocks, lane, col(g), n(g), g * kBlocks * codec::cuda::code_bytes<F>(codec::kBlock)};
+  }
+  __device__ static constexpr int col(int g) { return g * kBlocks * static_cast<int>(codec::kBlock); }
+  __device__ AllOrNone n(int g) const { return {block + g * kBlocks < blocks}; }
+};
+
+// The thread's part of a row of bf16 numbers.
+struct HeldNumbers {
+  Fetched8<Bf16> groups[kHeld];
+
+  __device__ void fetch(const Held& held, const Bf16* row) {
+    each_held([&](int g) { groups[g] = fetch8(row + Held::col(g), held.n(g)); });
+  }
+  __device__ float sum() const {
+    float sum = 0;
+    each_held([&](int g) {
+      Numbers numbers;
+      unpack8(groups[g], numbers);
+      sum = sum_of(numbers, sum);
+    });
+    return sum;
+  }
+};
+
+__device__ inline void load_weights(const AnyNumbers& w, const Held& held, Numbers (&to)[kHeld]) {
+  each_held([&](int g) { w.load8(held.first_col() + Held::col(g), held.n(g), to[g]); });
+}
+
+template <Norm kNorm, class F>
+__global__ void __launch_bounds__(kMostThreads) norm_forward_kernel(const __grid_constant__ NormForward f) {
+  constexpr bool kCentred = kNorm == Norm::Layer, kKept = !std::is_same_v<F, NotKept>;
+  const int64_t step = gridDim.x, cols = f.keep.row.cols;
+  const Held held(f.keep.row);
+  CtaSum cta_sum;
+  Numbers w[kHeld];
+  if constexpr (!kCentred) load_weights(f.w, held, w);
+  int64_t place = held.place_of(blockIdx.x);  // of the row that is worked on: the thread's first number
+  View keep;
+  if constexpr (kKept) keep = held.of<F>(f.keep, blockIdx.x);
+  HeldNumbers next;
+  next.fetch(held, f.x.as<Bf16>() + place);
+  for (int64_t row = blockIdx.x; row < f.rows; row += step, place += step * cols) {
+    const HeldNumbers now = next;
+    if (row + step < f.rows) next.fetch(held, f.x.as<Bf16>() + place + step * cols);
+    float sum = 0;  // of x, or of its squares where no mean is taken off
+    each_held([&](int g) {
+      Numbers numbers;
+      unpack8(now.groups[g], numbers);
+      sum = kCentred ? sum_of(numbers, sum) : sum_of_squares(numbers, sum);
+      if constexpr (kKept) codec::cuda::encode<F>(keep, 0, held.place<F>(g), numbers);
+    });
+    if constexpr (kKept) keep = keep.below(step);
+    float mean = 0, squares = cta_sum(sum);
+    if constexpr (kCentred) {
+      mean = squares * f.share;
+      float centred_squares = 0;
+      each_held([&](int g) {
+        Numbers numbers;
+        unpack8(now.groups[g], numbers);
+        centre(numbers, held.n(g), mean);
+        centred_squares = sum_of_squares(numbers, centred_squares);
+      });
+      squares = cta_sum(centred_squares);
+    }
+    const float rstd = rstd_of(squares * f.share, f.eps);
+    if (f.rstd && threadIdx.x == 0) f.rstd[row] = rstd;
+    each_held([&](int g) {
+      Numbers numbers;
+      unpack8(now.groups[g], numbers);
+      if constexpr (kCentred) centre(numbers, held.n(g), mean);
+      scale(numbers, rstd);
+      if constexpr (!kCentred) scale(numbers, w[g]);
+      store8(f.n.as<Bf16>() + place + Held::col(g), held.n(g), numbers);
+    });
+  }
+}
+
+// What was kept of the thread's part of a row.
+template <class F>
+struct HeldCodes {
+  codec::cuda::Fetched<F> groups[kHeld];
+  float rstd;
+
+  __device__ void fetch(const Held& held, const View& row, const float* row_rstd) {
+    each_held([&](int g) { groups[g] = codec::cuda::fetch<F>(row, 0, held.place<F>(g)); });
+    rstd = *row_rstd;
+  }
+  // All numbers; returns their sum.
+  __device__ float decode(Numbers (&x)[kHeld]) const {
+    float sum = 0;
+    each_held([&](int g) {
+      codec::cuda::decode<F>(groups[g], x[g]);
+      sum = sum_of(x[g], sum);
+    });
+    return sum;
+  }
+};
+
+template <Norm kNorm, class F>
+__global__ void __launch_bounds__(kMostThreads) norm_again_kernel(const __grid_constant__ NormAgain a) {
+  constexpr bool kCentred = kNorm == Norm::Layer;
+  const int64_t step = gridDim.x, cols = a.kept.row.cols;
+  const Held held(a.kept.row);
+  CtaSum cta_sum;
+  Numbers w[kHeld];
+  if constexpr (!kCentred) load_weights(a.w, held, w);
+  View kept = held.of<F>(a.kept, blockIdx.x);
+  Bf16* n = held.of(a.n.as<Bf16>(), blockIdx.x);
+  HeldCodes<F> next;
+  next.fetch(held, kept, a.rstd + blockIdx.x);
+  for (int64_t row = blockIdx.x; row < a.rows; row += step, n += step * cols) {
+    const HeldCodes<F> now = next;
+    kept = kept.below(step);
+    if (row + step < a.rows) next.fetch(held, kept, a.rstd + row + step);
+    Numbers x[kHeld];
+    const float sum = now.decode(x);
+    float mean = 0;
+    if constexpr (kCentred) mean = cta_sum(sum) * a.share;
+    each_held([&](int g) {
+      if constexpr (kCentred) centre(x[g], held.n(g), mean);
+      scale(x[g], now.rstd);
+      if constexpr (!kCentred) scale(x[g], w[g]);
+      store8(n + Held::col(g), held.n(g), x[g]);
+    });
+  }
+}
+
+// The residuals of a row and of the next, on their way to shared memory while the CTA works: registers have no room for
+// them. A thread reads what it asked for itself, so it waits for no other.
+class ComingResiduals {
+ public:
+  static constexpr size_t bytes(int threads) {
+    return size_t{2} * kHeld * sizeof(uint4) * static_cast<size_t>(threads);
+  }
+
+  __device__ void ask_for(const Held& held, const Bf16* row) {  // or none
+    turn_ ^= 1;
+    each_held([&](int g) {
+      if (row && held.n(g).all) __pipeline_memcpy_async(slot(turn_, g), row + Held::col(g), sizeof(uint4));
+    });
+    __pipeline_commit();
+  }
+  // Until those of the row before the last asked for are there. Unlike __pipeline_wait_prior(1), which takes a barrier
+  // to follow, it keeps the compiler from reading them earlier.
+  __device__ void wait() { asm volatile("cp.async.wait_group 1;" ::: "memory"); }
+  __device__ void add_to(int g, Numbers& x) const {
+    Numbers residual;
+    unpack8(*slot(turn_ ^ 1, g), residual);
+    add(x, residual);
+  }
+
+ private:
+  __device__ static uint4* slot(int turn, int g) {
+    extern __shared__ uint4 slots[];
+    return slots + (turn * kHeld + g) * blockDim.x + threadIdx.x;
+  }
+  int turn_ = 0;
+};
+
+// One CTA, one slice of the rows; dw stays in registers until its end.
+template <Norm kNorm, class F>
+__global__ void __launch_bounds__(kMostBackwardThreads) norm_backward_kernel(const __grid_constant__ NormBackward b) {
+  constexpr bool kCentred = kNorm == Norm::Layer;
+  const int64_t cols = b.kept.row.cols;
+  const Slice slice(b.rows);
+  const Held held(b.kept.row);
+  CtaSum cta_sum;
+  Numbers w[kHeld], dw[kHeld] = {};
+  if constexpr (!kCentred) load_weights(b.w, held, w);
+  HeldNumbers next_dn;
+  HeldCodes<F> next;
+  ComingResiduals residuals;
+  View kept = held.of<F>(b.kept, slice.begin);  // of the row to fetch next
+  const auto fetch = [&](int64_t row, int64_t at) {
+    const bool there = row < slice.end;
+    if (there) next_dn.fetch(held, b.dn.as<Bf16>() + at);
+    if (there) next.fetch(held, kept, b.rstd + row);
+    residuals.ask_for(held, there && b.residual ? b.residual.as<Bf16>() + at : nullptr);
+    kept = kept.below(1);
+  };
+  int64_t place = held.place_of(slice.begin);  // of the row that is worked on: the thread's first number
+  fetch(slice.begin, place);
+  Bf16* dx = b.dx.as<Bf16>() + place;
+  for (int64_t row = slice.begin; row < slice.end; ++row, place += cols, dx += cols) {
+    const HeldNumbers now_dn = next_dn;
+    const HeldCodes<F> now = next;
+    fetch(row + 1, place + cols);
+    Numbers hat[kHeld];  // x̂
+    float mean = 0, mean_dn = 0, products = 0;
+    const float sum = now.decode(hat);
+    if constexpr (kCentred) mean = cta_sum(sum) * b.share, mean_dn = cta_sum(now_dn.sum()) * b.share;
+    each_held([&](int g) {
+      if constexpr (kCentred) centre(hat[g], held.n(g), mean);
+      scale(hat[g], now.rstd);
+      Numbers grad;
+      unpack8(now_dn.groups[g], grad);
+      if constexpr (!kCentred) add_products(grad, hat[g], dw[g]);
+      if constexpr (!kCentred) scale(grad, w[g]);
+      products = sum_of_products(grad, hat[g], products);
+    });
+    const float mean_product = cta_sum(products) * b.share;
+    residuals.wait();
+    each_held([&](int g) {
+      Numbers grad;
+      unpack8(now_dn.groups[g], grad);
+      if constexpr (!kCentred) scale(grad, w[g]);
+      differentiate(grad, hat[g], now.rstd, mean_dn, mean_product);
+      if (b.residual) residuals.add_to(g, grad);
+      store8(dx + Held::col(g), held.n(g), grad);
+    });
+  }
+  if constexpr (!kCentred) {
+    float* partial = held.of(b.partial, blockIdx.x);
+    each_held([&](int g) { store8(partial + Held::col(g), held.n(g), dw[g]); });
+  }
+}
+
+}  // namespace agoq::ops::cuda
