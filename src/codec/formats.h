@@ -7,7 +7,8 @@
 //
 // A block with scale 0 (all zeros) or NaN (a NaN or Inf inside) has all codes zero. Code 0 means 0 in every format.
 // Nearest rounding takes ties to even. Stochastic rounding measures the number in 65536ths of the step between its
-// neighbours (to nearest even), adds a 16-bit draw and shifts it away: unbiased to 2^-17 of a step.
+// neighbours (to nearest even), adds a 16-bit draw and shifts it away: unbiased to 2^-17 of a step. Cubes, whose steps
+// would take a division, compare with the draw's part of the step instead, which is as unbiased.
 #pragma once
 
 #include <bit>
@@ -38,6 +39,11 @@ AGOQ_HD constexpr uint32_t to_nearest(float y) {
 // `fine` is a non-negative number in 65536ths of a step; up with probability (fine mod 65536) / 65536.
 AGOQ_HD constexpr uint32_t round_up_by(float fine, uint32_t draw) {
   return (to_nearest(fine) + draw) >> 16;
+}
+
+// The middle of the draw's share of [0, 1), where all draws have shares alike.
+AGOQ_HD constexpr float middle_of(uint32_t draw) {
+  return (static_cast<float>(static_cast<int32_t>(draw)) + 0.5f) * 0x1p-16f;
 }
 
 // Eight 16-bit draws for the eight elements of a group (RandomKey::draw). Micro-batches 2i and 2i+1 share a draw, the
@@ -224,7 +230,7 @@ struct Cubic {
   }
   AGOQ_HD static constexpr uint32_t encode(float y, uint32_t draw) {
     const Place place = place_of(y);
-    return finish(y, place.root + round_up_by(place.above * 65536.0f / place.gap, draw));
+    return finish(y, place.root + (place.above >= place.gap * middle_of(draw)));
   }
 
   AGOQ_HD static constexpr float max() { return cube_of(kMaxCode); }

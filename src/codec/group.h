@@ -91,16 +91,20 @@ AGOQ_HD inline float short_quotient(float a, float b, float y) {
   return multiply_add(multiply_add(-b, q, a), y, q);
 }
 
-// scale_of<F>(amax). The quotient of the significand is that of IEEE division (all of them: group_test.cc); exponents
-// are subtracted as integers, so nothing under- or overflows.
+// scale_of<F>(amax). Exponents are subtracted as integers, so nothing under- or overflows. Where scales are powers of
+// two so are significands: only which one is larger matters. Elsewhere their quotient is that of IEEE division (all of
+// them: group_test.cc).
 template <class F>
 AGOQ_HD inline Bf16 group_scale(float amax) {
   constexpr int32_t kStep = F::kScaleStep, kLeast = 0x0080, kMost = max_scale_bits<F>();
   const uint32_t bits = std::bit_cast<uint32_t>(amax);
-  const uint32_t unit = (bits & 0x007fffffu) | 0x3f800000u;  // in [1, 2)
-  const float quotient = short_quotient(std::bit_cast<float>(unit), F::max(), 1.0f / F::max());
-  const int32_t exact = std::bit_cast<int32_t>(quotient) + static_cast<int32_t>(bits - unit);
-  const uint32_t above = static_cast<uint32_t>(exact) + static_cast<uint32_t>(kStep - 1);  // wraps for a NaN
+  uint32_t quotient = bits + (0x3f800000u - std::bit_cast<uint32_t>(F::max()));  // wraps for a NaN
+  if constexpr (F::kScaleStep != kPowerOfTwoStep) {
+    const uint32_t unit = (bits & 0x007fffffu) | 0x3f800000u;  // in [1, 2)
+    quotient =
+        std::bit_cast<uint32_t>(short_quotient(std::bit_cast<float>(unit), F::max(), 1.0f / F::max())) + bits - unit;
+  }
+  const uint32_t above = quotient + static_cast<uint32_t>(kStep - 1);
   const int32_t up = static_cast<int32_t>(above & static_cast<uint32_t>(-kStep)) >> 16;
   const int32_t kept = up < kLeast ? kLeast : up > kMost ? kMost : up;
   const int32_t finite = bits == 0 ? 0 : kept;
@@ -111,7 +115,9 @@ AGOQ_HD inline Bf16 group_scale(float amax) {
 template <class F>
 AGOQ_HD inline float group_reciprocal(Bf16 scale) {
   const float s = to_float(scale);
-  if constexpr (max_scale_bits<F>() < 0x7e80u)  // below 2^126: the reciprocal is no subnormal number
+  if constexpr (F::kScaleStep == kPowerOfTwoStep)
+    return std::bit_cast<float>((254u << 23) - std::bit_cast<uint32_t>(s));
+  else if constexpr (max_scale_bits<F>() < 0x7e80u)  // below 2^126: the reciprocal is no subnormal number
     return short_reciprocal(s, rough_reciprocal(s));
   else
     return 1.0f / s;
@@ -168,6 +174,17 @@ AGOQ_HD inline float byte_number(uint32_t bytes, int i) {
   return std::bit_cast<float>(bytes_of(bytes, 0x4b000000u, 0x7540u | static_cast<uint32_t>(i)));
 }
 
+// The same of a byte that is a sign and seven bits: ±(2^23 + those). The middle bytes are the sign of what has none.
+AGOQ_HD inline float signed_byte_number(uint32_t bytes, int i) {
+  const auto byte = static_cast<uint32_t>(i);
+  return std::bit_cast<float>(
+      bytes_of(bytes & 0x7f7f7f7fu, (bytes & 0x80808080u) | 0x4b4b4b4bu, 0x4880u + byte * 0x1111u));
+}
+// A magnitude with the sign of `number`.
+AGOQ_HD inline float with_sign_of(float number, float magnitude) {
+  return std::bit_cast<float>(std::bit_cast<uint32_t>(magnitude) | (std::bit_cast<uint32_t>(number) & ~kAbsMask));
+}
+
 inline constexpr float kUnit = 0x1p23f;  // numbers from here to 2^24 are a unit apart
 inline constexpr uint32_t kUnitBits = (23u + 127u) << 23;
 
@@ -186,7 +203,24 @@ AGOQ_HD inline float lesser(float a, float b) {
 #endif
 }
 
+AGOQ_HD inline float greater(float a, float b) {
+#if defined(__CUDA_ARCH__)
+  return fmaxf(a, b);
+#else
+  return a > b ? a : b;
+#endif
+}
+
 // --- encode ---------------------------------------------------------------------------------------------------------
+
+// scaled<F>(x, inv).
+template <class F>
+AGOQ_HD inline float group_scaled(float x, float inv) {
+  if constexpr (F::kSigned)
+    return x * inv;
+  else
+    return greater(magnitude(x * inv), x != 0.0f ? F::least() : 0.0f);
+}
 
 // What a group rounds with: nothing (nearest), or the words of its draws.
 struct Nearest {
@@ -196,6 +230,11 @@ struct Stochastic {
   static constexpr bool kDraws = true;
   Philox4 words;
   AGOQ_HD uint32_t draw(int i) const { return draw16(words, i); }
+  // middle_of(draw(i)): behind the bits of 128, a draw is that many 65536ths.
+  AGOQ_HD float middle(int i) const {
+    const uint32_t bits = bytes_of(words[static_cast<size_t>(i / 2)], 0x43000000u, i % 2 ? 0x7632u : 0x7610u);
+    return std::bit_cast<float>(bits) - (128.0f - 0x1p-17f);
+  }
 };
 
 // The code of a magnitude, e2m1, e2m2 or e2m3, plus 2^23, in units of 1 / kFine. Codes are a concave function of
@@ -261,16 +300,26 @@ AGOQ_HD inline Packed encode_integers(const Words& y, const Rounded& rounding) {
   }
 }
 
-// 2^23 + the largest integer whose cube is at most a, as bits, what a has above that cube, and the gap to the next. The
-// estimate of the root may be wrong by less than 1/2: its nearest integer is the root or the one above.
-struct CubePlace {
-  uint32_t root;
-  float above, gap;
-};
-AGOQ_HD inline CubePlace place_in_cubes(float a, float estimate) {
+// 2^23 + the code of 0 <= a to the nearest, as bits. The estimate of the root may be wrong by less than 1/2: its
+// nearest integer is the root or the one above.
+AGOQ_HD inline uint32_t nearest_cube(float a, float estimate) {
   const float nearest = (estimate + kUnit) - kUnit;
   const float root = nearest * nearest * nearest > a ? nearest - 1.0f : nearest;
-  return {std::bit_cast<uint32_t>(root + kUnit), a - root * root * root, multiply_add(3.0f * root, root + 1.0f, 1.0f)};
+  const float above = a - root * root * root, gap = multiply_add(3.0f * root, root + 1.0f, 1.0f);
+  return std::bit_cast<uint32_t>(root + kUnit) + (above + above > gap);
+}
+
+// 1.5 · 2^23 + the code of 0 <= a with a draw whose middle_of is `middle`, as bits, from an estimate of the root within
+// 0.01. Codes end where a number is a part `middle` of the way from a cube to the next. That is a cubic equation of the
+// root, whose solution is at most root - middle, and at least 0.385 less; so the nearest integer to root - middle is
+// the code or the one below, and one comparison decides: that of the format if the integer is the largest whose cube is
+// at most a, and far from equal if not.
+AGOQ_HD inline uint32_t drawn_cube(float a, float estimate, float middle) {
+  constexpr float kMagic = 1.5f * kUnit;  // takes -1 too
+  const float shifted = (estimate - middle) + kMagic, low = shifted - kMagic, square = low * low;
+  const float above = multiply_add(-square, low, a);  // rounded once, as the cube is exact
+  const float gap = multiply_add(square, 3.0f, multiply_add(low, 3.0f, 1.0f));
+  return std::bit_cast<uint32_t>(shifted) + (above >= gap * middle);
 }
 
 template <class F, class Rounded>
@@ -278,14 +327,11 @@ AGOQ_HD inline Packed encode_cubes(const Words& y, const Rounded& rounding) {
   Words codes;
   for (int i = 0; i < kGroup; ++i) {
     const float a = lesser(magnitude(std::bit_cast<float>(y[i])), F::max());
-    const CubePlace place = place_in_cubes(a, rough_cube_root(a));
-    if constexpr (Rounded::kDraws) {
-      const float gap_inverse = short_reciprocal(place.gap, rough_reciprocal(place.gap));
-      const float fine = short_quotient(place.above * 65536.0f, place.gap, gap_inverse) + kUnit;
-      codes[i] = place.root + ((std::bit_cast<uint32_t>(fine) + rounding.draw(i)) >> 16);  // adds 0x4b00, or one more
-    } else {
-      codes[i] = place.root + (place.above + place.above > place.gap);
-    }
+    const float estimate = rough_cube_root(a);
+    if constexpr (Rounded::kDraws)
+      codes[i] = drawn_cube(a, estimate, rounding.middle(i));
+    else
+      codes[i] = nearest_cube(a, estimate);
   }
   return F::kSigned ? with_signs<8>(pack8<0>(codes), y) : pack8<0>(codes);
 }
@@ -310,7 +356,7 @@ AGOQ_HD inline Packed encode_group(const Numbers& x, float inv, const Rounded& r
     return encode_short<F>(x, inv, rounding);
   } else {
     Words y;
-    for (int i = 0; i < kGroup; ++i) y[i] = std::bit_cast<uint32_t>(scaled<F>(x[i], inv));
+    for (int i = 0; i < kGroup; ++i) y[i] = std::bit_cast<uint32_t>(group_scaled<F>(x[i], inv));
     if constexpr (F::kLevels == Levels::Integer)
       return encode_integers<F>(y, rounding);
     else if constexpr (F::kLevels == Levels::Cube)
@@ -355,10 +401,13 @@ AGOQ_HD inline void decode_group(const Packed& packed, float scale, Numbers& x) 
       x[i] = (byte_number((i & 1 ? nibbles >> 4 : nibbles) & 0x0f0f0f0fu, i / 2) - (kUnit + 8.0f)) * scale;
     } else if constexpr (F::kLevels == Levels::Cube) {
       const uint32_t bytes = i < 4 ? packed.low : packed.high;
-      float root = byte_number(F::kSigned ? bytes & 0x7f7f7f7fu : bytes, i & 3) - kUnit;
-      if constexpr (F::kSigned)
-        root = std::bit_cast<float>(std::bit_cast<uint32_t>(root) | (raised_code<8>(packed, i) & ~kAbsMask));
-      x[i] = root * root * root * scale;
+      if constexpr (F::kSigned) {
+        const float number = signed_byte_number(bytes, i & 3), root = magnitude(number) - kUnit;
+        x[i] = with_sign_of(number, root * root * root * scale);
+      } else {
+        const float root = byte_number(bytes, i & 3) - kUnit;
+        x[i] = root * root * root * scale;
+      }
     } else if constexpr (F::kLevels == Levels::Table) {
       x[i] = F::decode(code_of<F::kBits>(packed, i)) * scale;
     } else {

@@ -39,14 +39,22 @@ struct Parameter {
   bool decays = true;
 };
 
+// Which forms of a weight code is for: all of them, or the split one, which most weights have.
+enum class Form { Any, Split };
+template <Form kForm>
+__device__ bool is_split(const WeightView& w) {
+  return kForm == Form::Split || w.correction;
+}
+
 // Eight numbers of a weight: bf16 halves, then corrections; or fp32.
+template <Form kForm>
 struct StoredWeight {
   Raw<2> halves[2];
   Raw<4> exact;
 
-  template <bool kWhole>
-  __device__ void load(const WeightView& w, const Cell& cell) {
-    if (w.correction) {
+  template <bool kWhole, class C>
+  __device__ void load(const WeightView& w, const C& cell) {
+    if (is_split<kForm>(w)) {
       halves[0].load<kWhole>(w.value + cell.first(), cell.n);
       halves[1].load<kWhole>(w.correction + cell.first(), cell.n);
     } else {
@@ -55,21 +63,26 @@ struct StoredWeight {
   }
   __device__ void decode(const WeightView& w, Numbers& p) const {
 #pragma unroll
-    for (int i = 0; i < kGroup; ++i)
-      p[i] = w.correction ? join_fp32(Bf16{halves[0].number(i)}, static_cast<int16_t>(halves[1].number(i)))
-                          : exact.as_float(i);
+    for (int i = 0; i < kGroup; ++i) p[i] = is_split<kForm>(w) ? joined(i) : exact.as_float(i);
+  }
+
+ private:
+  __device__ float joined(int i) const {  // join_fp32
+    const auto corrections = static_cast<int32_t>(halves[1].words[i / 2]);
+    const int32_t correction = i % 2 ? corrections >> 16 : static_cast<int16_t>(corrections);
+    return __uint_as_float(__float_as_uint(halves[0].as_float(i)) + static_cast<uint32_t>(correction));
   }
 };
 
-template <bool kWhole>
-__device__ void store(const WeightView& w, const Cell& cell, const Numbers& p) {
-  if (w.exact) {
+template <Form kForm, bool kWhole, class C>
+__device__ void store(const WeightView& w, const C& cell, const Numbers& p) {
+  if (!is_split<kForm>(w)) {
     Raw<4> exact;
 #pragma unroll
     for (int i = 0; i < kGroup; ++i) exact.words[i] = __float_as_uint(p[i]);
     exact.store<kWhole>(w.exact + cell.first(), cell.n);
+    if (!w.value) return;
   }
-  if (!w.value) return;
   Raw<2> value, correction;
 #pragma unroll
   for (int i = 0; i < kGroup; ++i) {
@@ -80,7 +93,7 @@ __device__ void store(const WeightView& w, const Cell& cell, const Numbers& p) {
     correction.words[i / 2] |= uint32_t{static_cast<uint16_t>(low)} << (16 * (i % 2));
   }
   value.store<kWhole>(w.value + cell.first(), cell.n);
-  if (w.correction) correction.store<kWhole>(w.correction + cell.first(), cell.n);
+  if (is_split<kForm>(w)) correction.store<kWhole>(w.correction + cell.first(), cell.n);
 }
 
 __device__ float fast_sqrt(float x) {
@@ -95,15 +108,15 @@ __device__ float fast_reciprocal(float x) {
 }
 
 // All that a lane reads for a cell.
-template <class G, class M, class V>
+template <class G, class M, class V, Form kForm>
 struct Operands {
   Stored<G> grad;
   Stored<M> m;
   Stored<V> v;
-  StoredWeight weight;
+  StoredWeight<kForm> weight;
 
-  template <bool kWhole>
-  __device__ void load(const Parameter& p, const Cell& cell) {
+  template <bool kWhole, class C>
+  __device__ void load(const Parameter& p, const C& cell) {
     grad.template load<kWhole>(p.grad, cell);
     weight.template load<kWhole>(p.weight, cell);
     m.template load<kWhole>(p.m, cell);
@@ -120,10 +133,10 @@ __device__ RandomKey key_of(RandomKey key, const Parameter& p) {
 }
 
 // Moments exactly as on the CPU; their root, and so the weight, within two roundings.
-template <class G, class M, class V>
-__device__ void update(const Parameter& param, const Cell& cell, const AdamWFactors& f, const UpdateScalars& s,
+template <class G, class M, class V, Form kForm, class C>
+__device__ void update(const Parameter& param, const C& cell, const AdamWFactors& f, const UpdateScalars& s,
                        const RandomKey& key) {
-  Operands<G, M, V> stored;
+  Operands<G, M, V, kForm> stored;
   load(stored, param, cell);
   Numbers g, m, v, p;
   stored.grad.decode(g);
@@ -144,9 +157,9 @@ __device__ void update(const Parameter& param, const Cell& cell, const AdamWFact
     if constexpr (V::kScaled) v[i] = root;
   }
   if (cell.whole) {
-    store<true>(param.weight, cell, p);
+    store<kForm, true>(param.weight, cell, p);
   } else {
-    store<false>(param.weight, cell, p);
+    store<kForm, false>(param.weight, cell, p);
   }
   encode<M>(param.m, cell, m, draws_of(key_of<Purpose::FirstMoment>(key, param), cell));
   encode<V>(param.v, cell, v, draws_of(key_of<Purpose::SecondMoment>(key, param), cell));
@@ -163,9 +176,13 @@ __global__ void __launch_bounds__(kThreads, 3)
   const Parameter& p = list.entries[tensor];
   const int lane = static_cast<int>(threadIdx.x) % kLanes, slot = static_cast<int>(threadIdx.x) / kLanes;
   const int begin = (tile - list.first[tensor]) * kTile, end = min(begin + kTile, p.blocks.count);
-  // A warp has two blocks and stays whole: the second may lie beyond the last one.
-  for (int index = begin + slot; (index & ~1) < end; index += kBlocksAtOnce)
-    update<G, M, V>(p, Cell(p.blocks, index, lane), factors, s, key);
+  if (p.blocks.whole_pairs() && p.weight.correction) {
+    for (int index = begin + slot; index < end; index += kBlocksAtOnce)
+      update<G, M, V, Form::Split>(p, WholeCell{index, lane}, factors, s, key);
+  } else {  // a warp has two blocks and stays whole: the second may lie beyond the last one
+    for (int index = begin + slot; (index & ~1) < end; index += kBlocksAtOnce)
+      update<G, M, V, Form::Any>(p, Cell(p.blocks, index, lane), factors, s, key);
+  }
 }
 
 __global__ void decide_from(const float* squares, int count, double lr, const AdamWConfig config,

@@ -73,6 +73,8 @@ struct Blocks {
     per_segment = codec::cuda::ceil_div(segment, static_cast<int>(kBlock));
     aligned = segment % kGroup == 0;
   }
+  // No block is short, and warps, which have two, stay whole.
+  __device__ bool whole_pairs() const { return aligned && segment == static_cast<int>(kBlock) && count % 2 == 0; }
 };
 
 // A lane's eight numbers, or fewer. A cell beyond the last block has none.
@@ -96,6 +98,14 @@ struct Cell {
   __device__ int64_t first() const { return begin + lane * kGroup; }
 };
 
+// The same where all blocks are whole and aligned.
+struct WholeCell {
+  static constexpr int n = kGroup;
+  static constexpr bool whole = true;
+  int index, lane;
+  __device__ int64_t first() const { return int64_t{index} * kBlock + lane * kGroup; }
+};
+
 // Codes and scales of a tensor whose numbers take whole bytes.
 struct Planes {
   uint8_t* codes = nullptr;
@@ -108,13 +118,14 @@ struct Planes {
 };
 
 // The draws of a cell.
-__device__ inline codec::Stochastic draws_of(const RandomKey& key, const Cell& cell) {
+template <class C>
+__device__ codec::Stochastic draws_of(const RandomKey& key, const C& cell) {
   return {codec::rounding_draws(key, static_cast<uint64_t>(cell.index) * kLanes + static_cast<uint64_t>(cell.lane))};
 }
 
 // x -> codes and scale of the cell's block. Called by whole warps.
-template <class F>
-__device__ void encode(const Planes& planes, const Cell& cell, const Numbers& x, const codec::Stochastic& draws) {
+template <class F, class C>
+__device__ void encode(const Planes& planes, const C& cell, const Numbers& x, const codec::Stochastic& draws) {
   uint8_t* to = planes.codes + cell.first() * (F::kBits / 8);
   if constexpr (F::kScaled) {
     static_assert(F::kBits == 8);
@@ -195,8 +206,8 @@ struct Stored {
   Raw<F::kBits / 8> raw;
   Bf16 scale;
 
-  template <bool kWhole>
-  __device__ void load(const Planes& planes, const Cell& cell) {
+  template <bool kWhole, class C>
+  __device__ void load(const Planes& planes, const C& cell) {
     raw.template load<kWhole>(planes.codes + cell.first() * (F::kBits / 8), cell.n);
     if constexpr (F::kScaled)
       if (kWhole || cell.n > 0) scale = planes.scales[cell.index];
@@ -212,8 +223,8 @@ struct Stored {
 };
 
 // Loads a cell the fast way if it can.
-template <class T, class From>
-__device__ void load(T& stored, const From& from, const Cell& cell) {
+template <class T, class From, class C>
+__device__ void load(T& stored, const From& from, const C& cell) {
   if (cell.whole) {
     stored.template load<true>(from, cell);
   } else {

@@ -37,7 +37,7 @@ TEST_P(Group, ScaleIsThatOfTheFormat) {
 TEST_P(Group, ReciprocalOfEveryScaleIsExactForAnyEstimate) {
   dispatch(GetParam(), [&]<class F>() {
     if constexpr (F::kScaled) {
-      for (uint32_t bits = 0x0080; bits <= max_scale_bits<F>(); ++bits) {
+      for (uint32_t bits = 0x0080; bits <= max_scale_bits<F>(); bits += F::kScaleStep >> 16) {
         const Bf16 scale{static_cast<uint16_t>(bits)};
         const float want = reciprocal(scale);
         ASSERT_EQ(group_reciprocal<F>(scale), want) << bits;
@@ -137,40 +137,45 @@ TEST_P(Group, DecodesEveryCodeAsTheFormatDoes) {
   });
 }
 
-// Every root with the numbers around its cube and around the next, for estimates that are off either way.
-TEST(Cubes, PlaceIsExactForAnyEstimate) {
-  std::mt19937 engine(4);
-  for (int root = 0; root <= 255; ++root) {
-    const float cube = static_cast<float>(root * root * root),
-                next = static_cast<float>((root + 1) * (root + 1) * (root + 1));
-    for (int i = 0; i < 3000; ++i) {
-      float a = cube + (next - cube) * static_cast<float>(engine()) * 0x1p-32f;
-      if (i < 10) a = std::bit_cast<float>(std::bit_cast<uint32_t>(cube) + static_cast<uint32_t>(i));
-      if (i >= 10 && i < 20) a = std::bit_cast<float>(std::bit_cast<uint32_t>(next) - static_cast<uint32_t>(i - 9));
-      if (a >= next) continue;
-      for (const float off : {-0.45f, -0.01f, 0.0f, 0.01f, 0.45f}) {
-        const CubePlace place = place_in_cubes(a, std::fmax(std::cbrt(a) + off, 0.0f));
-        ASSERT_EQ(place.root, 0x4b000000u + static_cast<uint32_t>(root)) << a << " off by " << off;
-        ASSERT_EQ(place.above, a - cube);
-        ASSERT_EQ(place.gap, next - cube);
-      }
-    }
+// What both ways to round make of a number, for estimates of its root that are off either way.
+void expect_codes_of_cubes(float a, uint32_t draw) {
+  const uint32_t nearest = Dyn8Unsigned::encode(a), drawn = Dyn8Unsigned::encode(a, draw);
+  for (const float off : {-0.01f, 0.0f, 0.01f}) {
+    const float estimate = std::fmax(std::cbrt(a) + off, 0.0f);
+    ASSERT_EQ(nearest_cube(a, estimate) & 255u, nearest) << a << " off by " << off;
+    ASSERT_EQ(drawn_cube(a, estimate, middle_of(draw)) & 255u, drawn) << a << " off by " << off << ", draw " << draw;
   }
 }
 
-// Gaps between cubes divide what a number can have above a cube, from every estimate of their reciprocals.
-TEST(Cubes, QuotientIsExactForAnyEstimate) {
+float neighbour(float a, int ulps) {
+  return std::bit_cast<float>(static_cast<uint32_t>(std::max(std::bit_cast<int32_t>(a) + ulps, 0)));
+}
+
+// Every root: the numbers around its cube and around the middle between it and the next with draws of all sizes, and
+// all draws with the numbers around the one where they begin to round up.
+TEST(Cubes, CodesAreThoseOfTheFormatForAnyEstimate) {
+  std::mt19937 engine(4);
+  for (int root = 0; root < 255; ++root) {
+    const auto cube = static_cast<float>(root * root * root),
+               next = static_cast<float>((root + 1) * (root + 1) * (root + 1));
+    for (const float edge : {cube, (cube + next) / 2, next})
+      for (int ulps = -10; ulps <= 10; ++ulps)
+        for (const uint32_t draw :
+             {0u, 1u, 255u, 32767u, 32768u, 65279u, 65534u, 65535u, static_cast<uint32_t>(engine()) & 65535u})
+          expect_codes_of_cubes(std::fmin(neighbour(edge, ulps), Dyn8Unsigned::max()), draw);
+    for (uint32_t draw = 0; draw < 65536; draw += draw < 64 || draw > 65400 ? 1 : 7)
+      for (int ulps = -1; ulps <= 1; ++ulps)
+        expect_codes_of_cubes(neighbour(cube + (next - cube) * middle_of(draw), ulps), draw);
+    if (HasFatalFailure()) return;
+  }
+}
+
+TEST(Cubes, DrawsFromAWordAreMiddles) {
   std::mt19937 engine(5);
-  for (int root = 0; root <= 255; ++root) {
-    const float gap = static_cast<float>(3 * root * root + 3 * root + 1);
-    for (int off = -2; off <= 2; ++off) {
-      const float y = short_reciprocal(gap, std::bit_cast<float>(std::bit_cast<int32_t>(1.0f / gap) + off));
-      ASSERT_EQ(y, 1.0f / gap);
-      for (int i = 0; i < 2000; ++i) {
-        const float a = std::ldexp(gap, 16) * static_cast<float>(engine()) * 0x1p-32f;
-        ASSERT_EQ(short_quotient(a, gap, y), a / gap) << a << " / " << gap;
-      }
-    }
+  for (int round = 0; round < 10000; ++round) {
+    Stochastic rounding{{}};
+    for (uint32_t& word : rounding.words) word = static_cast<uint32_t>(engine());
+    for (int i = 0; i < kGroup; ++i) ASSERT_EQ(rounding.middle(i), middle_of(rounding.draw(i)));
   }
 }
 

@@ -158,13 +158,13 @@ inline size_t stochastic_level(const Format& f, double y, uint32_t draw) {
   const size_t low = floor_level(f, y);
   if (low + 1 == f.levels.size()) return low;
   const double a = f.levels[low].value, gap = f.levels[low + 1].value - a;
+  if (f.tie == Tie::Lower && f.max() != 1.0)  // cubes: where the draw's part of the gap ends, rounded to fp32
+    return y - a >= static_cast<float>(gap * (draw + 0.5) / 65536) ? low + 1 : low;
   double fine = (y - a) / gap * 65536;
   if (f.max() == 1.0) {  // nf4 multiplies with an fp32 constant
     const auto above = static_cast<float>(y - a);
     const auto steps = static_cast<float>(65536 / static_cast<double>(static_cast<float>(gap)));
     fine = std::clamp(static_cast<double>(static_cast<float>(static_cast<double>(above) * steps)), 0.0, 65536.0);
-  } else if (f.tie == Tie::Lower) {  // cubes: one fp32 division
-    fine = static_cast<float>((y - a) * 65536 / gap);
   }
   return std::nearbyint(fine) + draw >= 65536 ? low + 1 : low;
 }
