@@ -58,7 +58,7 @@ format: ## Format the C++ sources in place
 format-check: ## Fail on a source that is not formatted
 	$(install) check
 	@tools/format.sh --check
-	@shellcheck tools/*.sh tests/fuzz/*.sh .ci/run
+	@shellcheck examples/*.sbatch tools/*.sh tests/fuzz/*.sh .ci/run
 
 # One build with clang serves sanitizers, fuzzers and clang-tidy.
 build-sanitize:

@@ -130,13 +130,15 @@ class Experiment {
   }
 
   void copy_weights(parallel::TrainingState& state) {
-    const auto from = loaded_->state().named_tensors();
-    for (const auto& [name, to] : state.named_tensors()) {
-      if (name.starts_with("exp_avg")) continue;
-      const auto same =
-          std::find_if(from.begin(), from.end(), [&, &wanted = name](const auto& f) { return f.first == wanted; });
-      require(same != from.end() && same->second.bytes() == to.bytes(), "{} is not among the weights read", name);
-      std::memcpy(to.data, same->second.data, to.bytes());
+    const std::vector<StoredTensor> from = loaded_->state().named_tensors();
+    for (const StoredTensor& to : state.named_tensors()) {
+      if (to.name.starts_with("exp_avg")) continue;
+      const auto same = std::find_if(from.begin(), from.end(), [&](const StoredTensor& f) {
+        return f.name == to.name && f.dtype == to.dtype && f.dims == to.dims;
+      });
+      require(same != from.end(), "{} is not among the weights read", to.name);
+      const Tensor &source = same->pieces[0].data, &target = to.pieces[0].data;
+      std::memcpy(target.data, source.data, target.bytes());
     }
   }
 

@@ -1,5 +1,5 @@
 # A floor is a folder of src/ and a static library agoq_<name>; its sources are found by globbing. What only a GPU needs is
-# named *_cuda.cc or *.cu and left out of a build without CUDA.
+# named *_cuda.cc or *.cu and left out of a build without CUDA; nccl_cuda.cc also of one without NCCL.
 function(agoq_floor name)
   cmake_parse_arguments(FLOOR "" "" "LINKS" ${ARGN})
   file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/${name}/*.cc)
@@ -9,6 +9,9 @@ function(agoq_floor name)
     list(APPEND sources ${kernels})
   else()
     list(FILTER sources EXCLUDE REGEX "_cuda\\.cc$")
+  endif()
+  if(NOT AGOQ_HAS_NCCL)
+    list(FILTER sources EXCLUDE REGEX "/nccl_cuda\\.cc$")
   endif()
   if(sources)
     add_library(agoq_${name} STATIC ${sources})

@@ -89,7 +89,8 @@ void sync_directory(const std::string& path) {
 
 void rename_directory_durably(const std::string& from, const std::string& to) {
   sync_directory(from);
-  require(std::rename(from.c_str(), to.c_str()) == 0, "cannot rename {} to {}: {}", from, to, std::strerror(errno));
+  const bool renamed = std::rename(from.c_str(), to.c_str()) == 0;
+  require(renamed, "cannot rename {} to {}: {}", from, to, std::strerror(errno));
   sync_directory(parent_of(to));
   if (parent_of(from) != parent_of(to)) sync_directory(parent_of(from));
 }

@@ -17,7 +17,8 @@ MappedFile::MappedFile(std::string path) : path_(std::move(path)) {
   const FileDescriptor file(open(path_.c_str(), O_RDONLY | O_CLOEXEC));
   require(file.valid(), "cannot open {}: {}", path_, std::strerror(errno));
   struct stat status = {};
-  require(fstat(file.get(), &status) == 0, "cannot read the size of {}: {}", path_, std::strerror(errno));
+  const bool known = fstat(file.get(), &status) == 0;
+  require(known, "cannot read the size of {}: {}", path_, std::strerror(errno));
   require(!S_ISDIR(status.st_mode), "cannot read {}: it is a directory, a file is expected", path_);
   require(S_ISREG(status.st_mode), "cannot map {}: it is not a regular file", path_);
   if (status.st_size == 0) return;

@@ -10,14 +10,31 @@ namespace agoq {
 
 using Philox4 = std::array<uint32_t, 4>;
 
-AGOQ_HD inline Philox4 philox4x32_7(Philox4 counter, std::array<uint32_t, 2> key) {
-  for (int round = 0; round < 7; ++round) {
-    const uint64_t a = uint64_t{0xD2511F53u} * counter[0];
-    const uint64_t b = uint64_t{0xCD9E8D57u} * counter[2];
-    counter = {static_cast<uint32_t>(b >> 32) ^ counter[1] ^ key[0], static_cast<uint32_t>(b),
-               static_cast<uint32_t>(a >> 32) ^ counter[3] ^ key[1], static_cast<uint32_t>(a)};
-    key[0] += 0x9E3779B9u;
-    key[1] += 0xBB67AE85u;
+// The upper half of a product. A GPU's compiler finds that one multiplication gives both halves.
+AGOQ_HD inline uint32_t upper_product(uint32_t a, uint32_t b) {
+#if defined(__CUDA_ARCH__)
+  return __umulhi(a, b);
+#else
+  return static_cast<uint32_t>(uint64_t{a} * b >> 32);
+#endif
+}
+
+using PhiloxKey = std::array<uint32_t, 2>;
+
+AGOQ_HD inline Philox4 philox_round(const Philox4& counter, const PhiloxKey& key) {
+  constexpr uint32_t kA = 0xD2511F53u, kB = 0xCD9E8D57u;
+  const uint32_t a = counter[0], b = counter[2];
+  return {upper_product(kB, b) ^ counter[1] ^ key[0], kB * b, upper_product(kA, a) ^ counter[3] ^ key[1], kA * a};
+}
+AGOQ_HD inline PhiloxKey next_key(const PhiloxKey& key) {
+  return {key[0] + 0x9E3779B9u, key[1] + 0xBB67AE85u};
+}
+
+inline constexpr size_t kPhiloxRounds = 7;
+AGOQ_HD inline Philox4 philox4x32_7(Philox4 counter, PhiloxKey key) {
+  for (size_t round = 0; round < kPhiloxRounds; ++round) {
+    counter = philox_round(counter, key);
+    key = next_key(key);
   }
   return counter;
 }
@@ -29,7 +46,9 @@ enum class Purpose : uint32_t {
   FirstMoment,
   SecondMoment,
   DataOrder,
-  Sampling
+  Sampling,
+  WireGradient,    // an fp32 addend in the format that it travels in
+  ReducedGradient  // a sum over ranks, encoded again
 };
 
 // What a draw depends on (design: seed, purpose, step, global micro-batch, logical tensor, index in the unsharded
@@ -42,11 +61,12 @@ struct RandomKey {
   uint32_t tensor = 0;  // logical tensor id, below 2^24
 
   // Eight 16-bit draws for the eight elements of one group; `group` counts groups of 8 in the unsharded tensor.
-  AGOQ_HD Philox4 draw(uint64_t group) const {
-    const Philox4 counter = {static_cast<uint32_t>(group), (static_cast<uint32_t>(group >> 32) << 24) | tensor, step,
-                             micro_batch};
-    return philox4x32_7(counter, {static_cast<uint32_t>(seed) ^ (static_cast<uint32_t>(purpose) << 24),
-                                  static_cast<uint32_t>(seed >> 32)});
+  AGOQ_HD Philox4 draw(uint64_t group) const { return philox4x32_7(counter(group), first_key()); }
+  AGOQ_HD Philox4 counter(uint64_t group) const {
+    return {static_cast<uint32_t>(group), (static_cast<uint32_t>(group >> 32) << 24) | tensor, step, micro_batch};
+  }
+  AGOQ_HD PhiloxKey first_key() const {
+    return {static_cast<uint32_t>(seed) ^ (static_cast<uint32_t>(purpose) << 24), static_cast<uint32_t>(seed >> 32)};
   }
 };
 

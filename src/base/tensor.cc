@@ -33,6 +33,10 @@ int64_t Shape::count() const {
   return count;
 }
 
+std::vector<int64_t> Shape::dims() const {
+  return {dims_.begin(), dims_.begin() + rank_};
+}
+
 std::string Shape::text() const {
   return fmt::format("[{}]", fmt::join(dims_.begin(), dims_.begin() + rank_, ", "));
 }

@@ -4,6 +4,7 @@
 #include <array>
 #include <initializer_list>
 #include <string>
+#include <vector>
 
 #include "base/dtype.h"
 #include "base/error.h"
@@ -22,6 +23,7 @@ class Shape {
   int rank() const { return rank_; }
   int64_t operator[](int i) const { return dims_[static_cast<size_t>(i)]; }
   int64_t count() const;
+  std::vector<int64_t> dims() const;
   bool operator==(const Shape&) const = default;
   std::string text() const;  // "[8, 128]"
 

@@ -15,13 +15,14 @@ parallel::Job one_layer_of(parallel::Job job) {
 OneLayer::OneLayer(const Workbench& b, const parallel::Job& given)
     : job(one_layer_of(given)),
       spec(job.model),
-      params(b.arena(), job.model, spec, job.precision.master, job.precision.compute),
-      grads(b.arena(), job.model, spec, job.precision),
-      optimizer(b.arena(), params, grads, spec, job.precision),
+      part(job.model, spec, job.parallelism),
+      params(b.arena(), job.model, spec, {part.ids, job.precision.master, job.precision.compute, {}}),
+      grads(b.arena(), spec, part, job.precision, job.parallelism, groups),
+      optimizer(b.arena(), params, grads, spec, job.precision, groups, part.ids.size()),
       model(b.arena(), job.model, spec, job.sequence_length) {
   if (!b.ctx().meta()) params.initialize(b.ctx(), 1);
   for (const ops::AdamWState& state : states()) {
-    b.fill(state.grad);
+    b.fill(state.grad.first);
     b.fill(state.m);
     if (codec::has_scales(state.v.codec)) b.fill(state.v);  // a root, whose sign is dropped; in fp32 it stays zero
   }
@@ -30,7 +31,7 @@ OneLayer::OneLayer(const Workbench& b, const parallel::Job& given)
 std::vector<ops::AdamWState> OneLayer::states() const {
   std::vector<ops::AdamWState> states;
   for (const model::ParamId& id : params.ids())
-    if (model::in_layer(id.param)) states.push_back(optimizer.state(id));
+    if (model::in_layer(id.param)) states.push_back(*optimizer.state(id));
   return states;
 }
 

@@ -15,6 +15,8 @@ struct OneLayer {
 
   const parallel::Job job;  // one layer, and ends of the model too small to count
   const model::LayerSpec spec;
+  const parallel::Groups groups;  // this process alone
+  const parallel::Part part;
   model::Parameters params;
   parallel::Gradients grads;
   parallel::Optimizer optimizer;

@@ -183,11 +183,11 @@ struct Setting {
   // --- optimizer -----------------------------------------------------------------------------------------------------
   Work squared_norms(Workbench& b) const {
     const auto layer = std::make_shared<OneLayer>(b, job);
-    std::vector<Quantized> grads;
+    std::vector<ops::GradientSum> grads;
     Work work;
     for (const ops::AdamWState& state : layer->states()) {
       grads.push_back(state.grad);
-      work.bytes += bytes_of(state.grad);
+      work.bytes += bytes_of(state.grad.first);
     }
     const Tensor squares = b.zeros(DType::F32, {static_cast<int64_t>(grads.size())});
     work.run = [=](const Context& ctx) { ops::squared_norms(ctx, grads, squares); };
@@ -202,7 +202,7 @@ struct Setting {
     Work work;
     for (const ops::AdamWState& s : states) {
       const ops::Weight& w = s.weight;
-      work.bytes += bytes_of(s.grad) + 2 * bytes_of(s.m, s.v, w.correction, w.master);
+      work.bytes += bytes_of(s.grad.first) + 2 * bytes_of(s.m, s.v, w.correction, w.master);
       work.bytes += (w.master ? 1 : 2) * bytes_of(w.value);  // beside a master it is only written
     }
     work.run = [=, owner = layer](const Context& ctx) { ops::adamw(ctx, states, kSmallRate, config, scalars); };

@@ -7,6 +7,7 @@
 #include "cli/command.h"
 #include "cli/memory_table.h"
 #include "cli/options.h"
+#include "cli/stage_tables.h"
 #include "plan/comparison.h"
 #include "train/memory_advice.h"
 
@@ -15,12 +16,14 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-constexpr size_t kListed = 12;
+constexpr size_t kListed = 12;  // changes
+constexpr int kListedRanks = 64;
 
 struct PlanOptions {
   std::shared_ptr<SettingOptions> settings;
   std::string model;
   std::string target = "cuda";
+  int world_size = 0;
   bool json = false;
 };
 
@@ -28,12 +31,17 @@ struct Plan {
   train::TrainConfig config;
   model::ModelConfig model;
   Device target{};
-  plan::Layout ours, reference;
-  uint64_t estimate = 0;  // CUDA context and libraries
-  uint64_t budget = 0;    // 0: none given
+  parallel::Job job;
+  std::vector<plan::RankPlan> stages;
+  plan::RankPlan largest;
+  plan::Layout reference;  // of the largest
+  uint64_t estimate = 0;   // CUDA context and libraries
+  uint64_t budget = 0;     // 0: none given
   std::vector<plan::Advice> advice;
   std::string note;
-  uint64_t needed() const { return ours.total + estimate; }
+  const plan::Layout& ours() const { return largest.layout; }
+  const comm::Mesh& mesh() const { return job.parallelism.mesh; }
+  uint64_t needed() const { return ours().total + estimate; }
   bool fits() const { return needed() <= budget; }
 };
 
@@ -54,20 +62,23 @@ Plan make_plan(const PlanOptions& options) {
   }
   p.target = options.target == "cuda" ? Device::Cuda : Device::Cpu;
   p.estimate = plan::beside_the_arena(p.target);
-  p.config = train::resolved(config, p.model, p.target);
-  const parallel::Job job = train::make_job(p.config, p.model);
-  p.ours = plan::plan_layout(job, p.target);
-  p.reference = plan::plan_layout(plan::reference_job(job), p.target);
+  const int world = options.world_size > 0 ? options.world_size : train::model_ranks(config);
+  p.config = train::resolved(config, p.model, p.target, world);
+  p.job = plan::with_stage_widths(train::make_job(p.config, p.model, {0, world}), p.target);
+  p.stages = plan::plan_stages(p.job, p.target);
+  p.largest = plan::largest(p.stages);
+  p.reference = plan::plan_layout(plan::at_rank(plan::reference_job(p.job), p.largest.rank), p.target);
   if (!config.gpu_memory.empty()) p.budget = parse_bytes(config.gpu_memory);
   if (p.budget > 0 && !p.fits())
-    p.advice = train::memory_advice(p.config, p.model, p.budget > p.estimate ? p.budget - p.estimate : 0, p.target);
+    p.advice =
+        train::memory_advice(p.config, p.model, world, p.budget > p.estimate ? p.budget - p.estimate : 0, p.target);
   return p;
 }
 
 void print_advice(const Plan& p) {
-  if (p.ours.model_state() + p.estimate > p.budget)
+  if (p.ours().model_state() + p.estimate > p.budget)
     fmt::print("Weights, gradients and moments alone are {}: no batch is small enough.\n\n",
-               human_bytes(p.ours.model_state()));
+               human_bytes(p.ours().model_state()));
   if (p.advice.empty()) {
     fmt::print("No single setting makes it smaller; take a smaller model or a larger device.\n");
     return;
@@ -81,11 +92,30 @@ void print_advice(const Plan& p) {
   if (!p.advice.front().fits) fmt::print("\nNo single change is enough; combine some of these.\n");
 }
 
+// How long stages of a pipeline wait for each other, of the time they compute; backward takes twice as long as forward.
+double idle(const parallel::Parallelism& p) {
+  return parallel::simulate(p.stages(), p.chunks, p.micro_batches, {}).bubble;
+}
+
+void print_mesh(const Plan& p) {
+  const parallel::Parallelism& parallelism = p.job.parallelism;
+  fmt::print("{} processes: {}; micro-batches of a step on each data rank: {}\n", p.mesh().ranks(), p.mesh().text(),
+             parallelism.micro_batches);
+  if (parallelism.stages() > 1)
+    fmt::print("stages wait for each other for {:.0f}% of the time they compute\n", 100 * idle(parallelism));
+  fmt::print("\nOne rank of each stage, that with the most where ranks have unequal parts:\n\n{}\n",
+             stage_memory_table(p.stages));
+  fmt::print("The most activations of one chunk and micro-batch at a time, and bytes sent in a step:\n\n{}\n",
+             stage_traffic_table(p.stages));
+  if (parallelism.stages() > 1) fmt::print("Stage {} needs the most:\n\n", p.largest.stage);
+}
+
 void print_text(const Plan& p) {
   fmt::print("{} parameters, micro-batches of {} x {} tokens, on {}\n\n",
              human_count(static_cast<uint64_t>(p.model.parameters())), p.config.micro_batch_size, p.config.seq_length,
              p.target == Device::Cuda ? "a GPU" : "the CPU");
-  fmt::print("{}\n", memory_table(p.ours, p.reference));
+  if (p.mesh().ranks() > 1) print_mesh(p);
+  fmt::print("{}\n", memory_table(p.ours(), p.reference));
   if (p.estimate > 0)
     fmt::print("CUDA context and libraries, an estimate not in the total: {}\n", human_bytes(p.estimate));
   if (!p.note.empty()) fmt::print("note: {}\n", p.note);
@@ -98,19 +128,53 @@ void print_text(const Plan& p) {
   print_advice(p);
 }
 
+Json json_of(const plan::RankPlan& rank, const comm::Mesh& mesh) {
+  Json json;
+  json["rank"] = rank.rank;
+  const comm::Coordinates at = mesh.coordinates(rank.rank);
+  for (size_t axis = 0; axis < comm::kAxes; ++axis)
+    json[std::string(comm::name_of(static_cast<comm::Axis>(axis)))] = at[axis];
+  for (const parallel::LayerRange& chunk : rank.chunks) json["layers"].push_back({chunk.begin, chunk.end});
+  json["parameters"] = rank.parameters;
+  json["in_flight"] = rank.in_flight;
+  json["widths"] = rank.widths;
+  json["total"] = rank.layout.total;
+  for (const OwnerBytes& owner : rank.layout.owners)
+    json["owners"].push_back({{"owner", owner.owner}, {"bytes", owner.bytes}});
+  const parallel::Traffic& sent = rank.layout.sent;
+  json["bytes_sent"] = {{"tensor", sent.tensor}, {"data", sent.data}, {"pipeline", sent.pipeline}};
+  return json;
+}
+
+// Stages by the rank that holds the most; every rank where there are few.
+void add_mesh(Json& json, const Plan& p) {
+  json["world_size"] = p.mesh().ranks();
+  for (size_t axis = 0; axis < comm::kAxes; ++axis) {
+    const auto a = static_cast<comm::Axis>(axis);
+    json["mesh"][std::string(comm::name_of(a))] = p.mesh().size(a);
+  }
+  json["micro_batches"] = p.job.parallelism.micro_batches;
+  json["idle"] = idle(p.job.parallelism);
+  json["largest_rank"] = p.largest.rank;
+  for (const plan::RankPlan& stage : p.stages) json["stages"].push_back(json_of(stage, p.mesh()));
+  if (p.mesh().ranks() > kListedRanks) return;
+  for (const plan::RankPlan& rank : plan::plan_ranks(p.job, p.target)) json["ranks"].push_back(json_of(rank, p.mesh()));
+}
+
 void print_json(const Plan& p) {
   Json json;
   json["target"] = p.target == Device::Cuda ? "cuda" : "cpu";
   json["parameters"] = p.model.parameters();
   json["seq_length"] = p.config.seq_length;
   json["micro_batch_size"] = p.config.micro_batch_size;
-  for (const plan::OwnerPair& row : plan::paired(p.ours, p.reference))
+  for (const plan::OwnerPair& row : plan::paired(p.ours(), p.reference))
     json["owners"].push_back({{"owner", row.owner}, {"bytes", row.bytes}, {"reference_bytes", row.reference}});
-  json["total"] = p.ours.total;
+  json["total"] = p.ours().total;
   json["reference_total"] = p.reference.total;
-  json["bytes_per_parameter"] = static_cast<double>(p.ours.model_state()) / static_cast<double>(p.model.parameters());
+  json["bytes_per_parameter"] = static_cast<double>(p.ours().model_state()) / static_cast<double>(p.largest.parameters);
   json["cuda_context_estimate"] = p.estimate;
   if (!p.note.empty()) json["note"] = p.note;
+  add_mesh(json, p);
   if (p.budget > 0) {
     json["budget"] = p.budget;
     json["fits"] = p.fits();
@@ -129,14 +193,23 @@ Command add_plan(CLI::App& program) {
   auto options = std::make_shared<PlanOptions>();
   app->add_option("MODEL", options->model, "a preset, a Hugging Face folder or a config.json");
   options->settings = SettingOptions::add(*app, {"model", "model-config", "finetune", "seq-length", "micro-batch-size",
-                                                 "global-batch-size", "Precision", "gpu-memory"});
+                                                 "global-batch-size", "Precision", "Parallel", "gpu-memory"});
+  app->add_option("--world-size", options->world_size,
+                  "number of processes; those that tensor and pipeline leave are data parallel (default: one copy of "
+                  "the model)")
+      ->type_name("N")
+      ->check(CLI::Range(1, train::kMostRanks).description(""))
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
   app->add_option("--target", options->target, "lay out for a GPU (bf16 compute) or for the CPU (default: cuda)")
       ->type_name("cuda|cpu")
       ->check(CLI::IsMember({"cuda", "cpu"}).description(""));
   app->add_flag("--json", options->json, "print JSON");
   app->footer(
       "Nothing is allocated and no GPU is needed: the training code itself runs on shapes alone.\n"
-      "Example: agoq plan llama3-8b --seq-length 8192 --gpu-memory 80GiB");
+      "Examples:\n"
+      "  agoq plan llama3-8b --seq-length 8192 --gpu-memory 80GiB\n"
+      "  agoq plan llama3-8b --pipeline-model-parallel-size 4 --num-virtual-stages-per-pipeline-rank 2 "
+      "--global-batch-size 8");
   return {app, [options] {
             const Plan plan = make_plan(*options);
             options->json ? print_json(plan) : print_text(plan);

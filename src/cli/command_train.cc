@@ -3,15 +3,19 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <csignal>
+#include <ctime>
 #include <optional>
 
+#include "base/log.h"
 #include "base/text.h"
 #include "cli/command.h"
 #include "cli/memory_table.h"
 #include "cli/options.h"
+#include "cli/processes.h"
 #include "cli/progress.h"
 #include "cli/text_tokens.h"
 #include "train/trainer.h"
@@ -23,20 +27,30 @@ constexpr int kExitOnSignal = 128;
 
 // Set by a signal, read at every step boundary: the only state that a signal handler may touch.
 std::atomic<bool> stop_requested{false};
-static_assert(std::atomic<bool>::is_always_lock_free);
+std::atomic<int64_t> requested_at{0};  // seconds; 0: not yet
+static_assert(std::atomic<bool>::is_always_lock_free && std::atomic<int64_t>::is_always_lock_free);
+
+// A launcher passes on the signal that the terminal has sent to all processes: this soon it is the same request.
+constexpr int64_t kSameRequest = 1;
 
 // The first signal ends the run at the next step boundary, saved; a second one ends it at once. A reader of the output
 // that goes (`| tee` at Ctrl-C) ends nothing: what is printed is a log, and the run is yet to be saved.
 void on_signal(int number) {
-  if (stop_requested.exchange(true)) _exit(kExitOnSignal + number);
+  timespec now{};
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  int64_t before = 0;
+  if (requested_at.compare_exchange_strong(before, now.tv_sec))
+    stop_requested = true;
+  else if (now.tv_sec - before > kSameRequest)
+    _exit(kExitOnSignal + number);
 }
 
 void catch_signals() {
   struct sigaction action {};
   action.sa_handler = on_signal;
-  action.sa_flags = SA_RESTART;  // a save in progress must not fail with EINTR
-  sigaction(SIGINT, &action, nullptr);
-  sigaction(SIGTERM, &action, nullptr);
+  action.sa_flags = SA_RESTART;                        // a save in progress must not fail with EINTR
+  for (const int number : {SIGINT, SIGTERM, SIGUSR1})  // mpirun passes on only the last to its processes
+    sigaction(number, &action, nullptr);
   struct sigaction hangup {};
   sigaction(SIGHUP, nullptr, &hangup);
   if (hangup.sa_handler != SIG_IGN) sigaction(SIGHUP, &action, nullptr);  // ignored under nohup
@@ -78,58 +92,89 @@ void print_end(const train::RunPlan& run, const train::Summary& summary, const s
                save);
 }
 
-// What the model writes now. The run is saved and done, so whatever fails here is only told.
-void print_sample(train::Trainer& trainer) {
+// What the model writes now: all processes compute it, one shows it. The run is saved and done, so a tokenizer that does
+// not open is only told.
+void print_sample(train::Trainer& trainer, bool show) {
   const train::TrainConfig& config = trainer.plan().config;
   if (config.sample_tokens == 0) return;
+  std::unique_ptr<TextTokens> tokenizer;
+  std::string problem;
   try {
-    const auto tokenizer = open_tokenizer(config.tokenizer);
-    std::string text = config.sample_prompt.empty() ? "\n" : config.sample_prompt;
-    train::SamplingOptions options;
-    options.max_new_tokens = config.sample_tokens;
-    options.seed = config.seed;
-    options.stop_token = static_cast<int32_t>(config.eod_token);
-    continue_text(trainer.state(), tokenizer->encode(text), options, *tokenizer, [&](const std::string& more) {
-      text += more;
-      return true;
-    });
-    fmt::print("\nsample of what the model writes now:\n\n{}\n", text);
+    tokenizer = open_tokenizer(config.tokenizer);
   } catch (const Error& error) {
-    fmt::print("\nno sample of what the model writes: {}\n", error.what());
+    problem = error.what();
   }
-}
-
-void train_run(const train::TrainConfig& given) {
-  catch_signals();
-  std::optional<Progress> progress;  // once the resolved settings are known
-  std::optional<double> train_loss;  // of the last step
-  train::Observer observer;
-  observer.on_plan = [&](const train::RunPlan& run) {
-    print_start(run);
-    progress.emplace(run.config.train_iters, run.config.log_interval);
-  };
-  observer.on_note = [&](const std::string& text) { progress->say("  " + text); };
-  observer.on_step = [&](const train::StepMetrics& metrics) {
-    train_loss = metrics.loss;
-    progress->step(metrics);
-  };
-  observer.on_valid = [&](int64_t step, double loss) {
-    progress->say(fmt::format("  step {}: held-out loss {:.4f}, perplexity {:.2f}; training loss {:.4f}", step, loss,
-                              std::exp(loss), train_loss.value_or(NAN)));
-  };
-  train::Trainer trainer(given, observer);
-  const train::Summary summary = trainer.run(stop_requested);
-  progress->finish();
-  if (!train_loss && !summary.stopped_early) {
-    fmt::print("nothing to do: all {} steps are done; --train-iters N goes on to step N\n", summary.step);
+  const std::vector<char> ready = trainer.state().groups().world.values(problem.empty() ? 'y' : 'n');
+  if (std::find(ready.begin(), ready.end(), 'n') != ready.end()) {
+    if (!problem.empty()) log_warning("no sample of what the model writes: {}", problem);
     return;
   }
-  if (!summary.stopped_early) {
-    print_sample(trainer);
-    return print_end(trainer.plan(), summary, given.save);
+  std::string text = config.sample_prompt.empty() ? "\n" : config.sample_prompt;
+  train::SamplingOptions options;
+  options.max_new_tokens = config.sample_tokens;
+  options.seed = config.seed;
+  options.stop_token = static_cast<int32_t>(config.eod_token);
+  continue_text(trainer.state(), tokenizer->encode(text), options, *tokenizer, [&](const std::string& more) {
+    text += more;
+    return true;
+  });
+  if (show) fmt::print("\nsample of what the model writes now:\n\n{}\n", text);
+}
+
+// What the leading process shows of the run.
+class Watcher {
+ public:
+  // Of several processes the output goes through a launcher, whose terminal (mpirun gives rank 0 one) is none to draw
+  // on.
+  explicit Watcher(bool alone) : alone_(alone) {}
+  train::Observer observer() {
+    train::Observer observer;
+    observer.on_plan = [this](const train::RunPlan& run) {
+      print_start(run);
+      progress_.emplace(run.config.train_iters, run.config.log_interval, alone_);
+    };
+    observer.on_note = [this](const std::string& text) { progress_->say("  " + text); };
+    observer.on_step = [this](const train::StepMetrics& metrics) {
+      train_loss_ = metrics.loss;
+      progress_->step(metrics);
+    };
+    observer.on_valid = [this](int64_t step, double loss) {
+      progress_->say(fmt::format("  step {}: held-out loss {:.4f}, perplexity {:.2f}; training loss {:.4f}", step, loss,
+                                 std::exp(loss), train_loss_.value_or(NAN)));
+    };
+    return observer;
   }
-  fmt::print("stopped by a signal at step {}{}\n", summary.step,
-             given.save.empty() ? "; nothing is saved without --save" : "; the same command again continues it");
+  void finish_progress() { progress_->finish(); }
+  void print_outcome(const train::RunPlan& run, const train::Summary& summary) const {
+    const std::string& save = run.config.save;
+    if (summary.stopped_early) {
+      fmt::print("stopped by a signal at step {}{}\n", summary.step,
+                 save.empty() ? "; nothing is saved without --save" : "; the same command again continues it");
+    } else if (!train_loss_) {
+      fmt::print("nothing to do: all {} steps are done; --train-iters N goes on to step N\n", summary.step);
+    } else {
+      print_end(run, summary, save);
+    }
+  }
+
+ private:
+  bool alone_;
+  std::optional<Progress> progress_;  // once the resolved settings are known
+  std::optional<double> train_loss_;  // of the last step
+};
+
+void train_run(const train::TrainConfig& given) {
+  const RunProcesses processes(given);
+  catch_signals();  // until here there is nothing to save
+  processes.run([&] {
+    Watcher watcher(processes.alone());
+    train::Trainer trainer(given, processes.lead() ? watcher.observer() : train::Observer{}, processes.for_trainer());
+    const int64_t first_step = trainer.step();
+    const train::Summary summary = trainer.run(stop_requested);
+    if (processes.lead()) watcher.finish_progress();
+    if (!summary.stopped_early && summary.step > first_step) print_sample(trainer, processes.lead());
+    if (processes.lead()) watcher.print_outcome(trainer.plan(), summary);
+  });
 }
 
 }  // namespace

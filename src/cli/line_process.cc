@@ -17,7 +17,10 @@ namespace agoq::cli {
 namespace {
 
 struct Pipe {
-  Pipe() { require(pipe2(ends.data(), O_CLOEXEC) == 0, "cannot make a pipe: {}", std::strerror(errno)); }
+  Pipe() {
+    const bool made = pipe2(ends.data(), O_CLOEXEC) == 0;
+    require(made, "cannot make a pipe: {}", std::strerror(errno));
+  }
   ~Pipe() {
     for (const int end : ends)
       if (end >= 0) close(end);

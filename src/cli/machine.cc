@@ -16,6 +16,7 @@
 #include "base/error.h"
 #include "base/text.h"
 #include "cli/python.h"
+#include "comm/nccl_cuda.h"
 #include "device/gpu.h"
 
 namespace agoq::cli {
@@ -92,18 +93,22 @@ Finding library(const Library& wanted) {
   return {wanted.what, needed ? "not found" : "not found (this build does not need it)", false, needed, wanted.remedy};
 }
 
+Finding nccl() {
+  if constexpr (comm::kNcclBuild) return {"NCCL", comm::nccl_version()};
+  return library({"NCCL", {"libnccl.so.2", "libnccl.so"}, "sudo apt-get install libnccl2 (NVIDIA's repository)"});
+}
+
 std::vector<Finding> optional_libraries() {
   const Library wanted[] = {
-      {"MPI", {"libmpi.so.40", "libmpi.so.12", "libmpi.so"}, "sudo apt-get install libopenmpi-dev openmpi-bin"},
       {"CUDA runtime",
        {"libcudart.so.13", "libcudart.so.12", "libcudart.so"},
        "https://developer.nvidia.com/cuda-downloads"},
       {"cuBLASLt", {"libcublasLt.so.13", "libcublasLt.so.12", "libcublasLt.so"}, "comes with CUDA", true},
       {"cuDNN", {"libcudnn.so.9", "libcudnn.so"}, "https://developer.nvidia.com/cudnn-downloads", true},
-      {"NCCL", {"libnccl.so.2", "libnccl.so"}, "sudo apt-get install libnccl2 (NVIDIA's repository)"},
   };
   std::vector<Finding> findings;
   for (const Library& one : wanted) findings.push_back(library(one));
+  findings.push_back(nccl());
   return findings;
 }
 

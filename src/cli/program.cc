@@ -5,10 +5,8 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdio>
-#include <exception>
 #include <new>
 #include <stdexcept>
-#include <string>
 #include <vector>
 
 #include "agoq/agoq.h"
@@ -111,16 +109,15 @@ int run_program(int argc, char** argv) try {
     commands.back().app->group("Commands")->allow_extras();
   }
   return dispatch(program, commands, argc, argv);
-} catch (const std::bad_alloc&) {
-  std::fflush(stdout);
-  fmt::print(stderr,
-             "agoq: error: this machine has not enough memory for that; `agoq plan --target cpu` tells what a "
-             "run needs\n");
-  return kFailed;
 } catch (const std::exception& error) {
   std::fflush(stdout);
-  fmt::print(stderr, "agoq: error: {}\n", error.what());
+  fmt::print(stderr, "agoq: error: {}\n", text_of(error));
   return kFailed;
+}
+
+std::string text_of(const std::exception& error) {
+  if (dynamic_cast<const std::bad_alloc*>(&error) == nullptr) return error.what();
+  return "this machine has not enough memory for that; `agoq plan --target cpu` tells what a run needs";
 }
 
 }  // namespace agoq::cli

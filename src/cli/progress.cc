@@ -36,8 +36,10 @@ std::string line_for_terminal(const train::StepMetrics& m, int64_t total, double
 
 }  // namespace
 
-Progress::Progress(int64_t total_steps, int64_t log_interval)
-    : total_(total_steps), interval_(std::max<int64_t>(log_interval, 1)), terminal_(isatty(STDOUT_FILENO) == 1) {}
+Progress::Progress(int64_t total_steps, int64_t log_interval, bool draws)
+    : total_(total_steps),
+      interval_(std::max<int64_t>(log_interval, 1)),
+      terminal_(draws && isatty(STDOUT_FILENO) == 1) {}
 
 Progress::~Progress() {
   finish();

@@ -10,8 +10,8 @@ namespace agoq::cli {
 
 class Progress {
  public:
-  // Off a terminal, a line every `log_interval` steps.
-  Progress(int64_t total_steps, int64_t log_interval);
+  // On a terminal one line that is drawn anew, if `draws`; otherwise a line every `log_interval` steps.
+  Progress(int64_t total_steps, int64_t log_interval, bool draws);
   ~Progress();
 
   void step(const train::StepMetrics& metrics);

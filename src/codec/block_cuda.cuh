@@ -318,23 +318,46 @@ __device__ inline float block_amax(const Numbers& x) {
   return most;
 }
 
+// The same of kCount blocks at once for less, from the lanes' own: a lane gets that of block lane / (kLanes / kCount).
+// Halves of the lanes exchange what belongs to the other half, until each lane has one block.
+template <int kCount>
+__device__ inline float amax_of_share(float (&most)[kCount], int lane) {
+  int other = kLanes / 2;
+#pragma unroll
+  for (int count = kCount / 2; count > 0; count /= 2, other /= 2) {
+    const bool upper = (lane & other) != 0;
+#pragma unroll
+    for (int k = 0; k < count; ++k) {
+      const float theirs = __shfl_xor_sync(kWholeWarp, upper ? most[k] : most[k + count], other);
+      most[k] = greater_magnitude(upper ? most[k + count] : most[k], theirs);
+    }
+  }
+#pragma unroll
+  for (; other > 0; other /= 2) most[0] = greater_magnitude(most[0], __shfl_xor_sync(kWholeWarp, most[0], other));
+  return most[0];
+}
+
 // What a kernel needs of a Rounding; the row's own blocks where the unsharded row is not given.
 struct Draws {
-  RandomKey key;
-  int64_t first_row = 0, first_block = 0, blocks_per_row = 0;
+  PreparedDraws prepared;
+  Origin origin;
   bool stochastic = true;
 
   Draws() = default;
   Draws(const Rounding& rounding, const RowBlocks& row)
-      : key(rounding.key),
-        first_row(rounding.first_row),
-        first_block(rounding.first_block),
-        blocks_per_row(rounding.blocks_per_row ? rounding.blocks_per_row : row.blocks()),
-        stochastic(rounding.stochastic) {}
+      : prepared(rounding.key), origin(rounding.origin), stochastic(rounding.stochastic) {
+    if (origin.blocks_per_row == 0) origin.blocks_per_row = row.blocks();
+  }
+  // Block b of row r, counted in the whole tensor.
+  __host__ __device__ int64_t block(int64_t r, int64_t b) const {
+    return origin.row(r) * origin.blocks_per_row + origin.first_block + b;
+  }
+  __device__ Stochastic of_block(int64_t whole_block, int lane) const {
+    return {prepared.of(static_cast<uint64_t>(whole_block) * kLanes + static_cast<uint64_t>(lane))};
+  }
   template <class P>
   __device__ Stochastic of(int64_t r, const P& p) const {
-    const int64_t block = (first_row + r) * blocks_per_row + first_block + p.block;
-    return {rounding_draws(key, static_cast<uint64_t>(block) * kLanes + static_cast<uint64_t>(p.lane))};
+    return of_block(block(r, p.block), p.lane);
   }
 };
 

@@ -17,6 +17,10 @@ Quantized make(Codec codec, Device device, int64_t rows, RowBlocks row, Allocate
   return q;
 }
 
+int64_t aligned(int64_t bytes) {
+  return (bytes + 255) / 256 * 256;
+}
+
 void check(const Context& ctx, const Quantized& q, const Tensor& x, const char* what) {
   require(q.kept(), "{}: the tensor is not kept (codec none): recompute it instead", what);
   require(x.shape.rank() > 0 && x.rows() == q.rows && x.cols() == q.row.cols,
@@ -36,6 +40,23 @@ Quantized allocate(Arena& arena, const std::string& owner, Codec codec, int64_t 
 
 Quantized push(const Context& ctx, Codec codec, int64_t rows, RowBlocks row) {
   return make(codec, ctx.device(), rows, row, [&](DType dtype, Shape shape) { return ctx.empty(dtype, shape); });
+}
+
+Quantized view_in(const Tensor& bytes, Codec codec, int64_t rows, RowBlocks row) {
+  require(bytes_in_view(codec, rows, row) <= bytes.count(), "{} bytes cannot hold [{}, {}] as {}", bytes.count(), rows,
+          row.cols, name_of(codec));
+  int64_t at = 0;
+  return make(codec, bytes.device, rows, row, [&](DType dtype, Shape shape) {
+    const Tensor part{bytes.data ? bytes.raw() + at : nullptr, dtype, bytes.device, shape};
+    at = aligned(at + static_cast<int64_t>(part.bytes()));
+    return part;
+  });
+}
+
+int64_t bytes_in_view(Codec codec, int64_t rows, RowBlocks row) {
+  if (codec == Codec::None) return 0;
+  const int64_t scales = has_scales(codec) ? rows * row.blocks() * static_cast<int64_t>(sizeof(Bf16)) : 0;
+  return aligned(rows * row_bytes(codec, row)) + aligned(scales);
 }
 
 void encode(const Context& ctx, const Tensor& x, const Quantized& out, const Rounding& rounding) {

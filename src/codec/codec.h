@@ -15,6 +15,10 @@ Quantized allocate(Arena& arena, const std::string& owner, Codec codec, int64_t 
 // The same as a temporary on the stack, uninitialised.
 Quantized push(const Context& ctx, Codec codec, int64_t rows, RowBlocks row);
 
+// The same in the front of given bytes (uint8, aligned to 256), of which it takes so many.
+Quantized view_in(const Tensor& bytes, Codec codec, int64_t rows, RowBlocks row);
+int64_t bytes_in_view(Codec codec, int64_t rows, RowBlocks row);
+
 // x [rows, cols] (fp32 or bf16) -> codes and scales. A NaN or Inf makes its block's scale NaN.
 void encode(const Context& ctx, const Tensor& x, const Quantized& out, const Rounding& rounding = Rounding::nearest());
 // Codes -> out [rows, cols] (fp32 or bf16).

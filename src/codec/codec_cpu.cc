@@ -29,8 +29,9 @@ class BlockDraws {
  public:
   BlockDraws(const Rounding& rounding, const Quantized& q, int64_t row)
       : rounding_(rounding),
-        first_((rounding.first_row + row) * (rounding.blocks_per_row ? rounding.blocks_per_row : q.row.blocks()) +
-               rounding.first_block) {}
+        first_(rounding.origin.row(row) *
+                   (rounding.origin.blocks_per_row ? rounding.origin.blocks_per_row : q.row.blocks()) +
+               rounding.origin.first_block) {}
   const uint16_t* of(int64_t block) {
     draw_block(rounding_.key, static_cast<uint64_t>(first_ + block) * kGroups, draws_);
     return draws_;

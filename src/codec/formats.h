@@ -56,6 +56,28 @@ AGOQ_HD inline Philox4 rounding_draws(RandomKey key, uint64_t group) {
   return {words[0] ^ mirror, words[1] ^ mirror, words[2] ^ mirror, words[3] ^ mirror};
 }
 
+// rounding_draws for many groups of one key: the keys of the rounds are made once, with the mirror in the last of them.
+class PreparedDraws {
+ public:
+  PreparedDraws() = default;
+  explicit PreparedDraws(const RandomKey& key) : key_(key), mirror_(0u - (key.micro_batch & 1u)) {
+    key_.micro_batch &= ~1u;
+    rounds_[0] = key_.first_key();
+    for (size_t round = 1; round < kPhiloxRounds; ++round) rounds_[round] = next_key(rounds_[round - 1]);
+    for (uint32_t& word : rounds_.back()) word ^= mirror_;
+  }
+  AGOQ_HD Philox4 of(uint64_t group) const {
+    Philox4 words = key_.counter(group);
+    for (size_t round = 0; round < kPhiloxRounds; ++round) words = philox_round(words, rounds_[round]);
+    return {words[0], words[1] ^ mirror_, words[2], words[3] ^ mirror_};
+  }
+
+ private:
+  RandomKey key_;
+  uint32_t mirror_ = 0;
+  std::array<PhiloxKey, kPhiloxRounds> rounds_{};
+};
+
 // Sign and magnitude with kMantissa explicit bits; magnitudes below 2^kMinExponent are evenly spaced (subnormal).
 // Codes of equal sign are in the order of their values, so rounding up is adding one, also across an exponent.
 template <Codec kName, int kCodeBits, int kMantissa, int kMinExponent, uint32_t kLargestCode>

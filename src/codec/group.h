@@ -163,10 +163,11 @@ AGOQ_HD inline Packed pack_bytes(const Packed& bytes) {
     return {pack_nibbles(codes), 0};
 }
 
-// The bytes of `magnitudes` (0 to 127) with their sign changed where those of `negative` are 255 and not 0.
+// The bytes of `magnitudes` (0 to 127) with their sign changed where those of `negative` are 255 and not 0: -m is the
+// complement of m - 1, which borrows nothing from the next byte with 128 added for a while.
 AGOQ_HD inline uint32_t negate_bytes(uint32_t magnitudes, uint32_t negative) {
-  const uint32_t low = ((magnitudes ^ negative) & 0x7f7f7f7fu) + (negative & 0x01010101u);
-  return low ^ (negative & 0x80808080u);
+  const uint32_t less = magnitudes + 0x80808080u - (negative & 0x01010101u);
+  return less ^ 0x80808080u ^ negative;
 }
 
 // Byte i of `bytes` as the number 2^23 + byte.
@@ -227,7 +228,7 @@ struct Nearest {
   static constexpr bool kDraws = false;
 };
 struct Stochastic {
-  static constexpr bool kDraws = true;
+  static constexpr bool kDraws = true, kBounded = false;
   Philox4 words;
   AGOQ_HD uint32_t draw(int i) const { return draw16(words, i); }
   // middle_of(draw(i)): behind the bits of 128, a draw is that many 65536ths.
@@ -235,6 +236,25 @@ struct Stochastic {
     const uint32_t bits = bytes_of(words[static_cast<size_t>(i / 2)], 0x43000000u, i % 2 ? 0x7632u : 0x7610u);
     return std::bit_cast<float>(bits) - (128.0f - 0x1p-17f);
   }
+  // bits + draw(i)
+  AGOQ_HD uint32_t added_to(uint32_t bits, int i) const {
+#if defined(__CUDA_ARCH__)
+    return __dp2a_lo(words[static_cast<size_t>(i / 2)], i % 2 ? 0x0100u : 0x0001u, bits);  // one half once, one not
+#else
+    return bits + draw(i);
+#endif
+  }
+};
+
+// Whether |x| / scale <= F::max() for all of a block, so that stochastic rounding needs no limit: always, but for NaNs
+// and for numbers that are too large for the largest scale. False for zero blocks, too.
+template <class F>
+AGOQ_HD inline bool bounds_numbers(Bf16 scale) {
+  return scale.bits - 1u < max_scale_bits<F>() - 1u;
+}
+// Stochastic where bounds_numbers.
+struct Bounded : Stochastic {
+  static constexpr bool kBounded = true;
 };
 
 // The code of a magnitude, e2m1, e2m2 or e2m3, plus 2^23, in units of 1 / kFine. Codes are a concave function of
@@ -289,8 +309,13 @@ template <class F, class Rounded>
 AGOQ_HD inline Packed encode_integers(const Words& y, const Rounded& rounding) {
   Words codes;
   if constexpr (Rounded::kDraws) {
-    for (int i = 0; i < kGroup; ++i)
-      codes[i] = draw_up<F>(multiply_add(magnitude(std::bit_cast<float>(y[i])), 65536.0f, kUnit), rounding.draw(i));
+    for (int i = 0; i < kGroup; ++i) {
+      const float fine = multiply_add(magnitude(std::bit_cast<float>(y[i])), 65536.0f, kUnit);
+      if constexpr (Rounded::kBounded)
+        codes[i] = rounding.added_to(std::bit_cast<uint32_t>(fine), i);
+      else
+        codes[i] = draw_up<F>(fine, rounding.draw(i));
+    }
     const Packed bytes = pack8<2>(codes);
     return pack_bytes<F::kBits>(
         Packed{negate_bytes(bytes.low, gather<3, 1, true>(y, 0)), negate_bytes(bytes.high, gather<3, 1, true>(y, 4))});
@@ -413,6 +438,26 @@ AGOQ_HD inline void decode_group(const Packed& packed, float scale, Numbers& x) 
     } else {
       x[i] = F::decode_raised(raised_code<F::kBits>(packed, i)) * scale;
     }
+  }
+}
+
+// x += those numbers, each sum rounded once. Int8: 1 + code / 32768 comes out of one instruction; times the scale and
+// less the scale it is exact; and 32768 is brought back by the FMA that adds, since scale · 32768 might overflow.
+template <class F>
+AGOQ_HD inline void add_group(const Packed& packed, float scale, Numbers& x) {
+  if constexpr (F::kLevels == Levels::Integer && F::kBits == 8) {
+    constexpr float kZero = 1.0f + 0x1p-8f;  // 128 / 32768 more, so that codes are not negative
+    const float zero = -kZero * scale;
+    for (int i = 0; i < kGroup; ++i) {
+      const uint32_t bytes = (i < 4 ? packed.low : packed.high) ^ 0x80808080u;
+      const auto number =
+          std::bit_cast<float>(bytes_of(bytes, 0x3f800000u, 0x7604u | static_cast<uint32_t>(i & 3) << 4));
+      x[i] = multiply_add(multiply_add(number, scale, zero), 0x1p15f, x[i]);
+    }
+  } else {
+    Numbers addend;
+    decode_group<F>(packed, scale, addend);
+    for (int i = 0; i < kGroup; ++i) x[i] += addend[i];
   }
 }
 

@@ -62,6 +62,11 @@ int64_t row_bytes(Codec codec, const RowBlocks& row) {
   return row.segments() * (whole * block_bytes(codec, kBlock) + block_bytes(codec, rest));
 }
 
+int64_t full_row_bytes(Codec codec, const RowBlocks& row) {
+  const int64_t scales = has_scales(codec) ? row.blocks() * static_cast<int64_t>(sizeof(Bf16)) : 0;
+  return row_bytes(codec, row) + scales;
+}
+
 Quantized Quantized::row_range(int64_t begin, int64_t end) const {
   Quantized part = *this;
   part.rows = end - begin;

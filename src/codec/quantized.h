@@ -2,6 +2,7 @@
 // and what travels between ranks. Formats are defined in codec/formats.h; docs/formats.md explains them.
 #pragma once
 
+#include <limits>
 #include <optional>
 #include <string_view>
 
@@ -43,6 +44,7 @@ struct RowBlocks {
 // Bytes of one block's codes (n elements), and of one row's.
 int64_t block_bytes(Codec codec, int64_t n);
 int64_t row_bytes(Codec codec, const RowBlocks& row);
+int64_t full_row_bytes(Codec codec, const RowBlocks& row);  // with its scales
 
 // A non-owning view of [rows, cols] numbers as codes [rows, row_bytes] and bf16 scales [rows, blocks] (none for Fp32,
 // Bf16).
@@ -63,17 +65,47 @@ struct Quantized {
   Tensor plain() const;
 };
 
+// Where a part of a tensor lies in the whole one. Of its columns it has one run of whole blocks; of its rows up to
+// three runs, since q, k and v, or gate and up, are cut each by itself.
+struct Origin {
+  static constexpr int kRuns = 3;
+  static constexpr int64_t kNoRow = std::numeric_limits<int64_t>::max();
+
+  int64_t first_row = 0;                        // of the part, where only some of its rows are at hand
+  int64_t begin[kRuns] = {0, kNoRow, kNoRow};   // rows of the part at which a run begins
+  int64_t shift[kRuns] = {};                    // what is added to them to get rows of the whole
+  int64_t first_block = 0, blocks_per_row = 0;  // of a row of the whole; 0 blocks: the part's own number
+
+  Origin from_row(int64_t r) const {
+    Origin rest = *this;
+    rest.first_row += r;
+    return rest;
+  }
+  // Row r at hand, as a row of the whole.
+  AGOQ_HD constexpr int64_t row(int64_t r) const {
+    const int64_t of_part = first_row + r;
+    int64_t add = shift[0];
+    for (int i = 1; i < kRuns; ++i)
+      if (of_part >= begin[i]) add = shift[i];
+    return of_part + add;
+  }
+  // How many of the n rows at hand, from the first on, lie in one run.
+  constexpr int64_t run(int64_t n) const {
+    for (const int64_t next : begin)
+      if (next > first_row && next - first_row < n) n = next - first_row;
+    return n;
+  }
+};
+
 // How numbers become codes. Stochastic rounding draws by the element's place in the unsharded tensor: draw group
-// (16 per block) = 16 * ((first_row + row) * blocks_per_row + first_block + block), see rounding_draws in formats.h.
+// (16 per block) = 16 * (origin.row(row) * blocks_per_row + first_block + block), see rounding_draws in formats.h.
 struct Rounding {
   bool stochastic = false;
   RandomKey key;
-  int64_t first_row = 0;
-  int64_t first_block = 0;
-  int64_t blocks_per_row = 0;  // of the unsharded row; 0: the row's own
+  Origin origin;
 
   static Rounding nearest() { return {}; }
-  static Rounding random(RandomKey key) { return {true, key, 0, 0, 0}; }
+  static Rounding random(RandomKey key, const Origin& origin = {}) { return {true, key, origin}; }
 };
 
 }  // namespace agoq::codec

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "comm/nccl_cuda.h"
+#include "comm/staged_cuda.h"
 #include "comm/sum.h"
 #include "device/transfer.h"
 
@@ -22,12 +24,12 @@ class Done : public Pending {
 
 }  // namespace
 
-ProcessGroup::ProcessGroup(Transport& transport, std::vector<int> ranks, uint32_t channel)
-    : transport_(&transport), ranks_(std::move(ranks)), size_(static_cast<int>(ranks_.size())), channel_(channel) {
-  const auto own = std::find(ranks_.begin(), ranks_.end(), transport.rank());
-  require(own != ranks_.end(), "rank {} makes a group that it is not in: {}", transport.rank(),
-          fmt::join(ranks_, ", "));
-  rank_ = static_cast<int>(own - ranks_.begin());
+ProcessGroup::ProcessGroup(Transport& transport, std::vector<int> ranks, uint32_t channel, const GroupOptions& options)
+    : host_{&transport, std::move(ranks), channel}, size_(static_cast<int>(host_.ranks.size())), options_(options) {
+  const auto own = std::find(host_.ranks.begin(), host_.ranks.end(), transport.rank());
+  require(own != host_.ranks.end(), "rank {} makes a group that it is not in: {}", transport.rank(),
+          fmt::join(host_.ranks, ", "));
+  rank_ = static_cast<int>(own - host_.ranks.begin());
 }
 
 ProcessGroup ProcessGroup::planned(int size, int rank) {
@@ -38,19 +40,40 @@ ProcessGroup ProcessGroup::planned(int size, int rank) {
 }
 
 uint64_t ProcessGroup::bytes_sent() const {
-  return alone() || !transport_ ? 0 : transport_->bytes_sent(channel_);
+  if (alone()) return 0;
+  if (!host_.transport) return planned_bytes_;
+  return host_.transport->bytes_sent(host_.channel) + (gpu_link_ ? gpu_link_->bytes_sent() : 0);
+}
+
+void ProcessGroup::open(const Context& ctx) const {
+  if (gpu_link_ || alone() || !ctx.cuda()) return;
+  if constexpr (kCudaBuild) {
+    const std::string why = why_staged(options_, values(ctx.gpu().uuid()));
+    if constexpr (kNcclBuild) {
+      if (why.empty()) {
+        const NcclId id = values(rank_ == 0 ? make_nccl_id() : NcclId{}).front();
+        gpu_link_ = open_nccl(ctx.gpu(), {id, size_, rank_, options_.timeout, host_.transport});
+        return;
+      }
+    }
+    gpu_link_ = open_staged(host_, why);
+  }
+}
+
+std::string ProcessGroup::gpu_link() const {
+  return gpu_link_ ? gpu_link_->description() : "";
 }
 
 std::unique_ptr<Pending> ProcessGroup::start(const Context& ctx, std::span<const Message> sends,
                                              std::span<const Message> receives) const {
-  if (ctx.meta() || alone()) return std::make_unique<Done>();
-  require(transport_ != nullptr, "a planned group of {} ranks was asked to move data", size_);
-  require(ctx.device() == Device::Cpu, "groups of GPUs are not there yet");
-  std::vector<Send> out;
-  std::vector<Receive> in;
-  for (const Message& m : sends) out.push_back({world_rank(m.peer), m.data.data, m.data.bytes()});
-  for (const Message& m : receives) in.push_back({world_rank(m.peer), m.data.data, m.data.bytes()});
-  return transport_->start(channel_, out, in);
+  if (alone()) return std::make_unique<Done>();
+  if (ctx.meta()) {
+    for (const Message& message : sends) planned_bytes_ += message.data.bytes();
+    return std::make_unique<Done>();
+  }
+  require(host_.transport != nullptr, "a planned group of {} ranks was asked to move data", size_);
+  open(ctx);
+  return ctx.cuda() ? gpu_link_->start(ctx, sends, receives) : host_.start(sends, receives);
 }
 
 void ProcessGroup::exchange(const Context& ctx, std::span<const Message> sends,
@@ -62,7 +85,8 @@ void ProcessGroup::all_gather(const Context& ctx, const Tensor& mine, const Tens
   require(mine.dtype == all.dtype && mine.count() * size_ == all.count(),
           "all_gather of {} {} over {} ranks does not fill {} {}", name_of(mine.dtype), mine.shape.text(), size_,
           name_of(all.dtype), all.shape.text());
-  if (ctx.meta()) return;
+  open(ctx);
+  if (gpu_link_ && gpu_link_->all_gather(ctx, mine, all)) return;
   std::vector<Message> sends, receives;
   for (int i = 0; i < size_; ++i) {
     if (i == rank_) continue;
@@ -119,16 +143,18 @@ void ProcessGroup::receive(const Context& ctx, int peer, const Tensor& x) const 
 }
 
 void ProcessGroup::gather_on_host(void* all, size_t bytes_each) const {
-  if (alone() || !transport_) return;
-  auto* const bytes = static_cast<uint8_t*>(all);
-  std::vector<Send> sends;
-  std::vector<Receive> receives;
+  if (alone() || !host_.transport) return;
+  const auto part = [&](int rank) {
+    auto* const data = static_cast<uint8_t*>(all) + static_cast<size_t>(rank) * bytes_each;
+    return host_tensor(data, {static_cast<int64_t>(bytes_each)});
+  };
+  std::vector<Message> sends, receives;
   for (int i = 0; i < size_; ++i) {
     if (i == rank_) continue;
-    sends.push_back({world_rank(i), bytes + static_cast<size_t>(rank_) * bytes_each, bytes_each});
-    receives.push_back({world_rank(i), bytes + static_cast<size_t>(i) * bytes_each, bytes_each});
+    sends.push_back({i, part(rank_)});
+    receives.push_back({i, part(i)});
   }
-  transport_->start(channel_, sends, receives)->wait();
+  host_.start(sends, receives)->wait();
 }
 
 }  // namespace agoq::comm

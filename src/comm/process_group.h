@@ -11,31 +11,29 @@
 #include <type_traits>
 #include <vector>
 
-#include "comm/transport.h"
-#include "device/context.h"
+#include "comm/gpu_link.h"
 
 namespace agoq::comm {
-
-// A tensor that goes to, or comes from, a rank of the group.
-struct Message {
-  int peer = 0;  // rank in the group, not this one
-  Tensor data;   // on the context's device
-};
 
 class ProcessGroup {
  public:
   ProcessGroup() = default;  // this process alone
   // `ranks` of the world, in the order of the group, with the transport's own among them. Groups that share two ranks
   // take different channels.
-  ProcessGroup(Transport& transport, std::vector<int> ranks, uint32_t channel);
-  // As many ranks, but nothing moves: what a dry run on Meta is given.
+  ProcessGroup(Transport& transport, std::vector<int> ranks, uint32_t channel, const GroupOptions& options = {});
+  // As many ranks, but nothing moves: what a dry run on Meta is given. Bytes that would have moved are counted.
   static ProcessGroup planned(int size, int rank);
 
   int size() const { return size_; }
   int rank() const { return rank_; }
   bool alone() const { return size_ == 1; }
-  int world_rank(int rank) const { return ranks_.at(static_cast<size_t>(rank)); }
-  uint64_t bytes_sent() const;  // 0 if alone
+  int world_rank(int rank) const { return host_.ranks.at(static_cast<size_t>(rank)); }
+  uint64_t bytes_sent() const;  // to other ranks, or planned to be; 0 if alone
+
+  // On a GPU: agrees on how tensors move between these GPUs, on all ranks at once. Without it the first start() does
+  // so, and waits there for every rank of the group. The group must go before its GPU's memory.
+  void open(const Context& ctx) const;
+  std::string gpu_link() const;  // what open() agreed on, for the log; empty before that
 
   // Sends and receives all at once; the messages between two ranks go in the same order on both. On a GPU what was
   // started on its stream before comes first, and what is started there after wait() comes later; the host may go on.
@@ -65,10 +63,11 @@ class ProcessGroup {
  private:
   void gather_on_host(void* all, size_t bytes_each) const;  // own part filled in
 
-  Transport* transport_ = nullptr;
-  std::vector<int> ranks_ = {0};
+  HostLink host_;
   int size_ = 1, rank_ = 0;
-  uint32_t channel_ = 0;
+  GroupOptions options_;
+  mutable uint64_t planned_bytes_ = 0;         // that start() was given on Meta
+  mutable std::shared_ptr<GpuLink> gpu_link_;  // null until opened, and on the CPU
 };
 
 }  // namespace agoq::comm

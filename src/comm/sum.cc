@@ -2,6 +2,8 @@
 
 #include <vector>
 
+#include "comm/sum_cuda.h"
+
 namespace agoq::comm {
 namespace {
 
@@ -35,7 +37,10 @@ void sum(const Context& ctx, std::span<const Tensor> parts, const Tensor& out) {
   require(out.dtype == DType::F32 || out.dtype == DType::BF16 || out.dtype == DType::F64,
           "a sum over ranks is fp32, bf16 or fp64, not {}", name_of(out.dtype));
   if (ctx.meta()) return;
-  require(ctx.device() == Device::Cpu, "sums over GPUs are not there yet");
+  if constexpr (kCudaBuild)
+    if (ctx.cuda()) return cuda::sum(ctx, parts, out);
+  require(ctx.device() == Device::Cpu, "a sum over ranks: this build has no kernel for device {}",
+          name_of(ctx.device()));
   if (out.dtype == DType::F64) return sum_doubles(parts, out);
   if (out.dtype == DType::F32) return sum_on_cpu<float, float>(parts, out);
   sum_on_cpu<Bf16, float>(parts, out);

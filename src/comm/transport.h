@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <string>
 
 #include "base/error.h"
 
@@ -47,8 +48,14 @@ class Transport {
   // having asked.
   virtual std::unique_ptr<Pending> start(uint32_t channel, std::span<const Send> sends,
                                          std::span<const Receive> receives) = 0;
+  // Throws PeerError if a rank is known to have failed; does not wait. For who waits for ranks on another way than
+  // this.
+  virtual void check() {}
   // What this rank has sent on a channel, counted where it leaves.
   virtual uint64_t bytes_sent(uint32_t channel) const = 0;
+  // This rank gives up: every wait, here and on all other ranks, throws PeerError("rank R: reason") from now on.
+  // Nothing happens if another rank was first.
+  virtual void abandon(const std::string& reason) = 0;
 };
 
 }  // namespace agoq::comm

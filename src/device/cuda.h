@@ -16,9 +16,56 @@ inline void check(cudaError_t status, const char* what) {
 }
 #define AGOQ_CUDA_CHECK(call) ::agoq::cuda::check((call), #call)
 
+// The answer to a query: whether the GPU is there yet.
+inline bool done(cudaError_t status, const char* what) {
+  if (status == cudaErrorNotReady) {
+    cudaGetLastError();  // not an error, but kept as one
+    return false;
+  }
+  check(status, what);
+  return true;
+}
+
 inline cudaStream_t stream(const Context& ctx) {
   return ctx.gpu().stream();
 }
+
+// A point in the work of a stream.
+class Event {
+ public:
+  Event() { AGOQ_CUDA_CHECK(cudaEventCreateWithFlags(&event_, cudaEventDisableTiming)); }
+  ~Event() { cudaEventDestroy(event_); }
+  Event(const Event&) = delete;
+  Event& operator=(const Event&) = delete;
+
+  cudaEvent_t get() const { return event_; }
+  void record(cudaStream_t stream) { AGOQ_CUDA_CHECK(cudaEventRecord(event_, stream)); }
+  // What is put into `stream` from now on runs after the point; the host does not wait.
+  void hold(cudaStream_t stream) const { AGOQ_CUDA_CHECK(cudaStreamWaitEvent(stream, event_)); }
+  bool reached() const { return done(cudaEventQuery(event_), "cudaEventQuery"); }
+
+ private:
+  cudaEvent_t event_ = nullptr;
+};
+
+// A stream beside the compute stream. Its kernels go first when both have some that could start: they are small, and
+// other GPUs wait for them.
+class SideStream {
+ public:
+  SideStream() {
+    int lowest = 0, highest = 0;
+    AGOQ_CUDA_CHECK(cudaDeviceGetStreamPriorityRange(&lowest, &highest));
+    AGOQ_CUDA_CHECK(cudaStreamCreateWithPriority(&stream_, cudaStreamNonBlocking, highest));
+  }
+  ~SideStream() { cudaStreamDestroy(stream_); }
+  SideStream(const SideStream&) = delete;
+  SideStream& operator=(const SideStream&) = delete;
+
+  cudaStream_t get() const { return stream_; }
+
+ private:
+  cudaStream_t stream_ = nullptr;
+};
 
 #if defined(__CUDACC__)
 // Starts a kernel on the context's stream; its CTAs have `shared` bytes of memory beside what it declares.

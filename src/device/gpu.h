@@ -2,12 +2,16 @@
 // to it through the arena (Context::gpu()), so no CUDA header is needed to pass it around.
 #pragma once
 
+#include <array>
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <string>
 #include <typeindex>
 #include <unordered_map>
+#include <vector>
 
+struct CUevent_st;
 struct CUstream_st;
 
 namespace agoq {
@@ -28,8 +32,21 @@ class Gpu {
 
   CUstream_st* stream() const { return stream_; }  // all work of this process is in its order
   void synchronize() const;                        // waits for the stream; throws what failed on it
+  void wait_for(CUevent_st* event) const;          // the same for a point of a stream
   void make_current() const;                       // for a thread that has not used the GPU yet
 
+  // Other processes that work of this GPU waits for. Whenever the host waits, it looks after them.
+  class Watch {
+   public:
+    virtual ~Watch() = default;
+    virtual void check() = 0;             // throws if they will not come
+    virtual void abandon() noexcept = 0;  // lets the GPU go on without them, with whatever is there
+  };
+  void watch(std::weak_ptr<Watch> watch);
+
+  // Of this GPU and no other, on any machine.
+  using Uuid = std::array<uint8_t, 16>;
+  const Uuid& uuid() const { return uuid_; }
   const std::string& name() const { return name_; }  // "NVIDIA H200"
   int multiprocessors() const { return multiprocessors_; }
   size_t total_memory() const { return total_memory_; }
@@ -48,14 +65,21 @@ class Gpu {
   void release(void* memory) noexcept;
 
  private:
+  template <class Reached>
+  void wait_until(const Reached& reached) const;
+
   int ordinal_ = 0;
   CUstream_st* stream_ = nullptr;
+  std::vector<std::weak_ptr<Watch>> watches_;
+  Uuid uuid_{};
   std::string name_;
   int multiprocessors_ = 0;
   size_t total_memory_ = 0;
   std::unordered_map<std::type_index, std::shared_ptr<void>> libraries_;
 };
 
+// How many this process sees (CUDA_VISIBLE_DEVICES); 0 also without a driver.
+int visible_gpus();
 // Why no GPU can be used here, in one line with its remedy; empty if one can.
 std::string why_no_gpu();
 

@@ -1,9 +1,14 @@
+#include <algorithm>
+#include <cstring>
+
+#include "base/polling.h"
 #include "device/cuda.h"
 
 namespace agoq {
 namespace {
 
 constexpr int kOldestMajor = 8;  // Ampere: bf16 matrix products
+constexpr auto kBetweenChecks = std::chrono::milliseconds(10);
 constexpr const char* kRemedy = "use --device cpu, or see `agoq doctor`";
 
 std::string driver_problem() {
@@ -39,6 +44,13 @@ std::string problem(int ordinal) {
 
 }  // namespace
 
+int visible_gpus() {
+  int count = 0;
+  if (cudaGetDeviceCount(&count) == cudaSuccess) return count;
+  cudaGetLastError();  // whoever opens a GPU is told why there is none
+  return 0;
+}
+
 std::string why_no_gpu() {
   return problem(0);
 }
@@ -50,6 +62,8 @@ Gpu::Gpu(int ordinal) : ordinal_(ordinal) {
   cudaDeviceProp properties{};
   AGOQ_CUDA_CHECK(cudaGetDeviceProperties(&properties, ordinal));
   name_ = properties.name;
+  static_assert(sizeof(properties.uuid) == sizeof(uuid_));
+  std::memcpy(uuid_.data(), &properties.uuid, sizeof(uuid_));
   multiprocessors_ = properties.multiProcessorCount;
   total_memory_ = properties.totalGlobalMem;
   AGOQ_CUDA_CHECK(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
@@ -64,8 +78,42 @@ void Gpu::make_current() const {
   AGOQ_CUDA_CHECK(cudaSetDevice(ordinal_));
 }
 
+void Gpu::watch(std::weak_ptr<Watch> watch) {
+  std::erase_if(watches_, [](const auto& known) { return known.expired(); });
+  watches_.push_back(std::move(watch));
+}
+
+// What one watch finds concerns all: the GPU must not be left waiting for any of them, or freeing memory would hang.
+template <class Reached>
+void Gpu::wait_until(const Reached& reached) const {
+  const auto for_each_watch = [&](const auto& act) {
+    for (const auto& weak : watches_)
+      if (const auto watch = weak.lock()) act(*watch);
+  };
+  Polling polling;
+  auto next_check = Polling::Duration::zero();
+  while (!reached()) {
+    if (polling.elapsed() >= next_check) {
+      next_check = polling.elapsed() + kBetweenChecks;
+      try {
+        for_each_watch([](Watch& watch) { watch.check(); });
+      } catch (...) {
+        for_each_watch([](Watch& watch) { watch.abandon(); });
+        throw;
+      }
+    }
+    polling.pause();
+  }
+}
+
 void Gpu::synchronize() const {
-  AGOQ_CUDA_CHECK(cudaStreamSynchronize(stream_));
+  if (watches_.empty()) return AGOQ_CUDA_CHECK(cudaStreamSynchronize(stream_));
+  wait_until([&] { return cuda::done(cudaStreamQuery(stream_), "cudaStreamQuery"); });
+}
+
+void Gpu::wait_for(CUevent_st* event) const {
+  if (watches_.empty()) return AGOQ_CUDA_CHECK(cudaEventSynchronize(event));
+  wait_until([&] { return cuda::done(cudaEventQuery(event), "cudaEventQuery"); });
 }
 
 size_t Gpu::free_memory() const {

@@ -1,6 +1,7 @@
 // Where a process computes, and the one block of memory that it holds there.
 #pragma once
 
+#include <algorithm>
 #include <memory>
 #include <optional>
 
@@ -10,10 +11,11 @@ namespace agoq {
 
 class DeviceMemory {
  public:
-  // Opens the GPU if `device` is one; an error says what is missing.
-  explicit DeviceMemory(Device device) : device_(device) {
+  // Opens the GPU if `device` is one; an error says what is missing. `local_rank` counts the processes of a machine:
+  // they take the visible GPUs in turn, and share them if there are fewer.
+  explicit DeviceMemory(Device device, int local_rank = 0) : device_(device) {
     if constexpr (kCudaBuild) {
-      if (device == Device::Cuda) gpu_ = std::make_shared<Gpu>();
+      if (device == Device::Cuda) gpu_ = std::make_shared<Gpu>(local_rank % std::max(visible_gpus(), 1));
     } else {
       require(device != Device::Cuda, "--device cuda: this build has no CUDA backend; use --device cpu");
     }

@@ -22,7 +22,7 @@ void Staging::close_buffers() noexcept {
 void Staging::load_pinned(const Context& ctx, std::initializer_list<Copy> copies) {
   Buffer& buffer = buffers_[next_];
   next_ = (next_ + 1) % buffers_.size();
-  AGOQ_CUDA_CHECK(cudaEventSynchronize(buffer.copied));
+  ctx.gpu().wait_for(buffer.copied);
   uint8_t* at = buffer.data;
   for (const Copy& copy : copies) {
     std::memcpy(at, copy.from.data, copy.from.bytes());

@@ -2,6 +2,7 @@
 
 #include "ops/linear.h"
 #include "ops/rope.h"
+#include "ops/sequence_parallel.h"
 #include "ops/swiglu.h"
 
 namespace agoq::model {
@@ -15,7 +16,7 @@ const ops::MainGrad& of(const LayerGradients& grads, Param p) {
 
 DecoderLayer::DecoderLayer(const ModelConfig& config, const LayerSpec& spec, Tensor rope_table)
     : spec_(spec),
-      attention_{config.heads, config.window},
+      attention_{spec.heads, config.window},
       norm_(config),
       qk_norm_(config.qk_norm),
       rope_table_(rope_table) {}
@@ -34,7 +35,7 @@ void DecoderLayer::backward(const Context& ctx, const Tensor& dx, const LayerWei
 void DecoderLayer::backward_from_x1(const Context& ctx, const Tensor& dx, const LayerWeights& w, const Saved& saved,
                                     const LayerGradients& grads) const {
   Scope scope(ctx);
-  const Saved again(ctx, spec_, dx.rows());
+  const Saved again(ctx, spec_, dx.rows() * spec_.shard.size);
   {
     Scope forward_again(ctx);
     forward(ctx, saved.copy(ctx, Kept::X1), w, again);
@@ -45,9 +46,10 @@ void DecoderLayer::backward_from_x1(const Context& ctx, const Tensor& dx, const 
 void DecoderLayer::attention_forward(const Context& ctx, const Tensor& x, const LayerWeights& w,
                                      const Saved& saved) const {
   Scope scope(ctx);
-  const Tensor n1 = norm_.forward(ctx, x, w[Param::AttentionNorm], saved[Kept::X1], saved.stat(Kept::Rstd1));  // [T, H]
-  saved.keep(ctx, Kept::N1, n1);
-  const int64_t tokens = x.rows(), qkv_cols = attention_.heads.cols();
+  const Tensor own_n1 = norm_.forward(ctx, x, w[Param::AttentionNorm], saved[Kept::X1], saved.stat(Kept::Rstd1));
+  saved.keep(ctx, Kept::N1, own_n1);
+  const Tensor n1 = ops::gather_tokens(ctx, own_n1);  // [T, H]
+  const int64_t tokens = n1.rows(), qkv_cols = attention_.heads.cols();
   // With a norm of q and k, backward needs them as they are before it, and can redo the rest.
   const Tensor qkv =
       qk_norm_ ? ctx.empty({tokens, qkv_cols}) : saved.room(ctx, Kept::Qkv, tokens, qkv_cols);  // [T, (Hq + 2 Hkv) D]
@@ -61,29 +63,30 @@ void DecoderLayer::attention_forward(const Context& ctx, const Tensor& x, const 
   const Tensor o = saved.room(ctx, Kept::O, tokens, attention_.heads.q_cols());  // [T, Hq D]
   ops::attention_into(ctx, qkv, attention_, o, saved.stat(Kept::Lse));
   saved.keep(ctx, Kept::O, o);
-  ops::linear_add(ctx, o, w[Param::Out], x);
+  ops::linear_add_scattered(ctx, o, w[Param::Out], x);
 }
 
 void DecoderLayer::mlp_forward(const Context& ctx, const Tensor& x, const LayerWeights& w, const Saved& saved) const {
   Scope scope(ctx);
-  const Tensor n2 = norm_.forward(ctx, x, w[Param::MlpNorm], saved[Kept::X2], saved.stat(Kept::Rstd2));  // [T, H]
-  saved.keep(ctx, Kept::N2, n2);
+  const Tensor own_n2 = norm_.forward(ctx, x, w[Param::MlpNorm], saved[Kept::X2], saved.stat(Kept::Rstd2));
+  saved.keep(ctx, Kept::N2, own_n2);
+  const Tensor n2 = ops::gather_tokens(ctx, own_n2);                                     // [T, H]
   const Tensor gate_up = ops::linear(ctx, n2, w[Param::GateUp]);                         // [T, 2F]
   const Tensor h = ops::swiglu(ctx, gate_up, saved[Kept::GateUp], saved[Kept::Hidden]);  // [T, F]
-  ops::linear_add(ctx, h, w[Param::Down], x);
+  ops::linear_add_scattered(ctx, h, w[Param::Down], x);
 }
 
 void DecoderLayer::mlp_backward(const Context& ctx, const Tensor& dx, const LayerWeights& w, const Saved& saved,
                                 const LayerGradients& grads) const {
   Scope scope(ctx);
-  const Tensor dh = ops::linear_dx(ctx, dx, w[Param::Down]);  // [T, F]
+  const Tensor dy = ops::gather_tokens(ctx, dx);              // [T, H]
+  const Tensor dh = ops::linear_dx(ctx, dy, w[Param::Down]);  // [T, F]
   const auto [d_gate_up, h] = ops::swiglu_backward(ctx, dh, saved[Kept::GateUp], saved[Kept::Hidden]);
-  ops::accumulate_dw(ctx, of(grads, Param::Down), dx, h);
-  const Tensor n2 = saved.kept(Kept::N2)
-                        ? saved.load(ctx, Kept::N2)
-                        : norm_.again(ctx, saved[Kept::X2], saved.stat(Kept::Rstd2), w[Param::MlpNorm]);
+  ops::accumulate_dw(ctx, of(grads, Param::Down), dy, h);
+  const Tensor n2 = saved.kept(Kept::N2) ? saved.gather(ctx, Kept::N2)
+                                         : norm_again(ctx, saved, Kept::X2, Kept::Rstd2, w[Param::MlpNorm]);
   ops::accumulate_dw(ctx, of(grads, Param::GateUp), d_gate_up, n2);
-  const Tensor dn2 = ops::linear_dx(ctx, d_gate_up, w[Param::GateUp]);
+  const Tensor dn2 = ops::linear_dx_scattered(ctx, d_gate_up, w[Param::GateUp]);
   norm_.backward(ctx, dn2, saved[Kept::X2], saved.stat(Kept::Rstd2), w[Param::MlpNorm], dx, dx,
                  of(grads, Param::MlpNorm));
 }
@@ -92,29 +95,34 @@ void DecoderLayer::attention_backward(const Context& ctx, const Tensor& dx, cons
                                       const LayerGradients& grads) const {
   Scope scope(ctx);
   const Tensor qkv = rotated_qkv(ctx, w, saved);
+  const Tensor dy = ops::gather_tokens(ctx, dx);  // [T, H]
   Tensor o, lse;
   if (saved.kept(Kept::O)) {
     o = saved.load(ctx, Kept::O);
     lse = saved.stat(Kept::Lse);
   } else {
-    lse = ctx.empty(DType::F32, {attention_.heads.query, dx.rows()});
+    lse = ctx.empty(DType::F32, {attention_.heads.query, qkv.rows()});
     o = ops::attention(ctx, qkv, attention_, lse);
   }
-  const Tensor d_o = ops::linear_dx(ctx, dx, w[Param::Out]);
-  ops::accumulate_dw(ctx, of(grads, Param::Out), dx, o);
+  const Tensor d_o = ops::linear_dx(ctx, dy, w[Param::Out]);
+  ops::accumulate_dw(ctx, of(grads, Param::Out), dy, o);
   const Tensor dqkv = ops::attention_backward(ctx, d_o, qkv, o, lse, attention_);
   ops::rope_backward(ctx, dqkv, attention_.heads, rope_table_);
   if (qk_norm_)
     ops::qk_norm_backward(ctx, dqkv, saved.load(ctx, Kept::Qkv), attention_.heads, w[Param::QNorm], w[Param::KNorm],
                           saved.stat(Kept::QkRstd), of(grads, Param::QNorm), of(grads, Param::KNorm));
   if (w[Param::QkvBias]) ops::accumulate_db(ctx, of(grads, Param::QkvBias), dqkv);
-  const Tensor n1 = saved.kept(Kept::N1)
-                        ? saved.load(ctx, Kept::N1)
-                        : norm_.again(ctx, saved[Kept::X1], saved.stat(Kept::Rstd1), w[Param::AttentionNorm]);
+  const Tensor n1 = saved.kept(Kept::N1) ? saved.gather(ctx, Kept::N1)
+                                         : norm_again(ctx, saved, Kept::X1, Kept::Rstd1, w[Param::AttentionNorm]);
   ops::accumulate_dw(ctx, of(grads, Param::Qkv), dqkv, n1);
-  const Tensor dn1 = ops::linear_dx(ctx, dqkv, w[Param::Qkv]);
+  const Tensor dn1 = ops::linear_dx_scattered(ctx, dqkv, w[Param::Qkv]);
   norm_.backward(ctx, dn1, saved[Kept::X1], saved.stat(Kept::Rstd1), w[Param::AttentionNorm], dx, dx,
                  of(grads, Param::AttentionNorm));
+}
+
+// n1 or n2 of all tokens again. Over the tensor group travels what was kept, a quarter of the bytes of n.
+Tensor DecoderLayer::norm_again(const Context& ctx, const Saved& saved, Kept x, Kept rstd, const Tensor& w) const {
+  return norm_.again(ctx, ops::gather_tokens(ctx, saved[x]), ops::gather_tokens(ctx, saved.stat(rstd)), w);
 }
 
 // q, k, v as attention saw them.

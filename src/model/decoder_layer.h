@@ -1,4 +1,5 @@
-// One LLaMA decoder layer, forward and backward, as a straight list of ops (design 2).
+// One LLaMA decoder layer, forward and backward, as a straight list of ops (design 2). Of T tokens, a rank of the
+// tensor group holds T / ranks in the residual stream and in norms, and its heads and part of F of all T in between.
 #pragma once
 
 #include <array>
@@ -17,9 +18,10 @@ class DecoderLayer {
  public:
   DecoderLayer(const ModelConfig& config, const LayerSpec& spec, Tensor rope_table);
 
-  // x [T, H]: the residual stream, updated in place from the layer's input to its output.
+  // x [T / ranks, H]: the residual stream, updated in place from the layer's input to its output.
   void forward(const Context& ctx, const Tensor& x, const LayerWeights& w, const Saved& saved) const;
-  // dx [T, H]: the gradient of the layer's output, updated in place to that of its input. Weight gradients accumulate.
+  // dx [T / ranks, H]: the gradient of the layer's output, updated in place to that of its input. Weight gradients
+  // accumulate; those of norms are sums over this rank's tokens and heads alone.
   void backward(const Context& ctx, const Tensor& dx, const LayerWeights& w, const Saved& saved,
                 const LayerGradients& grads) const;
   // The same when only x1 was kept: forward runs again from x1.
@@ -33,6 +35,7 @@ class DecoderLayer {
                           const LayerGradients& grads) const;
   void mlp_backward(const Context& ctx, const Tensor& dx, const LayerWeights& w, const Saved& saved,
                     const LayerGradients& grads) const;
+  Tensor norm_again(const Context& ctx, const Saved& saved, Kept x, Kept rstd, const Tensor& w) const;
   Tensor rotated_qkv(const Context& ctx, const LayerWeights& w, const Saved& saved) const;
 
   const LayerSpec& spec_;

@@ -26,12 +26,13 @@ constexpr const char* kIndexFile = "model.safetensors.index.json";
 constexpr const char* kConfigFile = "config.json";
 constexpr int64_t kSlab = 1 << 22;  // numbers converted at a time
 
-// One Hugging Face tensor, and the part of a parameter that it is.
+// One Hugging Face tensor, and where its rows (of a vector, elements) lie in this rank's shard of a parameter.
 struct Piece {
   std::string name;
   ParamId id;
-  int64_t begin = 0;           // its first row in the parameter; first element of a 1-D one
   std::vector<int64_t> shape;  // in the file
+  RowPiece rows;               // local_begin in the shard, global_begin in the file
+  int64_t first_col = 0;       // in the file
   int64_t count() const { return shape.size() == 1 ? shape[0] : shape[0] * shape[1]; }
 };
 
@@ -39,27 +40,34 @@ std::vector<Piece> pieces_of(const ModelConfig& config, const LayerSpec& spec) {
   std::vector<Piece> pieces;
   for (const ParamId& id : all_params(config, spec)) {
     const ParamRow& row = spec[id.param];
-    int64_t begin = 0;
-    for (const HfPart& part : row.parts) {
+    int64_t begin = 0;  // of the part in the logical parameter
+    for (size_t i = 0; i < row.parts.size(); ++i) {
+      const HfPart& part = row.parts[i];
       std::vector<int64_t> shape = {part.extent};
-      if (!row.one_dimensional()) shape.push_back(row.cols);
-      pieces.push_back({hf_name(part, id), id, begin, std::move(shape)});
+      if (!row.one_dimensional()) shape.push_back(row.logical_cols);
+      RowPiece rows = row.pieces[i];
+      rows.global_begin -= begin;
+      pieces.push_back({hf_name(part, id), id, std::move(shape), rows, row.first_col});
       begin += part.extent;
     }
   }
   return pieces;
 }
 
-// body(first, n, weight): a slab of the piece, its first number counted within the piece, and where it lies in the
-// parameter. A 1-D piece comes with the whole parameter: there is no part of a part.
+// body(rows, weight): a slab of the piece's rows, and where it lies in the shard. A 1-D piece comes whole and with the
+// whole shard: there is no part of a part.
 template <class Body>
 void for_slabs(const Piece& piece, const ops::Weight& weight, Body&& body) {
-  if (piece.shape.size() == 1) return body(0, piece.count(), weight);
-  const int64_t rows = piece.shape[0], cols = piece.shape[1], step = std::max<int64_t>(kSlab / cols, 1);
-  for (int64_t row = 0; row < rows; row += step) {
-    const int64_t end = std::min(row + step, rows);
-    body(row * cols, (end - row) * cols, weight.row_range(piece.begin + row, piece.begin + end));
+  if (piece.shape.size() == 1) return body(piece.rows, weight);
+  const int64_t step = std::max<int64_t>(kSlab / piece.shape[1], 1);
+  for (int64_t row = 0; row < piece.rows.count; row += step) {
+    const int64_t local = piece.rows.local_begin + row, count = std::min(step, piece.rows.count - row);
+    body(RowPiece{local, piece.rows.global_begin + row, count}, weight.row_range(local, local + count));
   }
+}
+
+size_t to_size(int64_t n) {
+  return static_cast<size_t>(n);
 }
 
 std::string read_text(const fs::path& path) {
@@ -223,11 +231,12 @@ void write_shard(const Context& ctx, const fs::path& path, Shard shard, const Pa
   std::vector<float> values;
   for (const Piece& piece : shard) {
     writer.begin(piece.name);
-    for_slabs(piece, params.at(piece.id), [&](int64_t, int64_t n, const ops::Weight& weight) {
+    for_slabs(piece, params.at(piece.id), [&](const RowPiece& rows, const ops::Weight& weight) {
       values.resize(static_cast<size_t>(weight.value.count()));
       ops::load_fp32(ctx, weight, values.data());
-      const size_t first = piece.shape.size() == 1 ? static_cast<size_t>(piece.begin) : 0;
-      writer.append(to_bytes(std::span(values).subspan(first, static_cast<size_t>(n)), dtype, piece.name));
+      std::span<const float> part = values;
+      if (piece.shape.size() == 1) part = part.subspan(to_size(rows.local_begin), to_size(rows.count));
+      writer.append(to_bytes(part, dtype, piece.name));
     });
   }
   writer.commit();
@@ -312,6 +321,17 @@ void put_in_place(const fs::path& finished, const fs::path& destination) {
   fs::remove_all(old);
 }
 
+// The shard's columns of some rows of a matrix.
+void read_columns(const SafetensorsFile& file, const TensorEntry& entry, const Piece& piece, const RowPiece& rows,
+                  std::vector<float>& values) {
+  const int64_t whole = piece.shape[1], cols = std::ssize(values) / rows.count;
+  if (cols == whole) return file.read_floats(entry, rows.global_begin * whole, values);
+  std::vector<float> all(to_size(rows.count * whole));
+  file.read_floats(entry, rows.global_begin * whole, all);
+  for (int64_t r = 0; r < rows.count; ++r)
+    std::copy_n(all.begin() + r * whole + piece.first_col, cols, values.begin() + r * cols);
+}
+
 }  // namespace
 
 void import_weights(const Context& ctx, const fs::path& folder, const ModelConfig& config, const LayerSpec& spec,
@@ -321,15 +341,18 @@ void import_weights(const Context& ctx, const fs::path& folder, const ModelConfi
   check_tensors(folder, files, pieces, config);
   std::vector<float> values;
   for (const Piece& piece : pieces) {
+    if (!params.holds(piece.id)) continue;  // another stage of the pipeline does
     const auto& [file, entry] = files.tensors().at(piece.name);
-    const ops::Weight& whole = params.at(piece.id);
-    for_slabs(piece, whole, [&, file = file, entry = entry](int64_t first, int64_t n, const ops::Weight& weight) {
-      values.resize(static_cast<size_t>(weight.value.count()));
-      const bool part = weight.value.count() != n;  // of a 1-D parameter: keep the rest of it
-      if (part) ops::load_fp32(ctx, weight, values.data());
-      const size_t at = part ? static_cast<size_t>(piece.begin) : 0;
-      file->read_floats(*entry, first, std::span(values).subspan(at, static_cast<size_t>(n)));
-      ops::store_fp32(ctx, weight, values.data());
+    for_slabs(piece, params.at(piece.id), [&, file = file, entry = entry](const RowPiece& rows, const ops::Weight& to) {
+      values.resize(to_size(to.value.count()));
+      if (piece.shape.size() == 1) {
+        ops::load_fp32(ctx, to, values.data());  // keeps the other parts
+        const auto part = std::span(values).subspan(to_size(rows.local_begin), to_size(rows.count));
+        file->read_floats(*entry, rows.global_begin, part);
+      } else {
+        read_columns(*file, *entry, piece, rows, values);
+      }
+      params.store_rows(ctx, piece.id, {rows.local_begin, rows.local_begin + rows.count}, values.data());
     });
   }
 }
@@ -339,6 +362,9 @@ void export_folder(const Context& ctx, const fs::path& destination, const ModelC
   fs::path folder = fs::absolute(destination).lexically_normal();
   if (!folder.has_filename()) folder = folder.parent_path();  // a slash at the end
   check_destination(folder, source);
+  require(spec.shard.whole(),
+          "cannot export to {}: this rank has 1 of {} parts of the weights; export from a checkpoint", folder.string(),
+          spec.shard.size);
   const Discard temporary{folder.string() + ".tmp-export"};  // also what a killed export left
   std::error_code error;
   fs::remove_all(temporary.path, error);

@@ -8,15 +8,15 @@
 
 namespace agoq::model {
 
-// Reads every parameter, fp32, bf16 or fp16 in the file, exactly. Missing, unexpected or wrongly shaped tensors are
-// errors that name tensor and file; everything is checked before the first weight changes.
+// Reads every parameter, or the rank's shard of it, fp32, bf16 or fp16 in the file, exactly. Missing, unexpected or
+// wrongly shaped tensors are errors that name tensor and file; everything is checked before the first weight changes.
 void import_weights(const Context& ctx, const std::filesystem::path& folder, const ModelConfig& config,
                     const LayerSpec& spec, const Parameters& params);
 
 // Writes a folder that AutoModelForCausalLM loads: config.json, weights as F32, BF16 or F16 (rounded to nearest even
 // from the exact fp32 weights), and unchanged from `source` (may be empty) what belongs to the model and is no weight:
 // tokenizer, chat template, generation config, licence. It appears complete or not at all. An existing folder is
-// replaced only if it is empty or an earlier export of ours.
+// replaced only if it is empty or an earlier export of ours. The spec must be that of whole weights.
 void export_folder(const Context& ctx, const std::filesystem::path& destination, const ModelConfig& config,
                    const LayerSpec& spec, const Parameters& params, DType dtype,
                    const std::filesystem::path& source = {}, int64_t max_shard_bytes = 5'000'000'000);

@@ -1,6 +1,9 @@
 #include "model/layer_spec.h"
 
+#include <algorithm>
 #include <numeric>
+
+#include "ops/sequence_parallel.h"
 
 namespace agoq::model {
 namespace {
@@ -10,12 +13,54 @@ int64_t cut_segment(int64_t cols) {
   return cols / std::gcd(cols, int64_t{8});
 }
 
+// The sizes of the tensor axis for which no head, block or row of the vocabulary falls apart.
+bool divides(const ModelConfig& c, int size) {
+  return c.heads.query % size == 0 && c.heads.kv % size == 0 && c.ffn_size % size == 0 && c.vocab_size >= size;
+}
+
+void check(const ModelConfig& c, const TensorShard& shard) {
+  std::vector<int> valid;
+  for (const int size : {1, 2, 4, 8})
+    if (divides(c, size)) valid.push_back(size);
+  require(
+      std::find(valid.begin(), valid.end(), shard.size) != valid.end(),
+      "a tensor-parallel size of {} cannot divide {} query heads, {} key/value heads, a feed-forward size of {} and "
+      "a vocabulary of {}; use {}",
+      shard.size, c.heads.query, c.heads.kv, c.ffn_size, c.vocab_size, fmt::join(valid, ", "));
+  require(shard.rank >= 0 && shard.rank < shard.size, "there is no rank {} of {} in a tensor-parallel group",
+          shard.rank, shard.size);
+}
+
+// From the logical parameter to one rank's shard of it. Each part of a fused parameter is cut by itself.
+void cut_over_tensor_axis(ParamRow& row, const TensorShard& shard) {
+  row.logical_rows = row.rows;
+  row.logical_cols = row.cols;
+  if (!row.present()) return;
+  int64_t local = 0, global = 0;
+  for (const HfPart& part : row.parts) {
+    const Range own = row.cut == Cut::Rows ? part_of(part.extent, shard) : Range{0, part.extent};
+    row.pieces.push_back({local, global + own.begin, own.count()});
+    local += own.count();
+    global += part.extent;
+  }
+  if (row.one_dimensional()) {
+    row.cols = row.segment = local;
+  } else if (row.cut == Cut::Rows) {
+    row.rows = local;
+  } else if (row.cut == Cut::Columns) {
+    const Range own = part_of(row.cols, shard);
+    row.first_col = own.begin;
+    row.cols = own.count();
+  }
+}
+
 }  // namespace
 
-LayerSpec::LayerSpec(const ModelConfig& c) {
+LayerSpec::LayerSpec(const ModelConfig& c, TensorShard tensor_shard) : shard(tensor_shard) {
+  check(c, shard);
   const int64_t hidden = c.hidden_size, ffn = c.ffn_size, vocab = c.vocab_size;
-  const ops::Heads& heads = c.heads;
-  const int64_t q = heads.q_cols(), kv = heads.kv_cols(), d = heads.dim;
+  const ops::Heads& all_heads = c.heads;
+  const int64_t qkv = all_heads.cols(), q = all_heads.q_cols(), kv = all_heads.kv_cols(), d = all_heads.dim;
   const int64_t bias_rows = c.qkv_bias ? 1 : 0, qk_norm_rows = c.qk_norm ? 1 : 0;
   const int64_t norm_rows = c.layer_norm ? 0 : 1;
   const int64_t head_rows = c.tied_embeddings ? 0 : vocab;
@@ -27,8 +72,8 @@ LayerSpec::LayerSpec(const ModelConfig& c) {
   params = {{
       {Embedding, "embedding", vocab, hidden, hidden, Cut::Rows, embedding_group, false, Init::Normal, {{"model.embed_tokens.weight", vocab}}},
       {AttentionNorm, "attention_norm", norm_rows, hidden, hidden, Cut::None, Reduction::DataAndTensor, false, Init::Ones, {{"input_layernorm.weight", hidden}}},
-      {Qkv, "qkv", heads.cols(), hidden, hidden, Cut::Rows, Reduction::Data, true, Init::Normal, {{"self_attn.q_proj.weight", q}, {"self_attn.k_proj.weight", kv}, {"self_attn.v_proj.weight", kv}}},
-      {QkvBias, "qkv_bias", bias_rows, heads.cols(), heads.cols(), Cut::Columns, Reduction::Data, false, Init::Zeros, {{"self_attn.q_proj.bias", q}, {"self_attn.k_proj.bias", kv}, {"self_attn.v_proj.bias", kv}}},
+      {Qkv, "qkv", qkv, hidden, hidden, Cut::Rows, Reduction::Data, true, Init::Normal, {{"self_attn.q_proj.weight", q}, {"self_attn.k_proj.weight", kv}, {"self_attn.v_proj.weight", kv}}},
+      {QkvBias, "qkv_bias", bias_rows, qkv, qkv, Cut::Rows, Reduction::Data, false, Init::Zeros, {{"self_attn.q_proj.bias", q}, {"self_attn.k_proj.bias", kv}, {"self_attn.v_proj.bias", kv}}},
       {QNorm, "q_norm", qk_norm_rows, d, d, Cut::None, Reduction::DataAndTensor, false, Init::Ones, {{"self_attn.q_norm.weight", d}}},
       {KNorm, "k_norm", qk_norm_rows, d, d, Cut::None, Reduction::DataAndTensor, false, Init::Ones, {{"self_attn.k_norm.weight", d}}},
       {Out, "out", hidden, q, out_segment, Cut::Columns, Reduction::Data, true, Init::ResidualNormal, {{"self_attn.o_proj.weight", hidden}}},
@@ -40,21 +85,42 @@ LayerSpec::LayerSpec(const ModelConfig& c) {
   }};
   // clang-format on
 
-  const int64_t qk_heads = c.qk_norm ? heads.query + heads.kv : 0;
+  for (ParamRow& row : params) cut_over_tensor_axis(row, shard);
+
+  vocabulary = part_of(vocab, shard);
+  heads = {all_heads.query / shard.size, all_heads.kv / shard.size, d};
+  const int64_t own_ffn = ffn / shard.size, qk_heads = c.qk_norm ? heads.query + heads.kv : 0;
   kept = {{
-      {Kept::X1, "x1", hidden, hidden, KeptGroup::Norm},
-      {Kept::Rstd1, "rstd1", 1, 1, KeptGroup::Stat},
-      {Kept::N1, "n1", hidden, hidden, KeptGroup::GemmInput},
+      {Kept::X1, "x1", hidden, hidden, KeptGroup::Norm, true},
+      {Kept::Rstd1, "rstd1", 1, 1, KeptGroup::Stat, true},
+      {Kept::N1, "n1", hidden, hidden, KeptGroup::GemmInput, true},
       {Kept::Qkv, "qkv", heads.cols(), d, KeptGroup::Attention},  // a head is never cut: one segment each
       {Kept::QkRstd, "qk_rstd", qk_heads, qk_heads, KeptGroup::Stat},
-      {Kept::O, "o", q, d, KeptGroup::Attention},
+      {Kept::O, "o", heads.q_cols(), d, KeptGroup::Attention},
       {Kept::Lse, "lse", heads.query, heads.query, KeptGroup::Stat},
-      {Kept::X2, "x2", hidden, hidden, KeptGroup::Norm},
-      {Kept::Rstd2, "rstd2", 1, 1, KeptGroup::Stat},
-      {Kept::N2, "n2", hidden, hidden, KeptGroup::GemmInput},
-      {Kept::GateUp, "gate_up", 2 * ffn, down_segment, KeptGroup::Mlp},
-      {Kept::Hidden, "h", ffn, down_segment, KeptGroup::GemmInput},
+      {Kept::X2, "x2", hidden, hidden, KeptGroup::Norm, true},
+      {Kept::Rstd2, "rstd2", 1, 1, KeptGroup::Stat, true},
+      {Kept::N2, "n2", hidden, hidden, KeptGroup::GemmInput, true},
+      {Kept::GateUp, "gate_up", 2 * own_ffn, down_segment, KeptGroup::Mlp},
+      {Kept::Hidden, "h", own_ffn, down_segment, KeptGroup::GemmInput},
   }};
+}
+
+int64_t LayerSpec::own_tokens(int64_t tokens) const {
+  return ops::own_tokens(tokens, shard.size);
+}
+
+codec::Origin ParamRow::origin() const {
+  codec::Origin origin;
+  if (one_dimensional()) return origin;
+  for (size_t i = 0; i < pieces.size(); ++i) {
+    origin.begin[i] = pieces[i].local_begin;
+    origin.shift[i] = pieces[i].global_begin - pieces[i].local_begin;
+  }
+  const codec::RowBlocks whole(logical_cols, segment);
+  origin.first_block = first_col / segment * whole.blocks_per_segment();
+  origin.blocks_per_row = whole.blocks();
+  return origin;
 }
 
 std::vector<ParamId> all_params(const ModelConfig& config, const LayerSpec& spec) {

@@ -34,10 +34,31 @@ enum class Kept : uint8_t { X1, Rstd1, N1, Qkv, QkRstd, O, Lse, X2, Rstd2, N2, G
 inline constexpr size_t kParams = static_cast<size_t>(Param::Count);
 inline constexpr size_t kKept = static_cast<size_t>(Kept::Count);
 
-enum class Cut : uint8_t { None, Rows, Columns };                          // over the tensor axis
+enum class Cut : uint8_t { None, Rows, Columns };  // over the tensor axis; elements of a 1-D parameter count as rows
 enum class Reduction : uint8_t { Data, DataAndTensor, DataAndEnds };       // which ranks hold addends of its gradient
 enum class Init : uint8_t { Normal, ResidualNormal, Ones, Zeros };         // ResidualNormal: std / sqrt(2 L)
 enum class KeptGroup : uint8_t { Stat, Norm, Attention, Mlp, GemmInput };  // what a recipe's override can name at once
+
+// A rank's place on the tensor axis.
+struct TensorShard {
+  int size = 1, rank = 0;
+  bool whole() const { return size == 1; }
+  bool operator==(const TensorShard&) const = default;
+};
+
+// The part of [0, extent) that belongs to a rank: nearly equal parts, in rank order.
+struct Range {
+  int64_t begin = 0, end = 0;
+  int64_t count() const { return end - begin; }
+};
+inline Range part_of(int64_t extent, const TensorShard& shard) {
+  return {extent * shard.rank / shard.size, extent * (shard.rank + 1) / shard.size};
+}
+
+// Rows (of a 1-D parameter, elements) that lie together in a rank's shard and in the logical tensor.
+struct RowPiece {
+  int64_t local_begin = 0, global_begin = 0, count = 0;
+};
 
 // A fused parameter is the stack of these Hugging Face tensors: rows of a matrix, elements of a vector.
 struct HfPart {
@@ -48,36 +69,51 @@ struct HfPart {
 struct ParamRow {
   Param param{};
   std::string_view name;  // "qkv"
-  int64_t rows = 0;       // 1 for 1-D parameters
-  int64_t cols = 0;
-  int64_t segment = 0;  // of the blocks of its gradient and moments (codec::RowBlocks)
+  int64_t rows = 0;       // of this rank's shard; 1 for 1-D parameters
+  int64_t cols = 0;       // likewise
+  int64_t segment = 0;    // of the blocks of its gradient and moments (codec::RowBlocks)
   Cut cut = Cut::None;
   Reduction reduction = Reduction::Data;
   bool decay = true;
   Init init = Init::Normal;
-  std::vector<HfPart> parts;
-  bool one_dimensional() const { return rows == 1; }
+  std::vector<HfPart> parts;  // of the logical tensor
+  // Where the shard lies in the logical tensor, which it is itself under a tensor axis of 1.
+  int64_t logical_rows = 0, logical_cols = 0;
+  std::vector<RowPiece> pieces{};  // one of each part, in their order
+  int64_t first_col = 0;
+  bool one_dimensional() const { return logical_rows == 1; }
   bool present() const { return rows > 0; }
   int64_t count() const { return rows * cols; }
   codec::RowBlocks blocks() const { return {cols, segment}; }
+  codec::Origin origin() const;  // of the shard, for draws
 };
 
 struct KeptRow {
   Kept kept{};
   std::string_view name;  // "x1"
-  int64_t cols = 0;       // per token; 0: this architecture has none
+  int64_t cols = 0;       // of this rank, per token; 0: this architecture has none
   int64_t segment = 0;
   KeptGroup group{};
+  bool own_tokens = false;  // a rank of the tensor axis holds its part of the tokens (sequence parallel), not all
   bool present() const { return cols > 0; }
 };
 
 struct LayerSpec {
-  explicit LayerSpec(const ModelConfig& config);
+  // The shard of one rank of the tensor axis: query and key/value heads, the feed-forward dimension and the vocabulary
+  // are cut, norms are whole. A size that the model cannot be cut into is an error that lists those that it can.
+  explicit LayerSpec(const ModelConfig& config, TensorShard shard = {});
+  // Of T tokens of a micro-batch, those of the residual stream that a rank holds. An error if they cannot be divided.
+  int64_t own_tokens(int64_t tokens) const;
+  // The rows of a kept tensor that a rank has of them.
+  int64_t kept_rows(const KeptRow& row, int64_t tokens) const { return row.own_tokens ? own_tokens(tokens) : tokens; }
   const ParamRow& operator[](Param p) const { return params[static_cast<size_t>(p)]; }
   const KeptRow& operator[](Kept k) const { return kept[static_cast<size_t>(k)]; }
 
   std::array<ParamRow, kParams> params;
   std::array<KeptRow, kKept> kept;
+  TensorShard shard;
+  ops::Heads heads;  // of this rank
+  Range vocabulary;  // the tokens whose rows of the embedding and the head this rank has
 };
 
 inline constexpr bool in_layer(Param p) {

@@ -1,9 +1,11 @@
 #include "model/model.h"
 
+#include "comm/process_group.h"
 #include "device/transfer.h"
 #include "model/norm.h"
 #include "ops/embedding.h"
 #include "ops/linear.h"
+#include "ops/sequence_parallel.h"
 
 namespace agoq::model {
 namespace {
@@ -22,13 +24,29 @@ const Saved& nothing_kept() {
   return nothing;
 }
 
+// Columns of a tensor of one row.
+Tensor columns(const Tensor& row, const Range& range) {
+  return row.view({row.cols(), 1}).row_range(range.begin, range.end).view({1, range.count()});
+}
+
+// Each rank's part of one row, of which the last may be larger than the first, to all ranks.
+void gather_columns(const Context& ctx, const TensorShard& shard, const Tensor& row) {
+  std::vector<comm::Message> sends, receives;
+  for (int rank = 0; rank < shard.size; ++rank) {
+    if (rank == shard.rank) continue;
+    sends.push_back({rank, columns(row, part_of(row.cols(), shard))});
+    receives.push_back({rank, columns(row, part_of(row.cols(), {shard.size, rank}))});
+  }
+  ctx.tensor->exchange(ctx, sends, receives);
+}
+
 }  // namespace
 
 Model::Model(Arena& arena, const ModelConfig& config, const LayerSpec& spec, int64_t positions)
     : config_(config), spec_(spec), layer_(config, spec, make_rope_table(arena, config, positions)) {}
 
-Tensor Model::embed(const Context& ctx, const Parameters& params, const Tensor& tokens) const {
-  return ops::embedding(ctx, tokens, params.at({-1, Param::Embedding}));
+void Model::embed(const Context& ctx, const Parameters& params, const Tensor& tokens, const Tensor& x) const {
+  ops::embedding_into(ctx, tokens, params.at({-1, Param::Embedding}), x, spec_.vocabulary.begin);
 }
 
 void Model::forward(const Context& ctx, const Parameters& params, const Tensor& x, int64_t begin, int64_t end,
@@ -50,6 +68,8 @@ void Model::backward(const Context& ctx, const Parameters& params, const Tensor&
       layer_.backward(ctx, dx, w, kept, layer_gradients(l, grads));
     else
       layer_.backward_from_x1(ctx, dx, w, kept, layer_gradients(l, grads));
+    for (const ParamRow& row : spec_.params)
+      if (in_layer(row.param) && row.present()) grads.contributed(ctx, {l, row.param});
   }
 }
 
@@ -57,8 +77,8 @@ void Model::loss(const Context& ctx, const Parameters& params, const Tensor& x, 
                  const Tensor& nll) const {
   Scope scope(ctx);
   const Tensor norm = params.acquire(ctx, {-1, Param::FinalNorm});
-  const Tensor n = Norm(config_).forward(ctx, x, norm);  // [T, H]
-  ops::head_loss(ctx, n, params.acquire(ctx, params.head_id()), targets, nll);
+  const Tensor n = ops::gather_tokens(ctx, Norm(config_).forward(ctx, x, norm));  // [T, H]
+  ops::head_loss(ctx, n, params.acquire(ctx, params.head_id()), of_vocabulary(targets), nll);
 }
 
 void Model::loss_backward(const Context& ctx, const Parameters& params, const Tensor& x, const ops::Targets& targets,
@@ -68,23 +88,37 @@ void Model::loss_backward(const Context& ctx, const Parameters& params, const Te
   const Tensor rstd = ctx.empty(DType::F32, {x.rows()});
   const codec::Codec plain = ctx.compute() == DType::BF16 ? codec::Codec::Bf16 : codec::Codec::Fp32;
   const codec::Quantized kept_x = codec::push(ctx, plain, x.rows(), codec::RowBlocks(x.cols()));
-  const Tensor n = Norm(config_).forward(ctx, x, norm, kept_x, rstd);  // [T, H]
+  const Tensor n = ops::gather_tokens(ctx, Norm(config_).forward(ctx, x, norm, kept_x, rstd));  // [T, H]
   const Tensor head = params.acquire(ctx, params.head_id());
-  const Tensor dn = ops::head_loss_backward(ctx, n, head, targets, scale, nll, grads.acquire(params.head_id()));
+  const Tensor addend =
+      ops::head_loss_backward(ctx, n, head, of_vocabulary(targets), scale, nll, grads.acquire(params.head_id()));
+  const Tensor dn = ops::scatter_tokens(ctx, addend);  // [T / ranks, H]
   const ops::MainGrad d_norm = norm ? grads.acquire({-1, Param::FinalNorm}) : ops::MainGrad{};
   Norm(config_).backward(ctx, dn, kept_x, rstd, norm, {}, x, d_norm);
+  grads.contributed(ctx, params.head_id());
 }
 
 void Model::embed_backward(const Context& ctx, const Tensor& tokens, const Tensor& dx, GradientSource& grads) const {
-  ops::embedding_backward(ctx, tokens, dx, grads.acquire({-1, Param::Embedding}));
+  ops::embedding_backward(ctx, tokens, dx, grads.acquire({-1, Param::Embedding}), spec_.vocabulary.begin);
+  grads.contributed(ctx, {-1, Param::Embedding});
 }
 
-Tensor Model::logits(const Context& ctx, const Parameters& params, const Tensor& x) const {
-  const Tensor out = ctx.empty(DType::F32, {x.rows(), config_.vocab_size});
+Tensor Model::logits(const Context& ctx, const Parameters& params, const Tensor& x, int64_t token) const {
+  const Tensor out = ctx.empty(DType::F32, {1, config_.vocab_size});
   Scope scope(ctx);
-  const Tensor n = Norm(config_).forward(ctx, x, params.acquire(ctx, {-1, Param::FinalNorm}));
-  ops::gemm(ctx, n, ops::Transpose::No, params.acquire(ctx, params.head_id()), ops::Transpose::Yes, out);
+  const Tensor n =
+      Norm(config_).forward(ctx, ops::row_of_token(ctx, x, token), params.acquire(ctx, {-1, Param::FinalNorm}));
+  const Tensor head = params.acquire(ctx, params.head_id());
+  const Range own = spec_.vocabulary;
+  ops::gemm(ctx, n, ops::Transpose::No, head, ops::Transpose::Yes, columns(out, own));
+  if (!spec_.shard.whole()) gather_columns(ctx, spec_.shard, out);
   return out;
+}
+
+ops::Targets Model::of_vocabulary(ops::Targets targets) const {
+  targets.first = spec_.vocabulary.begin;
+  targets.vocabulary = config_.vocab_size;
+  return targets;
 }
 
 LayerGradients Model::layer_gradients(int64_t layer, GradientSource& grads) const {

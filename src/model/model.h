@@ -1,5 +1,5 @@
 // The model: embedding, layers, head, in pieces that a schedule can call (one process runs them in order; pipeline
-// stages run some of them).
+// stages run some of them). Over the tensor group, each of its ranks holds T / ranks rows of the residual stream.
 #pragma once
 
 #include <vector>
@@ -15,6 +15,8 @@ class GradientSource {
   virtual ~GradientSource() = default;
   // For the one who adds next. If it is fresh, all of it must be written: what is not added to stays undefined.
   virtual ops::MainGrad acquire(const ParamId& id) = 0;
+  // A micro-batch has added all that it has.
+  virtual void contributed(const Context&, const ParamId&) {}
 };
 
 class Model {
@@ -25,8 +27,8 @@ class Model {
   const ModelConfig& config() const { return config_; }
   const LayerSpec& spec() const { return spec_; }
 
-  // tokens [T] -> the residual stream [T, H], a temporary of the caller's scope.
-  Tensor embed(const Context& ctx, const Parameters& params, const Tensor& tokens) const;
+  // tokens [T] -> the residual stream x [T / ranks, H].
+  void embed(const Context& ctx, const Parameters& params, const Tensor& tokens, const Tensor& x) const;
   // Layers [begin, end) on x in place; saved[layer - begin], or nothing kept if `saved` is empty.
   void forward(const Context& ctx, const Parameters& params, const Tensor& x, int64_t begin, int64_t end,
                const std::vector<Saved>& saved) const;
@@ -39,10 +41,11 @@ class Model {
   void loss_backward(const Context& ctx, const Parameters& params, const Tensor& x, const ops::Targets& targets,
                      float scale, const Tensor& nll, GradientSource& grads) const;
   void embed_backward(const Context& ctx, const Tensor& tokens, const Tensor& dx, GradientSource& grads) const;
-  // Logits [rows, V] fp32 of some rows of the residual stream x [rows, H] (generation).
-  Tensor logits(const Context& ctx, const Parameters& params, const Tensor& x) const;
+  // Logits [1, V] fp32 of one token of the residual stream x, all of them on all ranks (generation).
+  Tensor logits(const Context& ctx, const Parameters& params, const Tensor& x, int64_t token) const;
 
  private:
+  ops::Targets of_vocabulary(ops::Targets targets) const;  // for the rank's rows of the head
   LayerGradients layer_gradients(int64_t layer, GradientSource& grads) const;
 
   const ModelConfig& config_;

@@ -7,19 +7,23 @@
 namespace agoq::model {
 namespace {
 
-ops::Weight allocate_weight(Arena& arena, const ParamRow& row, MasterForm form, DType compute) {
-  const Shape shape = row.one_dimensional() ? Shape{row.cols} : Shape{row.rows, row.cols};
-  ops::Weight weight;
-  if (form == MasterForm::Split) {
-    weight.value = arena.allocate("weights", DType::BF16, shape);
-    weight.correction = arena.allocate("corrections", DType::I16, shape);
-  } else if (compute == DType::F32) {
-    weight.value = arena.allocate("weights", DType::F32, shape);
-  } else {
-    weight.value = arena.allocate("weights", DType::BF16, shape);
-    weight.master = arena.allocate("fp32 master", DType::F32, shape);
-  }
-  return weight;
+Tensor allocate(Arena& arena, const char* owner, DType dtype, const ParamRow& row, int64_t rows) {
+  return rows == 0 ? Tensor{}
+                   : arena.allocate(owner, dtype, row.one_dimensional() ? Shape{row.cols} : Shape{rows, row.cols});
+}
+
+// GEMMs in bf16 read bf16 alone, so what makes a weight exact need not be everywhere; in fp32 they read the exact one.
+ExactRows allocate_weight(Arena& arena, const ParamRow& row, const Holding& holding, ops::Weight& whole) {
+  const bool may_slice = holding.exact_rows && holding.compute == DType::BF16 && !row.one_dimensional();
+  const Range rows = may_slice ? holding.exact_rows(row) : Range{0, row.rows};
+  const bool sliced = rows.count() < row.rows;
+  const bool split = holding.form == MasterForm::Split, fp32 = !split && holding.compute == DType::F32;
+  whole.value = allocate(arena, "weights", fp32 ? DType::F32 : DType::BF16, row, row.rows);
+  ExactRows exact{sliced ? whole.row_range(rows.begin, rows.end) : whole, rows};
+  if (split) exact.weight.correction = allocate(arena, "corrections", DType::I16, row, rows.count());
+  if (!split && !fp32) exact.weight.master = allocate(arena, "fp32 master", DType::F32, row, rows.count());
+  if (!sliced) whole = exact.weight;
+  return exact;
 }
 
 float standard_deviation(const ModelConfig& config, Init init) {
@@ -40,31 +44,61 @@ void fill_normal(const RandomKey& key, int64_t row, float deviation, std::span<f
   }
 }
 
-// Rows [begin, end) of a parameter as it is in the beginning.
-std::vector<float> initial_rows(const ModelConfig& config, const ParamRow& row, const RandomKey& key, int64_t begin,
-                                int64_t end) {
+// `count` rows of a matrix's shard as they are in the beginning, from row `first` of the logical tensor on.
+std::vector<float> initial_rows(const ModelConfig& config, const ParamRow& row, const RandomKey& key, int64_t first,
+                                int64_t count) {
   const auto cols = static_cast<size_t>(row.cols);
-  std::vector<float> values(static_cast<size_t>(end - begin) * cols, row.init == Init::Ones ? 1.0f : 0.0f);
-  if (row.init == Init::Ones || row.init == Init::Zeros) return values;
   const float deviation = standard_deviation(config, row.init);
-#pragma omp parallel for
-  for (int64_t r = begin; r < end; ++r)
-    fill_normal(key, r, deviation, std::span(values).subspan(static_cast<size_t>(r - begin) * cols, cols));
+  std::vector<float> values(static_cast<size_t>(count) * cols);
+#pragma omp parallel
+  {
+    std::vector<float> whole_row(static_cast<size_t>(row.logical_cols));
+#pragma omp for
+    for (int64_t r = 0; r < count; ++r) {
+      fill_normal(key, first + r, deviation, whole_row);
+      std::copy_n(whole_row.begin() + row.first_col, cols, values.begin() + r * row.cols);
+    }
+  }
   return values;
 }
 
 }  // namespace
 
-Parameters::Parameters(Arena& arena, const ModelConfig& config, const LayerSpec& spec, MasterForm form, DType compute)
-    : config_(config), spec_(spec), ids_(all_params(config, spec)) {
+Parameters::Parameters(Arena& arena, const ModelConfig& config, const LayerSpec& spec, Holding holding)
+    : config_(config), spec_(spec), holding_(std::move(holding)) {
   weights_.resize(tensor_ids(config));
-  for (const ParamId& id : ids_) weights_[id.tensor()] = allocate_weight(arena, spec[id.param], form, compute);
+  exact_.resize(weights_.size());
+  arrivals_.resize(weights_.size());
+  for (const ParamId& id : ids())
+    exact_[id.tensor()] = allocate_weight(arena, spec[id.param], holding_, weights_[id.tensor()]);
 }
 
 const ops::Weight& Parameters::at(const ParamId& id) const {
   const ops::Weight& weight = weights_[id.tensor()];
-  require(static_cast<bool>(weight.value), "this model has no parameter {}", logical_name(spec_, id));
+  require(static_cast<bool>(weight.value), "this process has no parameter {}", logical_name(spec_, id));
+  wait_for(id.tensor());
   return weight;
+}
+
+void Parameters::wait_for(size_t tensor) const {
+  if (!arrivals_[tensor]) return;
+  arrivals_[tensor]->wait();
+  arrivals_[tensor].reset();
+}
+
+void Parameters::wait_for_all() const {
+  for (size_t tensor = 0; tensor < arrivals_.size(); ++tensor) wait_for(tensor);
+}
+
+void Parameters::store_rows(const Context& ctx, const ParamId& id, Range rows, const float* values) const {
+  const ops::Weight& whole = at(id);
+  if (spec_[id.param].one_dimensional()) return ops::store_fp32(ctx, whole, values);
+  ops::store_fp32(ctx, whole.row_range(rows.begin, rows.end), values);
+  const ExactRows& exact = exact_[id.tensor()];
+  const Range own = {std::max(rows.begin, exact.rows.begin), std::min(rows.end, exact.rows.end)};
+  if (whole.value.count() == exact.weight.value.count() || own.begin >= own.end) return;
+  ops::store_fp32(ctx, exact.weight.row_range(own.begin - exact.rows.begin, own.end - exact.rows.begin),
+                  values + (own.begin - rows.begin) * spec_[id.param].cols);
 }
 
 ParamId Parameters::head_id() const {
@@ -84,15 +118,21 @@ LayerWeights Parameters::acquire(const Context& ctx, int64_t layer) const {
 }
 
 void Parameters::initialize(const Context& ctx, uint64_t seed) {
-  for (const ParamId& id : ids_) {
+  for (const ParamId& id : ids()) {
     const ParamRow& row = spec_[id.param];
+    if (row.init == Init::Ones || row.init == Init::Zeros) {
+      const std::vector<float> values(static_cast<size_t>(row.count()), row.init == Init::Ones ? 1.0f : 0.0f);
+      store_rows(ctx, id, {0, row.rows}, values.data());
+      continue;
+    }
     const RandomKey key{seed, Purpose::Initialization, 0, 0, id.tensor()};
     const int64_t step = std::max<int64_t>(kFloatsAtOnce / row.cols, 1);
-    for (int64_t begin = 0; begin < row.rows; begin += step) {
-      const int64_t end = std::min(begin + step, row.rows);
-      const std::vector<float> values = initial_rows(config_, row, key, begin, end);
-      ops::store_fp32(ctx, row.one_dimensional() ? at(id) : at(id).row_range(begin, end), values.data());
-    }
+    for (const RowPiece& piece : row.pieces)
+      for (int64_t begin = 0; begin < piece.count; begin += step) {
+        const int64_t count = std::min(step, piece.count - begin), local = piece.local_begin + begin;
+        const std::vector<float> values = initial_rows(config_, row, key, piece.global_begin + begin, count);
+        store_rows(ctx, id, {local, local + count}, values.data());
+      }
   }
 }
 

@@ -2,9 +2,11 @@
 #pragma once
 
 #include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
+#include "comm/transport.h"
 #include "model/layer_spec.h"
 #include "ops/weight.h"
 
@@ -13,6 +15,21 @@ namespace agoq::model {
 enum class MasterForm : uint8_t {
   Split,  // bf16 + int16 correction: exact fp32 in 4 bytes
   Fp32,   // fp32, and a bf16 copy beside it when GEMMs read bf16
+};
+
+// What of a model a process holds, and in which form.
+struct Holding {
+  std::vector<ParamId> ids;  // in the order of forward
+  MasterForm form = MasterForm::Split;
+  DType compute = DType::F32;
+  // The rows of a matrix that this process keeps exactly, where GEMMs do not need all of them so; none: all.
+  std::function<Range(const ParamRow&)> exact_rows;
+};
+
+// Exact rows of a parameter: those that this process updates and saves.
+struct ExactRows {
+  ops::Weight weight;
+  Range rows;  // of the parameter
 };
 
 // The weights of one layer (or of the ends of the model) in the compute type, valid within the scope they were acquired
@@ -28,10 +45,13 @@ class LayerWeights {
 
 class Parameters {
  public:
-  Parameters(Arena& arena, const ModelConfig& config, const LayerSpec& spec, MasterForm form, DType compute);
+  Parameters(Arena& arena, const ModelConfig& config, const LayerSpec& spec, Holding holding);
 
-  const std::vector<ParamId>& ids() const { return ids_; }
+  const std::vector<ParamId>& ids() const { return holding_.ids; }
+  bool holds(const ParamId& id) const { return static_cast<bool>(weights_[id.tensor()].value); }
+  // As GEMMs need it. Waits for it if it is still on its way from other ranks.
   const ops::Weight& at(const ParamId& id) const;
+  const ExactRows& exact(const ParamId& id) const { return exact_[id.tensor()]; }
   // The head's weight: its own, or the embedding's where they are tied.
   ParamId head_id() const;
 
@@ -41,14 +61,27 @@ class Parameters {
   // An empty tensor if this architecture has no such parameter.
   Tensor acquire(const Context& ctx, const ParamId& id) const;
 
-  // Random initialisation from Philox by (seed, logical tensor, index): the same under every mesh.
+  // fp32 values of rows [begin, end) of a matrix, or of a whole 1-D parameter, in the form in which each row is held.
+  void store_rows(const Context& ctx, const ParamId& id, Range rows, const float* values) const;
+  // The rows that others update arrive later; nobody reads the parameter before.
+  void expect(const ParamId& id, std::unique_ptr<comm::Pending> arrival) {
+    arrivals_[id.tensor()] = std::move(arrival);
+  }
+  void wait_for_all() const;
+
+  // Random initialisation from Philox by (seed, logical tensor, index in it): the same under every mesh.
   void initialize(const Context& ctx, uint64_t seed);
 
  private:
+  void wait_for(size_t tensor) const;
+
   const ModelConfig& config_;
   const LayerSpec& spec_;
-  std::vector<ParamId> ids_;
-  std::vector<ops::Weight> weights_;  // by ParamId::tensor()
+  Holding holding_;
+  // By ParamId::tensor():
+  std::vector<ops::Weight> weights_;
+  std::vector<ExactRows> exact_;  // the same memory, or beside it
+  mutable std::vector<std::unique_ptr<comm::Pending>> arrivals_;
 };
 
 }  // namespace agoq::model

@@ -175,8 +175,8 @@ double Recipe::bytes_per_token(const LayerSpec& spec, int64_t layer) const {
     const Codec codec = at(layer, row.kept);
     if (codec == Codec::None) continue;
     const codec::RowBlocks blocks(row.cols, row.segment);
-    bytes +=
-        static_cast<double>(codec::row_bytes(codec, blocks) + (codec::has_scales(codec) ? 2 * blocks.blocks() : 0));
+    const int64_t of_row = codec::row_bytes(codec, blocks) + (codec::has_scales(codec) ? 2 * blocks.blocks() : 0);
+    bytes += static_cast<double>(of_row) / (row.own_tokens ? spec.shard.size : 1);
   }
   return bytes;
 }

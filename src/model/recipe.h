@@ -28,8 +28,11 @@ struct Recipe {
   codec::Codec at(int64_t layer, Kept kept) const {
     return layers[static_cast<size_t>(layer)][static_cast<size_t>(kept)];
   }
+  void set(int64_t layer, Kept kept, codec::Codec codec) {
+    layers[static_cast<size_t>(layer)][static_cast<size_t>(kept)] = codec;
+  }
   std::string to_json(const LayerSpec& spec) const;  // recipe.json of a run folder
-  // Bytes that one token leaves in one layer.
+  // Bytes that one token leaves in one layer, on one rank.
   double bytes_per_token(const LayerSpec& spec, int64_t layer) const;
 };
 

@@ -3,6 +3,8 @@
 #pragma once
 
 #include <array>
+#include <span>
+#include <vector>
 
 #include "codec/codec.h"
 #include "model/recipe.h"
@@ -12,14 +14,17 @@ namespace agoq::model {
 class Saved {
  public:
   Saved() = default;  // keeps nothing (evaluation)
-  // Slots for T tokens of layer `layer`, owned by the arena under "saved NAME".
+  // Slots for T tokens of layer `layer`, or for a rank's part of them, owned by the arena under "saved NAME".
   Saved(Arena& arena, const LayerSpec& spec, const Recipe& recipe, int64_t layer, int64_t tokens);
+  // The same memory for layers that never keep anything at the same time, one of them each.
+  static std::vector<Saved> sharing(Arena& arena, const LayerSpec& spec, const Recipe& recipe,
+                                    std::span<const int64_t> layers, int64_t tokens);
   // Exact temporaries in the compute type for a layer whose forward is run again inside its backward.
   Saved(const Context& ctx, const LayerSpec& spec, int64_t tokens);
 
   const codec::Quantized& operator[](Kept k) const { return slots_[static_cast<size_t>(k)]; }
   bool kept(Kept k) const { return (*this)[k].kept(); }
-  // rstd [T], lse [Hq, T], qk_rstd [T, Hq + Hkv]; an empty tensor if not kept.
+  // rstd [T / ranks], lse [Hq, T], qk_rstd [T, Hq + Hkv]; an empty tensor if not kept.
   Tensor stat(Kept k) const;
 
   // Where forward may write a tensor of [rows, cols] that it keeps: the slot itself if it stores the compute type, so
@@ -28,12 +33,13 @@ class Saved {
   void keep(const Context& ctx, Kept k, const Tensor& x) const;
   // The tensor in the compute type: the slot itself if it is stored so, otherwise decoded into a temporary. Read only.
   Tensor load(const Context& ctx, Kept k) const;
-  // The same, always a temporary that may be changed in place.
+  // Of a tensor whose tokens are divided over the tensor group: of all of them.
+  Tensor gather(const Context& ctx, Kept k) const;
+  // As load, but always a temporary that may be changed in place.
   Tensor copy(const Context& ctx, Kept k) const;
 
  private:
   std::array<codec::Quantized, kKept> slots_{};
-  int64_t tokens_ = 0;
 };
 
 }  // namespace agoq::model

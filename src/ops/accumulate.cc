@@ -75,7 +75,7 @@ codec::Rounding MainGrad::rounding(const RandomKey& step_key, Purpose purpose) c
   RandomKey key = step_key;
   key.purpose = purpose;
   key.tensor = tensor;
-  return codec::Rounding::random(key);
+  return codec::Rounding::random(key, origin);
 }
 
 void zero_if_fresh(const Context& ctx, const MainGrad& grad) {

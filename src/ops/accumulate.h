@@ -12,6 +12,7 @@ struct MainGrad {
   uint32_t tensor = 0;     // logical tensor id, for the draws
   bool stochastic = true;  // how sums are rounded
   bool fresh = false;      // the sum so far is zero, whatever `data` holds: overwrite it, do not read it
+  codec::Origin origin{};  // of `data` in the logical tensor, for the draws
   // Of this tensor in this micro-batch. A tied embedding is rounded twice, with a purpose for each, so that draws
   // differ.
   codec::Rounding rounding(const RandomKey& step_key, Purpose purpose = Purpose::Gradient) const;

@@ -1,3 +1,5 @@
+#include <type_traits>
+
 #include "ops/accumulate_cuda.h"
 #include "ops/by_type.h"
 #include "ops/linear_cuda.h"
@@ -8,25 +10,26 @@ namespace {
 
 using namespace codec::cuda;
 
+// main += delta, for rows that follow one another in the whole tensor, too.
 template <class T>
 struct Accumulation {
   View main;
   const T* delta;
-  int64_t begin;  // the row of the gradient that the first of delta belongs to
   bool fresh;
+  bool whole_blocks;    // no block is short, and lanes' numbers are aligned
+  int64_t whole_block;  // the first block here, counted in the whole tensor
   Draws draws;
-  Strips strips;  // of delta
+  Strips strips;
 };
 
 template <class F, class T>
-__global__ void __launch_bounds__(Strips::kThreads) add_blocks(const __grid_constant__ Accumulation<T> a) {
-  const Strip strip = a.strips.mine();
+__device__ void add_row_by_row(const Accumulation<T>& a, const Strip& strip) {
   const Place p = a.main.row.template place<F>(strip.block, strip.lane);
   const int64_t cols = a.main.row.cols;
   const T* delta_row = a.delta + strip.begin * cols + p.col;
-  View main_row = a.main.below(a.begin + strip.begin);
+  View main_row = a.main.below(strip.begin);
   Draws draws = a.draws;
-  draws.first_row += a.begin + strip.begin;
+  draws.origin.first_row += strip.begin;
   struct Inputs {
     Fetched8<T> delta;
     Fetched<F> main;
@@ -49,8 +52,82 @@ __global__ void __launch_bounds__(Strips::kThreads) add_blocks(const __grid_cons
 #pragma unroll
     for (int i = 0; i < kGroup; ++i) sum[i] += delta[i];
     encode<F>(to, 0, p, sum, draws);
-    ++draws.first_row;
+    ++draws.origin.first_row;
   }
+}
+
+// A whole strip of whole blocks of 8-bit codes. All loads are on their way before the first sum; of the four rows'
+// scales a lane loads and finds one. False, with nothing stored, if a scale does not bound its numbers, which is rare.
+template <class F, class T>
+__device__ bool add_whole_strip(const Accumulation<T>& a, const Strip& strip) {
+  constexpr int kRows = Strips::kRows, kSharers = kLanes / kRows;
+  const int64_t blocks = a.main.row.blocks, groups = blocks * kLanes;  // in a row
+  const int64_t block = strip.begin * blocks + strip.block, group = block * kLanes + strip.lane;
+  const T* delta = a.delta + group * kGroup;
+  uint2* codes = reinterpret_cast<uint2*>(a.main.codes) + group;
+  Bf16* scales = a.main.scales + block + strip.lane / kSharers * blocks;
+  const auto of_row = [&](float of_lane, int row) { return __shfl_sync(kWholeWarp, of_lane, row * kSharers, kLanes); };
+
+  Fetched8<T> addends[kRows];
+  uint2 old_codes[kRows] = {};
+  Bf16 old_scale;
+#pragma unroll
+  for (int j = 0; j < kRows; ++j) addends[j] = fetch8(delta + j * groups * kGroup, AllOrNone{true});
+  if (!a.fresh) {
+    old_scale = *scales;
+#pragma unroll
+    for (int j = 0; j < kRows; ++j) old_codes[j] = codes[j * groups];
+  }
+  Numbers sums[kRows];
+#pragma unroll
+  for (int j = 0; j < kRows; ++j) unpack8(addends[j], sums[j]);
+  if (!a.fresh) {
+#pragma unroll
+    for (int j = 0; j < kRows; ++j)
+      codec::add_group<F>({old_codes[j].x, old_codes[j].y}, of_row(to_float(old_scale), j), sums[j]);
+  } else if constexpr (!std::is_same_v<F, codec::Int8>) {
+#pragma unroll
+    for (int j = 0; j < kRows; ++j)
+      for (float& sum : sums[j]) sum += 0.0f;  // -0 becomes 0: codes of fp8 have a sign
+  }
+  float amax[kRows];
+#pragma unroll
+  for (int j = 0; j < kRows; ++j) amax[j] = group_amax(sums[j]);
+  const Bf16 scale = codec::group_scale<F>(amax_of_share(amax, strip.lane));
+  if (!__all_sync(kWholeWarp, codec::bounds_numbers<F>(scale))) return false;
+  if (strip.lane % kSharers == 0) *scales = scale;
+  const float inverse = codec::group_reciprocal<F>(scale);
+  const auto store_rows = [&](const auto& rounding) {
+#pragma unroll
+    for (int j = 0; j < kRows; ++j) {
+      const codec::Packed packed = codec::encode_group<F>(sums[j], of_row(inverse, j), rounding(j));
+      codes[j * groups] = make_uint2(packed.low, packed.high);
+    }
+  };
+  if (a.draws.stochastic) {
+    const int64_t per_row = a.draws.origin.blocks_per_row;
+    const int64_t first = a.whole_block + strip.begin * per_row + strip.block;
+    store_rows([&](int j) { return codec::Bounded{a.draws.of_block(first + j * per_row, strip.lane)}; });
+  } else {
+    store_rows([](int) { return codec::Nearest{}; });
+  }
+  return true;
+}
+
+// The formats of 8 bits that gradients have in training.
+template <class F>
+constexpr bool kByStrips = std::is_same_v<F, codec::Int8> || std::is_same_v<F, codec::Fp8>;
+constexpr int kCtas = 8;  // of an SM: as many as have registers for a strip
+
+template <class F, class T>
+__global__ void __launch_bounds__(Strips::kThreads, kCtas) add_blocks(const __grid_constant__ Accumulation<T> a) {
+  const Strip strip = a.strips.mine();
+  if constexpr (kByStrips<F>) {
+    const bool two_blocks = (strip.block | 1) < a.main.row.blocks;  // one for each half of the warp
+    if (a.whole_blocks && two_blocks && strip.end - strip.begin == Strips::kRows && add_whole_strip<F>(a, strip))
+      return;
+  }
+  add_row_by_row<F>(a, strip);
 }
 
 constexpr int kWarps = 8;              // of a CTA that sums columns
@@ -107,18 +184,34 @@ unsigned ctas(int64_t count, int64_t per_cta) {
   return static_cast<unsigned>((count + per_cta - 1) / per_cta);
 }
 
+bool aligned(const void* data) {
+  return reinterpret_cast<uintptr_t>(data) % 16 == 0;
+}
+
+void add_rows(const Context& ctx, const codec::Quantized& q, const Tensor& delta, const codec::Rounding& rounding,
+              bool fresh) {
+  const Strips strips(q.rows, q.row.blocks());
+  const Draws draws(rounding, q.row);
+  const bool whole_blocks = q.row.segment % codec::kBlock == 0 && aligned(q.codes.data) && aligned(delta.data);
+  codec::dispatch(q.codec, [&]<class F>() {
+    by_type(delta.dtype, [&]<class T>() {
+      agoq::cuda::launch(
+          ctx, add_blocks<F, T>, strips.grid(), Strips::kThreads,
+          Accumulation<T>{View(q), delta.as<T>(), fresh, whole_blocks, draws.block(0, 0), draws, strips});
+    });
+  });
+}
+
 }  // namespace
 
 void accumulate(const Context& ctx, const MainGrad& grad, const Tensor& delta, int64_t begin) {
-  const codec::Quantized& q = grad.data;
-  const Strips strips(delta.shape[0], q.row.blocks());
-  const Draws draws(grad.rounding(ctx.random), q.row);
-  codec::dispatch(q.codec, [&]<class F>() {
-    by_type(delta.dtype, [&]<class T>() {
-      agoq::cuda::launch(ctx, add_blocks<F, T>, strips.grid(), Strips::kThreads,
-                         Accumulation<T>{View(q), delta.as<T>(), begin, grad.fresh, draws, strips});
-    });
-  });
+  const codec::Rounding rounding = grad.rounding(ctx.random);
+  for (int64_t row = 0, rows = 0; row < delta.shape[0]; row += rows) {
+    const codec::Origin origin = rounding.origin.from_row(begin + row);
+    rows = origin.run(delta.shape[0] - row);
+    const codec::Quantized q = grad.data.row_range(begin + row, begin + row + rows);
+    add_rows(ctx, q, delta.row_range(row, row + rows), {rounding.stochastic, rounding.key, origin}, grad.fresh);
+  }
 }
 
 void dw_rows(const Context& ctx, const Tensor& dy, const Tensor& x, int64_t begin, bool add, const Tensor& dw,

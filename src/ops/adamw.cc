@@ -29,10 +29,11 @@ void check_moment(const codec::Quantized& moment, const codec::Quantized& grad, 
 }
 
 void check_state(const AdamWState& state) {
-  require(state.grad.kept(), "adamw: the gradient has codec none");
-  check_weight(state.weight, state.grad.rows * state.grad.row.cols);
-  check_moment(state.m, state.grad, Codec::Dyn8, "m");
-  check_moment(state.v, state.grad, Codec::Dyn8Unsigned, "v");
+  check_sum(state.grad, "adamw");
+  const codec::Quantized& grad = state.grad.first;
+  check_weight(state.weight, grad.rows * grad.row.cols);
+  check_moment(state.m, grad, Codec::Dyn8, "m");
+  check_moment(state.v, grad, Codec::Dyn8Unsigned, "v");
 }
 
 void check_scalars(const Tensor& scalars, const char* op) {

@@ -8,7 +8,7 @@
 #include <cmath>
 #include <span>
 
-#include "codec/codec.h"
+#include "ops/gradient_sum.h"
 #include "ops/weight.h"
 
 namespace agoq::ops {
@@ -19,13 +19,15 @@ struct AdamWConfig {
   double clip_grad = 1.0;  // global norm; 0: no clipping
 };
 
-// One parameter [rows, cols] with its gradient and moments. `m` in Fp32 or Dyn8; `v` holds v in Fp32, sqrt(v) in
-// Dyn8Unsigned.
+// One parameter [rows, cols], or some rows of it, with gradient and moments. `m` in Fp32 or Dyn8; `v` holds v in Fp32,
+// sqrt(v) in Dyn8Unsigned.
 struct AdamWState {
   Weight weight;
-  codec::Quantized grad, m, v;
-  uint32_t tensor = 0;  // logical tensor id, for the draws
-  bool decay = true;    // whether weight_decay applies
+  GradientSum grad;
+  codec::Quantized m, v;
+  uint32_t tensor = 0;     // logical tensor id, for the draws
+  bool decay = true;       // whether weight_decay applies
+  codec::Origin origin{};  // of this part in the logical tensor, for the draws
 };
 
 // Lies in device memory, in a tensor of update_scalars_shape(). All bytes zero: no update yet.

@@ -56,12 +56,12 @@ void store(const Weight& w, int64_t first, int64_t n, const float* p) {
   }
 }
 
-codec::Rounding rounding(const codec::Quantized& moment, RandomKey key, Purpose purpose, uint32_t tensor) {
+codec::Rounding rounding(const codec::Quantized& moment, RandomKey key, Purpose purpose, const AdamWState& state) {
   if (moment.codec == Codec::Fp32) return codec::Rounding::nearest();
   key.purpose = purpose;
   key.micro_batch = 0;
-  key.tensor = tensor;
-  return codec::Rounding::random(key);
+  key.tensor = state.tensor;
+  return codec::Rounding::random(key, state.origin);
 }
 
 }  // namespace
@@ -77,17 +77,17 @@ void decide_update(std::span<const float> squares, double lr, const AdamWConfig&
 }
 
 void adamw(const RandomKey& key, const AdamWState& state, const AdamWFactors& factors, const UpdateScalars& scalars) {
-  const codec::RowBlocks& row = state.grad.row;
-  const codec::Rounding m_rounding = rounding(state.m, key, Purpose::FirstMoment, state.tensor);
-  const codec::Rounding v_rounding = rounding(state.v, key, Purpose::SecondMoment, state.tensor);
+  const codec::RowBlocks& row = state.m.row;
+  const codec::Rounding m_rounding = rounding(state.m, key, Purpose::FirstMoment, state);
+  const codec::Rounding v_rounding = rounding(state.v, key, Purpose::SecondMoment, state);
   const float decay = state.decay ? factors.decay : 1.0f;
   const bool v_is_root = state.v.codec == Codec::Dyn8Unsigned;
-  const int64_t blocks = row.blocks(), count = state.grad.rows * blocks;
+  const int64_t blocks = row.blocks(), count = state.m.rows * blocks;
 #pragma omp parallel for schedule(static) if (count > kSerialBlocks)
   for (int64_t i = 0; i < count; ++i) {
     const int64_t r = i / blocks, block = i % blocks, n = row.size(block), first = r * row.cols + row.begin(block);
     Block b = {};
-    codec::decode_block(state.grad, r, block, b.g);
+    decode_block(state.grad, r, block, b.g);
     codec::decode_block(state.m, r, block, b.m);
     codec::decode_block(state.v, r, block, b.v);
     load(state.weight, first, n, b.p);

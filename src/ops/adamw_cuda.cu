@@ -33,8 +33,10 @@ struct WeightView {
 
 struct Parameter {
   WeightView weight;
-  Planes grad, m, v;
+  Pieces grad;
+  Planes m, v;
   Blocks blocks;
+  WholeBlocks whole;
   uint32_t tensor = 0;
   bool decays = true;
 };
@@ -117,7 +119,7 @@ struct Operands {
 
   template <bool kWhole, class C>
   __device__ void load(const Parameter& p, const C& cell) {
-    grad.template load<kWhole>(p.grad, cell);
+    grad.template load<kWhole>(p.grad.first, cell);
     weight.template load<kWhole>(p.weight, cell);
     m.template load<kWhole>(p.m, cell);
     v.template load<kWhole>(p.v, cell);
@@ -133,13 +135,14 @@ __device__ RandomKey key_of(RandomKey key, const Parameter& p) {
 }
 
 // Moments exactly as on the CPU; their root, and so the weight, within two roundings.
-template <class G, class M, class V, Form kForm, class C>
+template <class G, class M, class V, bool kSum, Form kForm, class C>
 __device__ void update(const Parameter& param, const C& cell, const AdamWFactors& f, const UpdateScalars& s,
                        const RandomKey& key) {
   Operands<G, M, V, kForm> stored;
   load(stored, param, cell);
   Numbers g, m, v, p;
   stored.grad.decode(g);
+  if constexpr (kSum) add_pieces<G>(param.grad, cell, g);
   stored.m.decode(m);
   stored.v.decode(v);
   stored.weight.decode(param.weight, p);
@@ -161,11 +164,12 @@ __device__ void update(const Parameter& param, const C& cell, const AdamWFactors
   } else {
     store<kForm, false>(param.weight, cell, p);
   }
-  encode<M>(param.m, cell, m, draws_of(key_of<Purpose::FirstMoment>(key, param), cell));
-  encode<V>(param.v, cell, v, draws_of(key_of<Purpose::SecondMoment>(key, param), cell));
+  const int whole = param.whole.of(cell.index);
+  encode<M>(param.m, cell, m, draws_of(key_of<Purpose::FirstMoment>(key, param), whole, cell));
+  encode<V>(param.v, cell, v, draws_of(key_of<Purpose::SecondMoment>(key, param), whole, cell));
 }
 
-template <class G, class M, class V>
+template <class G, class M, class V, bool kSum>
 __global__ void __launch_bounds__(kThreads, 3)
     adamw_tiles(const __grid_constant__ TensorList<Parameter> list, const AdamWFactors factors, const RandomKey key,
                 const UpdateScalars* scalars) {
@@ -178,10 +182,10 @@ __global__ void __launch_bounds__(kThreads, 3)
   const int begin = (tile - list.first[tensor]) * kTile, end = min(begin + kTile, p.blocks.count);
   if (p.blocks.whole_pairs() && p.weight.correction) {
     for (int index = begin + slot; index < end; index += kBlocksAtOnce)
-      update<G, M, V, Form::Split>(p, WholeCell{index, lane}, factors, s, key);
+      update<G, M, V, kSum, Form::Split>(p, WholeCell{index, lane}, factors, s, key);
   } else {  // a warp has two blocks and stays whole: the second may lie beyond the last one
     for (int index = begin + slot; (index & ~1) < end; index += kBlocksAtOnce)
-      update<G, M, V, Form::Any>(p, Cell(p.blocks, index, lane), factors, s, key);
+      update<G, M, V, kSum, Form::Any>(p, Cell(p.blocks, index, lane), factors, s, key);
   }
 }
 
@@ -211,8 +215,8 @@ void dispatch_moments(Codec m, Codec v, Fn&& fn) {
 }
 
 Parameter parameter_of(const AdamWState& state) {
-  Parameter p{WeightView(state.weight), Planes(state.grad), Planes(state.m), Planes(state.v),
-              Blocks(state.grad),       state.tensor,       state.decay};
+  Parameter p{WeightView(state.weight),           Pieces(state.grad), Planes(state.m), Planes(state.v), Blocks(state.m),
+              WholeBlocks(state.m, state.origin), state.tensor,       state.decay};
   p.blocks.aligned &= p.weight.aligned() && p.grad.aligned() && p.m.aligned() && p.v.aligned();
   return p;
 }
@@ -227,18 +231,21 @@ void decide_update(const Context& ctx, const Tensor& squares, double lr, const A
 
 void adamw(const Context& ctx, std::span<const AdamWState> states, double lr, const AdamWConfig& config,
            const UpdateScalars* scalars) {
-  std::map<std::tuple<Codec, Codec, Codec>, std::vector<TensorList<Parameter>>> lists;  // by formats: a kernel each
+  using Kernel = std::tuple<Codec, bool, Codec, Codec>;  // format of the gradient, whether it is a sum, of the moments
+  std::map<Kernel, std::vector<TensorList<Parameter>>> lists;
   for (const AdamWState& state : states) {
     const Parameter p = parameter_of(state);
-    append(lists[{state.grad.codec, state.m.codec, state.v.codec}], p, codec::cuda::ceil_div(p.blocks.count, kTile));
+    append(lists[{state.grad.first.codec, state.grad.pieces > 1, state.m.codec, state.v.codec}], p,
+           codec::cuda::ceil_div(p.blocks.count, kTile));
   }
   const AdamWFactors factors(lr, config);
-  for (const auto& [formats, parts] : lists) {
-    const auto [grad, m, v] = formats;
-    dispatch_gradient(grad, [&]<class G>() {
+  for (const auto& [kernel, parts] : lists) {
+    const auto [grad, sum, m, v] = kernel;
+    dispatch_gradient(grad, sum, [&]<class G, bool kSum>() {
       dispatch_moments(m, v, [&]<class M, class V>() {
         for (const TensorList<Parameter>& list : parts)
-          agoq::cuda::launch(ctx, adamw_tiles<G, M, V>, list.tiles(), kThreads, list, factors, ctx.random, scalars);
+          agoq::cuda::launch(ctx, adamw_tiles<G, M, V, kSum>, list.tiles(), kThreads, list, factors, ctx.random,
+                             scalars);
       });
     });
   }

@@ -1,7 +1,9 @@
 #include <cfloat>
 
 #include "codec/block_cuda.cuh"
+#include "ops/by_type.h"
 #include "ops/cross_entropy_cuda.h"
+#include "ops/row_sums.h"
 
 namespace agoq::ops::cuda {
 namespace {
@@ -21,6 +23,7 @@ struct Rows {
   float* nll;
   int vocabulary;
   float scale;
+  int first;  // the token of column 0
 };
 
 // A part of Σ exp(x), relative to its largest x.
@@ -141,28 +144,112 @@ __global__ void __launch_bounds__(kThreads, 1) cross_entropy_rows(Rows p, T* dlo
   if (dlogits) write_gradient<T, kAligned>(row, p.vocabulary, total, target, p.scale * weight, dlogits + at);
 }
 
+// A divided vocabulary: a block for each of the rank's rows.
+template <bool kAligned>
+__global__ void __launch_bounds__(kThreads, 1) sum_rows(Rows p, RowSums* sums) {
+  const int64_t t = blockIdx.x;
+  if (p.weights[t] == 0) {
+    if (threadIdx.x == 0) sums[t] = {};
+    return;
+  }
+  const float* row = p.logits + t * p.vocabulary;
+  const ExpSum part = exp_sum<kAligned>(row, p.vocabulary);
+  if (threadIdx.x > 0) return;
+  const int target = p.tokens[t] - p.first;
+  sums[t] = {part.most, part.sum, target >= 0 && target < p.vocabulary ? row[target] : 0.0f};
+}
+
+template <class T, bool kAligned>
+__global__ void __launch_bounds__(kThreads, 1) gradient_rows(Rows p, const RowSums* whole_rows, T* dlogits) {
+  const int64_t t = blockIdx.x, at = t * p.vocabulary;
+  const float weight = p.weights[t];
+  if (weight == 0) return clear(dlogits + at, p.vocabulary);
+  const RowSums whole = whole_rows[t];
+  write_gradient<T, kAligned>(p.logits + at, p.vocabulary, {whole.most, whole.total}, p.tokens[t] - p.first,
+                              p.scale * weight, dlogits + at);
+}
+
+struct Sums {
+  RowSums* of_rank;  // [ranks, rows]
+  const float* weights;
+  float* nll;
+  int64_t ranks, rows;
+};
+
+// A thread for each row, in rank order; the sum takes the first rank's place.
+__global__ void add_sums(Sums p) {
+  const int64_t t = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (t >= p.rows) return;
+  ExpSum whole;
+  float target = 0;
+  for (int64_t rank = 0; rank < p.ranks; ++rank) {
+    const RowSums part = p.of_rank[rank * p.rows + t];
+    whole.add({part.most, part.total});
+    target += part.target;
+  }
+  p.of_rank[t] = {whole.most, whole.sum, target};
+  p.nll[t] = p.weights[t] == 0 ? 0 : whole.most - target + logf(whole.sum);
+}
+
+constexpr int kSumThreads = 128;
+
+Rows rows_of(const Tensor& logits, const Targets& targets, float scale, float* nll) {
+  return {logits.as<float>(),
+          targets.tokens.as<int32_t>(),
+          targets.weights.as<float>(),
+          nll,
+          static_cast<int>(logits.cols()),
+          scale,
+          static_cast<int>(targets.first)};
+}
+
+bool aligned(const Rows& p) {
+  return p.vocabulary % kGroup == 0 && reinterpret_cast<uintptr_t>(p.logits) % sizeof(float4) == 0;
+}
+
+dim3 blocks(const Tensor& logits) {
+  return dim3(static_cast<unsigned>(logits.shape[0]));
+}
+
 template <class T>
-void run(const Context& ctx, const Tensor& logits, const Targets& targets, float scale, const Tensor& nll, T* dlogits) {
-  const Rows rows{logits.as<float>(), targets.tokens.as<int32_t>(),    targets.weights.as<float>(),
-                  nll.as<float>(),    static_cast<int>(logits.cols()), scale};
-  const auto address = reinterpret_cast<uintptr_t>(rows.logits);
-  const bool aligned = rows.vocabulary % kGroup == 0 && address % sizeof(float4) == 0;
-  const auto kernel = aligned ? cross_entropy_rows<T, true> : cross_entropy_rows<T, false>;
-  agoq::cuda::launch(ctx, kernel, dim3(static_cast<unsigned>(logits.shape[0])), dim3(kThreads), rows, dlogits);
+void run(const Context& ctx, const Tensor& logits, const Rows& rows, T* dlogits) {
+  const auto kernel = aligned(rows) ? cross_entropy_rows<T, true> : cross_entropy_rows<T, false>;
+  agoq::cuda::launch(ctx, kernel, blocks(logits), dim3(kThreads), rows, dlogits);
 }
 
 }  // namespace
 
 void cross_entropy(const Context& ctx, const Tensor& logits, const Targets& targets, const Tensor& nll) {
-  run<float>(ctx, logits, targets, 0, nll, nullptr);
+  run<float>(ctx, logits, rows_of(logits, targets, 0, nll.as<float>()), nullptr);
 }
 
 void cross_entropy_backward(const Context& ctx, const Tensor& logits, const Targets& targets, float scale,
                             const Tensor& nll, const Tensor& dlogits) {
-  if (dlogits.dtype == DType::F32)
-    run(ctx, logits, targets, scale, nll, dlogits.as<float>());
-  else
-    run(ctx, logits, targets, scale, nll, dlogits.as<Bf16>());
+  const Rows rows = rows_of(logits, targets, scale, nll.as<float>());
+  by_type(dlogits.dtype, [&]<class T> { run(ctx, logits, rows, dlogits.as<T>()); });
+}
+
+void sum_exponentials(const Context& ctx, const Tensor& logits, const Targets& targets, const Tensor& sums) {
+  const Rows rows = rows_of(logits, targets, 0, nullptr);
+  const auto kernel = aligned(rows) ? sum_rows<true> : sum_rows<false>;
+  agoq::cuda::launch(ctx, kernel, blocks(logits), dim3(kThreads), rows, reinterpret_cast<RowSums*>(sums.as<float>()));
+}
+
+void cross_entropy_of_sums(const Context& ctx, const Tensor& sums, const Targets& targets, const Tensor& nll) {
+  const Sums all{reinterpret_cast<RowSums*>(sums.as<float>()), targets.weights.as<float>(), nll.as<float>(),
+                 sums.shape[0], sums.shape[1]};
+  const auto grid = static_cast<unsigned>((all.rows + kSumThreads - 1) / kSumThreads);
+  agoq::cuda::launch(ctx, add_sums, dim3(grid), dim3(kSumThreads), all);
+}
+
+void cross_entropy_gradient(const Context& ctx, const Tensor& sums, const Tensor& logits, const Targets& targets,
+                            float scale, const Tensor& dlogits) {
+  const Rows rows = rows_of(logits, targets, scale, nullptr);
+  const auto* const whole_rows = reinterpret_cast<const RowSums*>(sums.as<float>());
+  by_type(dlogits.dtype, [&]<class T> {
+    const auto kernel = aligned(rows) ? gradient_rows<T, true> : gradient_rows<T, false>;
+    agoq::cuda::launch(ctx, kernel, blocks(logits), dim3(kThreads), rows, whole_rows, dlogits.as<T>());
+  });
 }
 
 }  // namespace agoq::ops::cuda

@@ -46,23 +46,34 @@ int64_t find_runs(const int64_t* order, int64_t count, int32_t* segments) {
 
 }  // namespace
 
-void embedding(const Tensor& tokens, const Weight& w, const Tensor& out) {
+void embedding(const Tensor& tokens, const Weight& w, int64_t first, const Tensor& out) {
   const int32_t* ids = tokens.as<int32_t>();
   by_type(out.dtype, [&]<class T>() {
     T* rows = out.as<T>();
     const bool exact = std::is_same_v<T, float>;
-    parallel_for(tokens.shape[0], [&](int64_t t, int) { gather_row(w, exact, ids[t], rows + t * out.cols()); });
+    parallel_for(tokens.shape[0], [&](int64_t t, int) {
+      const int64_t row = ids[t] - first;
+      T* const to = rows + t * out.cols();
+      if (row >= 0 && row < w.value.shape[0])
+        gather_row(w, exact, row, to);
+      else
+        std::fill_n(to, out.cols(), T{});
+    });
   });
 }
 
-void embedding_backward(const Context& ctx, const Tensor& tokens, const Tensor& dx, const MainGrad& grad,
+void embedding_backward(const Context& ctx, const Tensor& tokens, const Tensor& dx, const MainGrad& grad, int64_t first,
                         const EmbeddingBackwardRoom& room) {
-  const int64_t count = tokens.shape[0], cols = dx.cols();
+  const int64_t cols = dx.cols();
   const int32_t* ids = tokens.as<int32_t>();
   int64_t* order = room.order.as<int64_t>();
   int32_t* segments = room.segments.as<int32_t>();
-  for (int64_t t = 0; t < count; ++t) order[t] = (int64_t{ids[t]} << 32) | t;
-  std::sort(order, order + count);  // by token, then by place: stable, and in place
+  int64_t count = 0;
+  for (int64_t t = 0; t < tokens.shape[0]; ++t) {
+    const int64_t row = ids[t] - first;
+    if (row >= 0 && row < grad.data.rows) order[count++] = row << 32 | t;
+  }
+  std::sort(order, order + count);  // by row, then by place: stable, and in place
   const int64_t runs = find_runs(order, count, segments);
   const codec::Rounding rounding = grad.rounding(ctx.random, Purpose::EmbeddingGradient);
   by_type(dx.dtype, [&]<class T>() {
@@ -78,10 +89,10 @@ void embedding_backward(const Context& ctx, const Tensor& tokens, const Tensor& 
           const T* row = rows + (order[i] & 0xffffffff) * cols;
           for (int64_t c = 0; c < cols; ++c) sum[c] += to_float(row[c]);
         }
-        const int64_t token = order[segments[run]] >> 32;
-        codec::decode_row(grad.data, token, main);
+        const int64_t row_of_token = order[segments[run]] >> 32;
+        codec::decode_row(grad.data, row_of_token, main);
         for (int64_t c = 0; c < cols; ++c) main[c] += sum[c];
-        codec::encode_row(grad.data, token, main, rounding);
+        codec::encode_row(grad.data, row_of_token, main, rounding);
       }
     }
   });

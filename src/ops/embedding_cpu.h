@@ -5,14 +5,15 @@
 
 namespace agoq::ops::cpu {
 
-void embedding(const Tensor& tokens, const Weight& w, const Tensor& out);
+// Row 0 of w and of the gradient is that of token `first`; tokens without a row give zeros, and take nothing.
+void embedding(const Tensor& tokens, const Weight& w, int64_t first, const Tensor& out);
 
 struct EmbeddingBackwardRoom {
-  Tensor order;     // int64 [T]: token · 2^32 + place
+  Tensor order;     // int64 [T]: row of the token · 2^32 + place
   Tensor segments;  // int32 [T + 1]: where in `order` each distinct token begins
   Tensor rows;      // thread_scratch of two rows of the gradient
 };
-void embedding_backward(const Context& ctx, const Tensor& tokens, const Tensor& dx, const MainGrad& grad,
+void embedding_backward(const Context& ctx, const Tensor& tokens, const Tensor& dx, const MainGrad& grad, int64_t first,
                         const EmbeddingBackwardRoom& room);
 
 }  // namespace agoq::ops::cpu

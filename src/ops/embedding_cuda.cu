@@ -8,6 +8,7 @@
 
 #include "codec/block_cuda.cuh"
 #include "ops/by_type.h"
+#include "ops/sequence_parallel.h"
 
 namespace agoq::ops::cuda {
 namespace {
@@ -39,13 +40,12 @@ struct IsHead {
 };
 
 // Stable: places with the same token stay in order.
-void sort_by_token(const Context& ctx, const Tensor& tokens, int64_t vocabulary, const EmbeddingBackwardRoom& room) {
+void sort_by_token(const Context& ctx, const Tensor& tokens, int bits, const EmbeddingBackwardRoom& room) {
   const int count = static_cast<int>(tokens.count());
   agoq::cuda::launch(ctx, count_up, static_cast<unsigned>((count + kThreads - 1) / kThreads), kThreads,
                      room.places.as<int32_t>(), count);
   const auto* keys = reinterpret_cast<const uint32_t*>(tokens.as<int32_t>());  // never negative
   auto* sorted = reinterpret_cast<uint32_t*>(room.sorted.as<int32_t>());
-  const int bits = std::max(1, static_cast<int>(std::bit_width(static_cast<uint64_t>(vocabulary - 1))));
   in_room(room.cub, "cub's radix sort", [&](void* memory, size_t& bytes) {
     return cub::DeviceRadixSort::SortPairs(memory, bytes, keys, sorted, room.places.as<int32_t>(),
                                            room.order.as<int32_t>(), count, 0, bits, agoq::cuda::stream(ctx));
@@ -64,6 +64,7 @@ struct Runs {
   const T* dx;  // [tokens, columns]
   const int32_t *sorted, *order, *heads, *runs;
   int tokens;
+  int64_t first, rows;  // the token of the gradient's row 0, and how many rows it has
 };
 
 // sum += kRows rows of dx, one after another, but all of them in flight at once.
@@ -89,8 +90,9 @@ __global__ void __launch_bounds__(kThreads) add_runs(const __grid_constant__ Run
   const int runs = *r.runs;
   for (int run = static_cast<int>(blockIdx.x); run < runs; run += static_cast<int>(gridDim.x)) {
     const int begin = r.heads[run], end = run + 1 < runs ? r.heads[run + 1] : r.tokens;
-    const int64_t token = r.sorted[begin];
-    const auto packed_main = fetch<F>(r.grad, token, p);
+    const int64_t row = r.sorted[begin] - r.first;
+    if (row < 0 || row >= r.rows) continue;  // another rank's
+    const auto packed_main = fetch<F>(r.grad, row, p);
     Numbers sum = {}, main;
     int i = begin;
     constexpr int kMany = sizeof(T) == 2 ? 16 : 8;
@@ -100,26 +102,29 @@ __global__ void __launch_bounds__(kThreads) add_runs(const __grid_constant__ Run
     decode<F>(packed_main, main);
 #pragma unroll
     for (int j = 0; j < kGroup; ++j) main[j] += sum[j];
-    encode<F>(r.grad, token, p, main, r.draws);
+    encode<F>(r.grad, row, p, main, r.draws);
   }
 }
 
 }  // namespace
 
-void embedding_backward(const Context& ctx, const Tensor& tokens, const Tensor& dx, const MainGrad& grad,
+void embedding_backward(const Context& ctx, const Tensor& tokens, const Tensor& dx, const MainGrad& grad, int64_t first,
                         const EmbeddingBackwardRoom& room) {
   const codec::Quantized& q = grad.data;
   const int64_t count = tokens.count();
   if (count == 0) return;
-  sort_by_token(ctx, tokens, q.rows, room);
+  // Where the vocabulary is divided, other ranks' tokens are sorted, too.
+  const uint64_t vocabulary = alone(ctx) ? static_cast<uint64_t>(q.rows) : uint64_t{1} << 31;
+  sort_by_token(ctx, tokens, std::max(1, static_cast<int>(std::bit_width(vocabulary - 1))), room);
   const dim3 grid(static_cast<unsigned>(std::min(count, kMostCtas)),
                   static_cast<unsigned>((q.row.blocks() + kBlocksPerCta - 1) / kBlocksPerCta));
   const Draws draws(grad.rounding(ctx.random, Purpose::EmbeddingGradient), q.row);
   codec::dispatch(q.codec, [&]<class F>() {
     by_type(dx.dtype, [&]<class T>() {
-      agoq::cuda::launch(ctx, add_runs<F, T>, grid, kThreads,
-                         Runs<T>{View(q), draws, dx.as<T>(), room.sorted.as<int32_t>(), room.order.as<int32_t>(),
-                                 room.heads.as<int32_t>(), room.runs.as<int32_t>(), static_cast<int>(count)});
+      agoq::cuda::launch(
+          ctx, add_runs<F, T>, grid, kThreads,
+          Runs<T>{View(q), draws, dx.as<T>(), room.sorted.as<int32_t>(), room.order.as<int32_t>(),
+                  room.heads.as<int32_t>(), room.runs.as<int32_t>(), static_cast<int>(count), first, q.rows});
     });
   });
 }

@@ -13,7 +13,7 @@ struct EmbeddingBackwardRoom {
   Tensor runs;    // int32 [1]: how many those are
   Tensor cub;     // bytes for cub's sort and selection
 };
-void embedding_backward(const Context& ctx, const Tensor& tokens, const Tensor& dx, const MainGrad& grad,
+void embedding_backward(const Context& ctx, const Tensor& tokens, const Tensor& dx, const MainGrad& grad, int64_t first,
                         const EmbeddingBackwardRoom& room);
 
 }  // namespace agoq::ops::cuda

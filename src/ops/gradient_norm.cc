@@ -6,15 +6,15 @@
 
 namespace agoq::ops {
 
-void squared_norms(const Context& ctx, std::span<const codec::Quantized> grads, const Tensor& squares) {
+void squared_norms(const Context& ctx, std::span<const GradientSum> grads, const Tensor& squares) {
   const auto n = static_cast<int64_t>(grads.size());
   require(squares.dtype == DType::F32 && squares.count() == n,
           "squared_norms: the result is {} {}, expected an fp32 number for each of {} gradients",
           name_of(squares.dtype), squares.shape.text(), n);
   int64_t most_rows = 0, tiles = 0;
-  for (const codec::Quantized& g : grads) {
-    require(g.kept(), "squared_norms: a gradient has codec none");
-    most_rows = std::max(most_rows, g.rows);
+  for (const GradientSum& g : grads) {
+    check_sum(g, "squared_norms");
+    most_rows = std::max(most_rows, g.first.rows);
     tiles += cuda::norm_tiles(g);
   }
   Scope scope(ctx);

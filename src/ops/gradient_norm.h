@@ -3,11 +3,12 @@
 
 #include <span>
 
-#include "codec/codec.h"
+#include "ops/gradient_sum.h"
 
 namespace agoq::ops {
 
-// squares[i] (fp32) = Σ g² of gradient i, not finite if any g is not. Sums are made in double and in a fixed order.
-void squared_norms(const Context& ctx, std::span<const codec::Quantized> grads, const Tensor& squares);
+// squares[i] (fp32) = Σ g² of gradient i, not finite if any g is not. Squares are summed in double and in a fixed
+// order.
+void squared_norms(const Context& ctx, std::span<const GradientSum> grads, const Tensor& squares);
 
 }  // namespace agoq::ops

@@ -7,13 +7,14 @@ namespace agoq::ops::cpu {
 using codec::kBlock;
 
 // Squares are summed in order within a row, then over the rows.
-float squared_norm(const codec::Quantized& grad, double* rows) {
-  parallel_for(grad.rows, [&](int64_t r, int) {
+float squared_norm(const GradientSum& grad, double* rows) {
+  const int64_t blocks = grad.first.row.blocks();
+  parallel_for(grad.first.rows, [&](int64_t r, int) {
     constexpr int kLanes = 16;
     double lanes[kLanes] = {};
-    for (int64_t block = 0; block < grad.row.blocks(); ++block) {
+    for (int64_t block = 0; block < blocks; ++block) {
       alignas(64) float g[kBlock] = {};
-      codec::decode_block(grad, r, block, g);
+      decode_block(grad, r, block, g);
       for (int i = 0; i < kBlock; i += kLanes)
         for (int l = 0; l < kLanes; ++l) lanes[l] += static_cast<double>(g[i + l]) * static_cast<double>(g[i + l]);
     }
@@ -21,7 +22,7 @@ float squared_norm(const codec::Quantized& grad, double* rows) {
     for (double lane : lanes) rows[r] += lane;
   });
   double total = 0;
-  for (int64_t r = 0; r < grad.rows; ++r) total += rows[r];
+  for (int64_t r = 0; r < grad.first.rows; ++r) total += rows[r];
   return static_cast<float>(total);
 }
 

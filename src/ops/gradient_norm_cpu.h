@@ -1,11 +1,11 @@
 // The CPU side of gradient_norm.h: no checks; memory is there.
 #pragma once
 
-#include "codec/codec.h"
+#include "ops/gradient_sum.h"
 
 namespace agoq::ops::cpu {
 
 // rows: room for a double per row of the gradient.
-float squared_norm(const codec::Quantized& grad, double* rows);
+float squared_norm(const GradientSum& grad, double* rows);
 
 }  // namespace agoq::ops::cpu

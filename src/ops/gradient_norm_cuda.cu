@@ -15,22 +15,25 @@ constexpr int kTile = static_cast<int>(kNormTile);
 static_assert(kTile % (kBlocksAtOnce * kInFlight) == 0);
 
 struct Gradient {
-  Planes planes;
+  Pieces pieces;
   Blocks blocks;
   float* square = nullptr;  // where its squared norm goes
 };
+
+__device__ double sum_of_squares(const Numbers& g) {
+  double sum = 0;
+#pragma unroll
+  for (const float number : g) sum = fma(double{number}, double{number}, sum);
+  return sum;
+}
 
 // Σ g² of eight numbers. Squares of codes are exact or nearly so in fp32, and cannot overflow; scales come in double.
 template <class F>
 __device__ double sum_of_squares(const Stored<F>& g) {
   if constexpr (!F::kScaled) {
-    double sum = 0;
-#pragma unroll
-    for (int i = 0; i < kGroup; ++i) {
-      const double x = g.raw.as_float(i);
-      sum = fma(x, x, sum);
-    }
-    return sum;
+    Numbers x;
+    g.decode(x);
+    return sum_of_squares(x);
   } else {
     const double scale = to_float(g.scale);
     float sum = 0;
@@ -61,8 +64,17 @@ __device__ double sum_over_threads(double x) {
   return sum;
 }
 
-// partial[tile] = Σ g² of the tile.
+// The same of the sum of all pieces, `g` being of the first.
 template <class F>
+__device__ double sum_of_squares(const Stored<F>& g, const Pieces& pieces, const Cell& cell) {
+  Numbers sum;
+  g.decode(sum);
+  add_pieces<F>(pieces, cell, sum);
+  return sum_of_squares(sum);
+}
+
+// partial[tile] = Σ g² of the tile.
+template <class F, bool kSum>
 __global__ void __launch_bounds__(kThreads)
     norm_of_tiles(const __grid_constant__ TensorList<Gradient> list, double* partial) {
   const int tile = static_cast<int>(blockIdx.x);
@@ -72,11 +84,17 @@ __global__ void __launch_bounds__(kThreads)
   const int begin = (tile - list.first[tensor]) * kTile, end = min(begin + kTile, g.blocks.count);
   double sum = 0;
   for (int index = begin + static_cast<int>(threadIdx.x) / kLanes; index < end; index += kInFlight * kBlocksAtOnce) {
+    const auto cell = [&](int k) { return Cell(g.blocks, index + k * kBlocksAtOnce, lane); };
     Stored<F> stored[kInFlight];
 #pragma unroll
-    for (int k = 0; k < kInFlight; ++k) load(stored[k], g.planes, Cell(g.blocks, index + k * kBlocksAtOnce, lane));
+    for (int k = 0; k < kInFlight; ++k) load(stored[k], g.pieces.first, cell(k));
 #pragma unroll
-    for (int k = 0; k < kInFlight; ++k) sum += sum_of_squares(stored[k]);
+    for (int k = 0; k < kInFlight; ++k) {
+      if constexpr (kSum)
+        sum += sum_of_squares(stored[k], g.pieces, cell(k));
+      else
+        sum += sum_of_squares(stored[k]);
+    }
   }
   sum = sum_over_threads(sum);
   if (threadIdx.x == 0) partial[tile] = sum;
@@ -93,25 +111,25 @@ __global__ void __launch_bounds__(kThreads)
   if (threadIdx.x == 0) *list.entries[tensor].square = static_cast<float>(sum);
 }
 
-template <class F>
+template <class F, bool kSum>
 void norms_of_list(const Context& ctx, const TensorList<Gradient>& list, double* partial) {
-  agoq::cuda::launch(ctx, norm_of_tiles<F>, list.tiles(), kThreads, list, partial);
+  agoq::cuda::launch(ctx, norm_of_tiles<F, kSum>, list.tiles(), kThreads, list, partial);
   agoq::cuda::launch(ctx, norm_of_tensors, list.count, kThreads, list, static_cast<const double*>(partial));
 }
 
 }  // namespace
 
-void squared_norms(const Context& ctx, std::span<const codec::Quantized> grads, double* partial, float* squares) {
-  std::map<codec::Codec, std::vector<TensorList<Gradient>>> lists;
+void squared_norms(const Context& ctx, std::span<const GradientSum> grads, double* partial, float* squares) {
+  std::map<std::pair<codec::Codec, bool>, std::vector<TensorList<Gradient>>> lists;  // by what takes its own kernel
   for (size_t i = 0; i < grads.size(); ++i) {
-    Gradient gradient{Planes(grads[i]), Blocks(grads[i]), squares + i};
-    gradient.blocks.aligned &= gradient.planes.aligned();
-    append(lists[grads[i].codec], gradient, norm_tiles(grads[i]));
+    Gradient gradient{Pieces(grads[i]), Blocks(grads[i].first), squares + i};
+    gradient.blocks.aligned &= gradient.pieces.aligned();
+    append(lists[{grads[i].first.codec, grads[i].pieces > 1}], gradient, norm_tiles(grads[i]));
   }
-  for (const auto& [codec, parts] : lists)
-    dispatch_gradient(codec, [&]<class F>() {
+  for (const auto& [kernel, parts] : lists)
+    dispatch_gradient(kernel.first, kernel.second, [&]<class F, bool kSum>() {
       for (const TensorList<Gradient>& list : parts) {
-        norms_of_list<F>(ctx, list, partial);
+        norms_of_list<F, kSum>(ctx, list, partial);
         partial += list.tiles();
       }
     });

@@ -18,6 +18,7 @@ struct Strip {
 class Strips {
  public:
   static constexpr int kThreads = 128;
+  static constexpr int kRows = 4;  // of a strip, or fewer at the end
 
   Strips(int64_t rows, int64_t blocks)
       : rows_(static_cast<int>(rows)),
@@ -36,7 +37,7 @@ class Strips {
   }
 
  private:
-  static constexpr int kLanes = codec::cuda::kLanes, kBlocks = kThreads / kLanes, kRows = 4;
+  static constexpr int kLanes = codec::cuda::kLanes, kBlocks = kThreads / kLanes;
   int rows_;
   uint32_t across_;
   codec::cuda::Divisor by_across_;

@@ -2,10 +2,12 @@
 // their work.
 #pragma once
 
+#include <limits>
 #include <type_traits>
 #include <vector>
 
 #include "codec/block_cuda.cuh"
+#include "ops/gradient_sum.h"
 
 namespace agoq::ops::cuda {
 
@@ -21,7 +23,7 @@ inline constexpr int kBlocksAtOnce = kThreads / kLanes;
 
 // --- which thread block works on which tensor ------------------------------------------------------------------------
 
-inline constexpr int kMostTensors = 256;  // in one launch: a kernel's parameters are at most 32764 bytes
+inline constexpr int kMostTensors = 192;  // in one launch: a kernel's parameters are at most 32764 bytes
 
 // What a kernel knows of each of its tensors; tensor i has tiles first[i] to first[i + 1].
 template <class Entry>
@@ -117,10 +119,37 @@ struct Planes {
   bool aligned() const { return reinterpret_cast<uintptr_t>(codes) % 16 == 0; }
 };
 
-// The draws of a cell.
+// Where a part of a tensor lies in the whole one, as codec::Origin says, with rows and blocks counted together.
+struct WholeBlocks {
+  int begin[codec::Origin::kRuns] = {};  // the part's block at which a run of rows begins
+  int shift[codec::Origin::kRuns] = {};  // what is added to get blocks of the whole
+  int per_row = 1;                       // blocks of the part
+  int skipped = 0;                       // of the whole's row, beside the part's
+
+  WholeBlocks() = default;
+  explicit WholeBlocks(const codec::Quantized& q, const codec::Origin& origin) {
+    const int64_t own = q.row.blocks(), of_whole = origin.blocks_per_row ? origin.blocks_per_row : own;
+    per_row = static_cast<int>(own);
+    skipped = static_cast<int>(of_whole - own);
+    for (int i = 0; i < codec::Origin::kRuns; ++i) {
+      const bool used = origin.begin[i] < origin.first_row + q.rows;
+      begin[i] = used ? static_cast<int>((origin.begin[i] - origin.first_row) * own) : std::numeric_limits<int>::max();
+      shift[i] = static_cast<int>((origin.first_row + origin.shift[i]) * of_whole + origin.first_block);
+    }
+  }
+  __device__ int of(int block) const {
+    int add = shift[0];
+#pragma unroll
+    for (int i = 1; i < codec::Origin::kRuns; ++i)
+      if (block >= begin[i]) add = shift[i];
+    return block + add + (skipped ? block / per_row * skipped : 0);
+  }
+};
+
+// The draws of a cell; `block` is its block of the whole tensor.
 template <class C>
-__device__ codec::Stochastic draws_of(const RandomKey& key, const C& cell) {
-  return {codec::rounding_draws(key, static_cast<uint64_t>(cell.index) * kLanes + static_cast<uint64_t>(cell.lane))};
+__device__ codec::Stochastic draws_of(const RandomKey& key, int block, const C& cell) {
+  return {codec::rounding_draws(key, static_cast<uint64_t>(block) * kLanes + static_cast<uint64_t>(cell.lane))};
 }
 
 // x -> codes and scale of the cell's block. Called by whole warps.
@@ -232,14 +261,60 @@ __device__ void load(T& stored, const From& from, const C& cell) {
   }
 }
 
-// Calls fn.operator()<F>() with a format that main gradients can have.
+// --- gradients that are sums -----------------------------------------------------------------------------------------
+
+// The pieces of a GradientSum.
+struct Pieces {
+  Planes first;
+  int count = 1;
+  int64_t numbers = 0, blocks = 0;  // from a piece to the next
+
+  Pieces() = default;
+  explicit Pieces(const GradientSum& sum)
+      : first(sum.first),
+        count(sum.pieces),
+        numbers(sum.piece_rows * sum.first.row.cols),
+        blocks(sum.first.scales ? sum.piece_rows * sum.first.row.blocks() : 0) {}
+  // Eight numbers can be loaded at once, of every piece.
+  bool aligned() const { return first.aligned() && numbers % 16 == 0; }
+  template <class F>
+  __device__ Planes piece(int j) const {
+    Planes planes = first;
+    planes.codes += j * numbers * (F::kBits / 8);
+    planes.scales += j * blocks;
+    return planes;
+  }
+};
+
+// g holds the first piece; adds the others.
+template <class F, class C>
+__device__ void add_pieces(const Pieces& pieces, const C& cell, Numbers& g) {
+  constexpr int kAtOnce = F::kBits == 8 ? 4 : 2;  // whose loads are on their way before the first is added
+#pragma unroll 1
+  for (int first = 1; first < pieces.count; first += kAtOnce) {
+    Stored<F> stored[kAtOnce];
+#pragma unroll
+    for (int k = 0; k < kAtOnce; ++k)
+      if (first + k < pieces.count) load(stored[k], pieces.piece<F>(first + k), cell);
+#pragma unroll
+    for (int k = 0; k < kAtOnce; ++k) {
+      if (first + k >= pieces.count) break;
+      Numbers addend;
+      stored[k].decode(addend);
+#pragma unroll
+      for (int i = 0; i < kGroup; ++i) g[i] += addend[i];
+    }
+  }
+}
+
+// Calls fn.operator()<F, kSum>() with a format that main gradients can have, and whether they have several pieces.
 template <class Fn>
-void dispatch_gradient(codec::Codec codec, Fn&& fn) {
+void dispatch_gradient(codec::Codec codec, bool sum, Fn&& fn) {
   codec::dispatch(codec, [&]<class F>() {
     using namespace codec;
     if constexpr (std::is_same_v<F, Fp32> || std::is_same_v<F, Bfloat16> || std::is_same_v<F, Fp8> ||
                   std::is_same_v<F, Int8>) {
-      fn.template operator()<F>();
+      sum ? fn.template operator()<F, true>() : fn.template operator()<F, false>();
     } else {
       fail("a GPU holds main gradients in fp32, bf16, fp8 or int8, not in {}", name_of(F::kCodec));
     }

@@ -10,6 +10,10 @@
 namespace agoq::ops {
 namespace {
 
+bool is_high(const Weight& w) {
+  return w.value.dtype == DType::BF16 && !w.correction && !w.master;
+}
+
 void check(const Weight& w, const char* what) {
   const auto same_shape = [&](const Tensor& part) { return !part || part.shape == w.value.shape; };
   require(w.value && same_shape(w.correction) && same_shape(w.master),
@@ -18,9 +22,9 @@ void check(const Weight& w, const char* what) {
   const bool split = w.value.dtype == DType::BF16 && w.correction && w.correction.dtype == DType::I16 && !w.master;
   const bool fp32 = w.value.dtype == DType::F32 && !w.correction && !w.master;
   const bool both = w.value.dtype == DType::BF16 && !w.correction && w.master && w.master.dtype == DType::F32;
-  require(split || fp32 || both,
-          "{}: a weight is bf16 + int16 correction, fp32 alone, or bf16 + fp32 master; its value is {}, {} correction, "
-          "{} master",
+  require(split || fp32 || both || is_high(w),
+          "{}: a weight is bf16, alone or with int16 correction or fp32 master, or fp32 alone; its value is {}, {} "
+          "correction, {} master",
           what, name_of(w.value.dtype), w.correction ? name_of(w.correction.dtype) : "no",
           w.master ? name_of(w.master.dtype) : "no");
 }
@@ -64,6 +68,8 @@ Weight Weight::row_range(int64_t begin, int64_t end) const {
 Tensor in_compute_type(const Context& ctx, const Weight& w) {
   check(w, "in_compute_type");
   if (w.value.dtype == ctx.compute()) return w.value;
+  require(!is_high(w), "in_compute_type: only the bf16 half of a weight {} is here, and fp32 is asked for",
+          w.value.shape.text());
   if (w.master && ctx.compute() == DType::F32) return w.master;
   const Tensor out = ctx.empty(w.value.shape);
   if (ctx.meta()) return out;
@@ -93,6 +99,7 @@ void store_fp32(const Context& ctx, const Weight& w, const float* values) {
 void load_fp32(const Context& ctx, const Weight& w, float* values) {
   check(w, "load_fp32");
   require(!ctx.meta(), "load_fp32: the weights of a dry run have no values");
+  require(!is_high(w), "load_fp32: only the bf16 half of a weight {} is here", w.value.shape.text());
   const HostCopy copy(w);
   copy.for_parts(w, [&](const Tensor& there, const Tensor& here) { download(ctx, there, here.data); });
   cpu::read_weight(copy.weight(), host_tensor(values, w.value.shape));

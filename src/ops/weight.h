@@ -5,10 +5,11 @@
 
 namespace agoq::ops {
 
-// One of three forms (design 4, "exact fp32 master"):
+// One of these forms (design 4, "exact fp32 master"):
 //   split  value bf16 + correction int16: fp32_bits = (bf16_bits << 16) + correction, exactly
 //   fp32   value fp32, nothing else
 //   both   value bf16 (what GEMMs read) + master fp32
+//   high   value bf16 alone: what is exact lies on another rank (ZeRO-1)
 struct Weight {
   Tensor value;
   Tensor correction;
@@ -30,8 +31,9 @@ AGOQ_HD inline float join_fp32(Bf16 high, int16_t low) {
 // The weight in the compute type: itself where it is held so, otherwise widened or rounded into a temporary (one layer
 // at a time).
 Tensor in_compute_type(const Context& ctx, const Weight& w);
-// Exact fp32 values on the host <-> the held form on any device (initialisation, import, export). They pass through
-// host memory of the weight's size, so large weights go in parts (row_range).
+// Exact fp32 values on the host <-> the held form on any device (initialisation, import, export); of the form `high`
+// only what it holds is stored, and nothing exact can be loaded. They pass through host memory of the weight's size, so
+// large weights go in parts (row_range).
 void store_fp32(const Context& ctx, const Weight& w, const float* values);
 void load_fp32(const Context& ctx, const Weight& w, float* values);
 

@@ -43,15 +43,21 @@ __device__ inline float high_half(float x) {
   return to_float(high);
 }
 
+// Which rows are read: ids[r] - first, or r.
+struct RowIds {
+  const int32_t* ids = nullptr;
+  int64_t first = 0, rows = 0;  // of the weight: ids may name others
+};
+
 // A CTA makes kPerCta numbers of one row.
 template <class T>
-__global__ void __launch_bounds__(kThreads) copy_rows(Source from, const int32_t* ids, int64_t cols, T* out) {
-  const int64_t row = blockIdx.x, id = ids ? ids[row] : row;
+__global__ void __launch_bounds__(kThreads) copy_rows(Source from, RowIds which, int64_t cols, T* out) {
+  const int64_t row = blockIdx.x, id = which.ids ? which.ids[row] - which.first : row;
   const int64_t col = int64_t{blockIdx.y} * kPerCta + threadIdx.x * kGroup;
   if (col >= cols) return;
   const int n = static_cast<int>(min(cols - col, int64_t{kGroup}));
-  Numbers x;
-  read8(from, id * cols + col, n, x);
+  Numbers x = {};
+  if (id >= 0 && id < which.rows) read8(from, id * cols + col, n, x);
   if constexpr (sizeof(T) == 2) {
 #pragma unroll
     for (int i = 0; i < kGroup; ++i) x[i] = high_half(x[i]);
@@ -61,11 +67,11 @@ __global__ void __launch_bounds__(kThreads) copy_rows(Source from, const int32_t
 
 }  // namespace
 
-void read_rows(const Context& ctx, const Weight& w, const Tensor& ids, const Tensor& out) {
+void read_rows(const Context& ctx, const Weight& w, const Tensor& ids, const Tensor& out, int64_t first) {
+  const RowIds which{ids ? ids.as<int32_t>() : nullptr, first, w.value.rows()};
   const dim3 grid(static_cast<unsigned>(out.rows()), static_cast<unsigned>((out.cols() + kPerCta - 1) / kPerCta));
   by_type(out.dtype, [&]<class T>() {
-    agoq::cuda::launch(ctx, copy_rows<T>, grid, kThreads, source_of(w, out.dtype), ids ? ids.as<int32_t>() : nullptr,
-                       out.cols(), out.as<T>());
+    agoq::cuda::launch(ctx, copy_rows<T>, grid, kThreads, source_of(w, out.dtype), which, out.cols(), out.as<T>());
   });
 }
 

@@ -1,38 +1,156 @@
 #include "parallel/gradients.h"
 
-#include <utility>
+#include <algorithm>
+#include <map>
 
 namespace agoq::parallel {
+namespace {
 
-Gradients::Gradients(Arena& arena, const model::ModelConfig& config, const model::LayerSpec& spec,
-                     const Precision& precision)
-    : ids_(model::all_params(config, spec)), tied_embeddings_(config.tied_embeddings) {
-  grads_.resize(model::tensor_ids(config));
-  for (const model::ParamId& id : ids_) {
+using model::Param;
+
+constexpr int64_t kVectorAlignment = 64;           // numbers
+constexpr int64_t kLaneBytes = int64_t{32} << 20;  // of an exchange
+
+// As large as helps, but not larger than what has to travel, and at least a row of every rank's slice.
+int64_t lane_bytes(const Groups& groups, const std::vector<model::ParamId>& ids, const model::LayerSpec& spec,
+                   codec::Codec wire) {
+  int64_t bytes = 0;
+  for (const model::ParamId& id : ids) {
     const model::ParamRow& row = spec[id.param];
-    const codec::Codec codec = row.one_dimensional() ? codec::Codec::Fp32 : precision.main_grads;
-    grads_[id.tensor()] = {codec::allocate(arena, "main gradients", codec, row.rows, row.blocks()), id.tensor(),
-                           precision.stochastic};
+    const int ranks = groups.of(row.reduction).size();
+    if (row.one_dimensional() || ranks == 1) continue;
+    const auto of_slices = [&](int64_t rows) { return GradientExchange::lane_bytes(wire, ranks * rows, row.blocks()); };
+    bytes = std::max(bytes, std::clamp(kLaneBytes, of_slices(1), of_slices(slice_rows(row.rows, ranks))));
+  }
+  return bytes;
+}
+
+}  // namespace
+
+Gradients::Gradients(Arena& arena, const model::LayerSpec& spec, const Part& part, const Precision& precision,
+                     const Parallelism& parallelism, const Groups& groups)
+    : spec_(spec),
+      groups_(groups),
+      sharded_(parallelism.shard_optimizer),
+      stochastic_(precision.stochastic),
+      ids_(part.ids),
+      exchange_(arena, parallelism.grad_reduce, parallelism.grad_reduce != precision.main_grads,
+                lane_bytes(groups, part.ids, spec, parallelism.grad_reduce)) {
+  size_t tensors = 0;
+  for (const model::ParamId& id : ids_) tensors = std::max(tensors, size_t{id.tensor()} + 1);
+  grads_.resize(tensors);
+  for (const model::ParamId& id : ids_)
+    if (!spec[id.param].one_dimensional()) grads_[id.tensor()] = allocate(arena, id, precision);
+  allocate_vectors(arena);
+  const bool tied = !spec[Param::Head].present();
+  tied_here_ = part.embedding && part.head && tied;
+  head_alone_ = !part.embedding && part.head && tied;
+  Grad& embedding = grads_[model::ParamId{-1, Param::Embedding}.tensor()];
+  if (tied_here_) embedding.per_micro_batch = 2;
+  // The last stage would wait for the first one's addend, which needs what the last stage still has to send backward.
+  if (tied && part.embedding != part.head) embedding.per_micro_batch = 0;
+}
+
+Gradients::Grad Gradients::allocate(Arena& arena, const model::ParamId& id, const Precision& precision) {
+  const model::ParamRow& row = spec_[id.param];
+  const comm::ProcessGroup& group = groups_.of(row.reduction);
+  const int64_t padded = slice_rows(row.rows, group.size()) * group.size();
+  Grad grad;
+  grad.main.data = codec::allocate(arena, "main gradients", precision.main_grads, padded, row.blocks());
+  grad.main.tensor = id.tensor();
+  grad.main.stochastic = precision.stochastic;
+  grad.main.origin = row.origin();
+  grad.rows = row.rows;
+  grad.update = sharded_ ? row_slice(row.rows, group.size(), group.rank()) : model::Range{0, row.rows};
+  return grad;
+}
+
+void Gradients::allocate_vectors(Arena& arena) {
+  std::map<const comm::ProcessGroup*, std::vector<model::ParamId>> by_group;
+  for (const model::ParamId& id : ids_)
+    if (spec_[id.param].one_dimensional()) by_group[&groups_.of(spec_[id.param].reduction)].push_back(id);
+  const auto padded = [](int64_t n) { return (n + kVectorAlignment - 1) / kVectorAlignment * kVectorAlignment; };
+  for (const comm::ProcessGroup* group : {&groups_.data, &groups_.data_and_tensor}) {
+    int64_t numbers = 0;
+    for (const model::ParamId& id : by_group[group]) numbers += padded(spec_[id.param].cols);
+    if (numbers == 0) continue;
+    const codec::Quantized all =
+        codec::allocate(arena, "main gradients", codec::Codec::Fp32, numbers, codec::RowBlocks(1));
+    vectors_.push_back({group, all.plain().view({numbers})});
+    int64_t at = 0;
+    for (const model::ParamId& id : by_group[group]) {
+      const model::ParamRow& row = spec_[id.param];
+      Grad& grad = grads_[id.tensor()];
+      codec::Quantized& data = grad.main.data;
+      data = all.row_range(at, at + row.cols);
+      data.rows = 1;
+      data.row = row.blocks();
+      data.codes = data.codes.view({1, data.codes.count()});
+      grad.main.tensor = id.tensor();
+      grad.rows = 1;
+      grad.update = {0, 1};
+      at += padded(row.cols);
+    }
   }
 }
 
-void Gradients::begin_step(const Context& ctx) {
+void Gradients::begin_step(const Context& ctx, int micro_batches) {
   for (const model::ParamId& id : ids_) {
-    ops::MainGrad& grad = grads_[id.tensor()];
+    Grad& grad = grads_[id.tensor()];
     // A tied embedding is written whole by the head, which comes first.
-    grad.fresh = id.param != model::Param::Embedding || tied_embeddings_;
-    if (!grad.fresh) codec::zero(ctx, grad.data);
+    grad.main.fresh = id.param != Param::Embedding || tied_here_ || head_alone_;
+    grad.contributions = micro_batches * grad.per_micro_batch;
+    grad.exchanged = false;
+    if (!grad.main.fresh) codec::zero(ctx, grad.main.data);
   }
 }
 
 ops::MainGrad Gradients::acquire(const model::ParamId& id) {
-  ops::MainGrad grad = grads_[id.tensor()];
-  grads_[id.tensor()].fresh = false;
-  return grad;
+  Grad& grad = grads_[id.tensor()];
+  ops::MainGrad main = grad.main;
+  main.data = data(id);
+  grad.main.fresh = false;
+  return main;
+}
+
+void Gradients::contributed(const Context& ctx, const model::ParamId& id) {
+  if (--grads_[id.tensor()].contributions == 0) exchange(ctx, id);
+}
+
+void Gradients::exchange(const Context& ctx, const model::ParamId& id) {
+  Grad& grad = grads_[id.tensor()];
+  if (grad.exchanged || spec_[id.param].one_dimensional()) return;
+  grad.exchanged = true;
+  exchange_.start(ctx, groups_.of(spec_[id.param].reduction), sliced(grad, id));
+}
+
+SlicedGradient Gradients::sliced(const Grad& grad, const model::ParamId& id) const {
+  const int ranks = groups_.of(spec_[id.param].reduction).size();
+  return {grad.main.data, grad.rows, slice_rows(grad.rows, ranks), id.tensor(), grad.main.origin, stochastic_};
 }
 
 void Gradients::end_step(const Context& ctx) {
   for (const model::ParamId& id : ids_) ops::zero_if_fresh(ctx, acquire(id));
+  for (size_t i = ids_.size(); i-- > 0;) exchange(ctx, ids_[i]);
+  exchange_.finish(ctx);
+  for (const Vectors& v : vectors_) v.group->all_reduce_sum(ctx, v.numbers);
+  if (sharded_) return;
+  for (const model::ParamId& id : ids_)
+    if (!spec_[id.param].one_dimensional())
+      exchange_.gather_sums(ctx, groups_.of(spec_[id.param].reduction), sliced(grads_[id.tensor()], id));
+}
+
+ops::GradientSum Gradients::sum(const model::ParamId& id) const {
+  const Grad& grad = grads_[id.tensor()];
+  const comm::ProcessGroup& group = groups_.of(spec_[id.param].reduction);
+  if (spec_[id.param].one_dimensional() || group.alone() || !sharded_) return {data(id)};
+  if (exchange_.stores_sums()) return {grad.main.data.row_range(grad.update.begin, grad.update.end)};
+  return {grad.main.data.row_range(0, grad.update.count()), group.size(), slice_rows(grad.rows, group.size())};
+}
+
+bool Gradients::counted_elsewhere(const model::ParamId& id) const {
+  const bool sliced = sharded_ && !spec_[id.param].one_dimensional();
+  return !sliced && groups_.of(spec_[id.param].reduction).rank() != 0;
 }
 
 }  // namespace agoq::parallel

@@ -1,31 +1,77 @@
-// Main gradients of all parameters, in the chosen format; 1-D parameters keep fp32.
+// Main gradients of all parameters of this process, in the chosen format, and their sums over the ranks that hold
+// addends (QuanGrad, design 4; the paper's section on the precision-preserving all-reduce).
+//
+// A matrix is cut by rows into a slice for each rank of its reduction group. An exchange sends every rank the codes of
+// its slice; what arrives overwrites the gradient's own storage, so that afterwards it holds the addends of all ranks
+// for this rank's slice, to be decoded and summed in fp32 by whoever reads them: no second quantization, and no fp32
+// copy. 1-D parameters keep fp32 and are summed on all ranks.
 #pragma once
 
 #include <vector>
 
 #include "model/model.h"
+#include "ops/gradient_sum.h"
+#include "parallel/gradient_exchange.h"
+#include "parallel/part.h"
 #include "parallel/precision.h"
 
 namespace agoq::parallel {
 
 class Gradients : public model::GradientSource {
  public:
-  Gradients(Arena& arena, const model::ModelConfig& config, const model::LayerSpec& spec, const Precision& precision);
+  Gradients(Arena& arena, const model::LayerSpec& spec, const Part& part, const Precision& precision,
+            const Parallelism& parallelism, const Groups& groups);
 
   // From here on all sums are zero. Memory is cleared only where a backward pass may leave parts alone (the rows of the
-  // embedding without a token); the others are fresh, and the first contribution of the step overwrites them.
-  void begin_step(const Context& ctx);
+  // embedding without a token); the others are fresh, and the first contribution of the step overwrites them. After
+  // `micro_batches` contributions a gradient begins its exchange; 0: all begin in end_step.
+  void begin_step(const Context& ctx, int micro_batches = 0);
   // Fresh the first time in a step.
   ops::MainGrad acquire(const model::ParamId& id) override;
-  // Clears what stayed fresh because nothing contributed to it: afterwards `data` holds every sum.
+  void contributed(const Context& ctx, const model::ParamId& id) override;
+  // Clears what stayed fresh because nothing contributed to it, and ends all exchanges: afterwards sum() is the
+  // gradient.
   void end_step(const Context& ctx);
 
-  const codec::Quantized& data(const model::ParamId& id) const { return grads_[id.tensor()].data; }
+  // This process's own addend, before end_step: all rows.
+  codec::Quantized data(const model::ParamId& id) const { return own_rows(grads_[id.tensor()]); }
+  // Whether each rank of a group updates a slice of a matrix (ZeRO-1), or all of them all of it.
+  bool sharded() const { return sharded_; }
+  // The rows that this process updates, and the gradient of them.
+  model::Range rows(const model::ParamId& id) const { return grads_[id.tensor()].update; }
+  ops::GradientSum sum(const model::ParamId& id) const;
+  // Whether the sum is on several ranks alike, and another one answers for it in the global norm.
+  bool counted_elsewhere(const model::ParamId& id) const;
 
  private:
+  struct Grad {
+    ops::MainGrad main;       // all rows; where slices are exchanged, padded so that they are equal
+    int64_t rows = 0;         // without padding
+    model::Range update;      // that this process updates
+    int contributions = 0;    // still to come in this step before the exchange
+    int per_micro_batch = 1;  // a tied embedding gets two where both ends are here; 0: exchanged in end_step
+    bool exchanged = false;
+  };
+  static codec::Quantized own_rows(const Grad& grad) { return grad.main.data.row_range(0, grad.rows); }
+  Grad allocate(Arena& arena, const model::ParamId& id, const Precision& precision);
+  void allocate_vectors(Arena& arena);
+  SlicedGradient sliced(const Grad& grad, const model::ParamId& id) const;
+  void exchange(const Context& ctx, const model::ParamId& id);
+
+  const model::LayerSpec& spec_;
+  const Groups& groups_;
+  bool sharded_, stochastic_;
   std::vector<model::ParamId> ids_;
-  std::vector<ops::MainGrad> grads_;  // by ParamId::tensor()
-  bool tied_embeddings_;
+  std::vector<Grad> grads_;  // by ParamId::tensor()
+  // 1-D gradients lie one behind the other, by the group that sums them.
+  struct Vectors {
+    const comm::ProcessGroup* group = nullptr;
+    Tensor numbers;  // fp32
+  };
+  std::vector<Vectors> vectors_;
+  GradientExchange exchange_;
+  bool tied_here_ = false;   // embedding and head share a matrix of this process
+  bool head_alone_ = false;  // this process has such a matrix for its head alone
 };
 
 }  // namespace agoq::parallel

@@ -1,41 +1,96 @@
 #include "parallel/optimizer.h"
 
 #include <algorithm>
+#include <array>
 
 #include "device/transfer.h"
 #include "ops/gradient_norm.h"
 
 namespace agoq::parallel {
+namespace {
 
-Optimizer::Optimizer(Arena& arena, const model::Parameters& params, Gradients& grads, const model::LayerSpec& spec,
-                     const Precision& precision)
-    : spec_(spec), ids_(params.ids()), gradients_(grads) {
-  for (const model::ParamId& id : ids_) {
-    const model::ParamRow& row = spec[id.param];
-    const bool plain = row.one_dimensional();
-    ops::AdamWState state;
-    state.weight = params.at(id);
-    state.grad = grads.data(id);
-    state.m = codec::allocate(arena, "moments", plain ? codec::Codec::Fp32 : precision.exp_avg, row.rows, row.blocks());
-    state.v =
-        codec::allocate(arena, "moments", plain ? codec::Codec::Fp32 : precision.exp_avg_sq, row.rows, row.blocks());
-    state.tensor = id.tensor();
-    state.decay = row.decay;
-    places_.resize(std::max(places_.size(), size_t{id.tensor()} + 1));
-    places_[id.tensor()] = states_.size();
-    states_.push_back(state);
-    grads_.push_back(state.grad);
+// Enough for "layers.1234567.attention_norm".
+using Name = std::array<char, 48>;
+
+}  // namespace
+
+Optimizer::Optimizer(Arena& arena, model::Parameters& params, Gradients& grads, const model::LayerSpec& spec,
+                     const Precision& precision, const Groups& groups, size_t model_parameters)
+    : spec_(spec), groups_(groups), params_(params), gradients_(grads) {
+  for (const model::ParamId& id : params.ids())
+    if (grads.rows(id).count() > 0) updated_.push_back(id);
+  const auto counts_here = [&](const model::ParamId& id) { return !grads.counted_elsewhere(id); };
+  std::stable_partition(updated_.begin(), updated_.end(), counts_here);
+  counted_ = static_cast<size_t>(std::count_if(updated_.begin(), updated_.end(), counts_here));
+  for (const model::ParamId& id : updated_) {
+    places_.resize(std::max(places_.size(), size_t{id.tensor()} + 1), -1);
+    places_[id.tensor()] = static_cast<int>(states_.size());
+    states_.push_back(make_state(arena, id, precision));
   }
   const char* owner = "workspace of the norm";
-  squares_ = arena.allocate(owner, DType::F32, {static_cast<int64_t>(ids_.size())});
+  squares_ = arena.allocate(owner, DType::F32, {groups.world.size(), static_cast<int64_t>(model_parameters)});
   scalars_ = arena.allocate(owner, DType::U8, ops::update_scalars_shape());
+}
+
+ops::AdamWState Optimizer::make_state(Arena& arena, const model::ParamId& id, const Precision& precision) const {
+  const model::ParamRow& row = spec_[id.param];
+  const bool plain = row.one_dimensional();
+  const model::Range rows = gradients_.rows(id);
+  const auto moments = [&](codec::Codec codec) {
+    return codec::allocate(arena, "moments", plain ? codec::Codec::Fp32 : codec, rows.count(), row.blocks());
+  };
+  const model::ExactRows& exact = params_.exact(id);
+  ops::AdamWState state;
+  state.weight =
+      plain ? exact.weight : exact.weight.row_range(rows.begin - exact.rows.begin, rows.end - exact.rows.begin);
+  state.grad = gradients_.sum(id);
+  state.m = moments(precision.exp_avg);
+  state.v = moments(precision.exp_avg_sq);
+  state.tensor = id.tensor();
+  state.decay = row.decay;
+  state.origin = row.origin().from_row(rows.begin);
+  return state;
+}
+
+const ops::AdamWState* Optimizer::state(const model::ParamId& id) const {
+  const int place = id.tensor() < places_.size() ? places_[id.tensor()] : -1;
+  return place < 0 ? nullptr : &states_[static_cast<size_t>(place)];
 }
 
 void Optimizer::step(const Context& ctx, double lr, const AdamWConfig& config) {
   gradients_.end_step(ctx);
-  ops::squared_norms(ctx, grads_, squares_);
+  std::vector<ops::GradientSum> sums;
+  for (size_t i = 0; i < counted_; ++i) sums.push_back(states_[i].grad);
+  const Tensor own = own_squares();
+  ops::squared_norms(ctx, sums, own.view({own.count(), 1}).row_range(0, static_cast<int64_t>(counted_)));
+  groups_.world.all_gather(ctx, own, squares_);
   ops::decide_update(ctx, squares_, lr, config, scalars_);
   ops::adamw(ctx, states_, lr, config, scalars_);
+  gather_weights(ctx);
+}
+
+// Every rank's updated rows to the others of its group, in the order in which the next forward pass reads them.
+void Optimizer::gather_weights(const Context& ctx) {
+  for (const model::ParamId& id : params_.ids()) {
+    const model::ParamRow& row = spec_[id.param];
+    const comm::ProcessGroup& group = groups_.of(row.reduction);
+    if (row.one_dimensional() || group.alone() || !gradients_.sharded()) continue;
+    const ops::Weight& weight = params_.at(id);
+    std::vector<comm::Message> sends, receives;
+    for (const Tensor* part : {&weight.value, &weight.correction, &weight.master}) {
+      if (!*part) continue;
+      const auto rows_of = [&](int rank) {
+        const model::Range rows = row_slice(row.rows, group.size(), rank);
+        return part->row_range(rows.begin, rows.end);
+      };
+      for (int peer = 0; peer < group.size(); ++peer) {
+        if (peer == group.rank()) continue;
+        if (rows_of(group.rank()).count() > 0) sends.push_back({peer, rows_of(group.rank())});
+        if (rows_of(peer).count() > 0) receives.push_back({peer, rows_of(peer)});
+      }
+    }
+    params_.expect(id, group.start(ctx, sends, receives));
+  }
 }
 
 UpdateResult Optimizer::result(const Context& ctx) const {
@@ -43,8 +98,20 @@ UpdateResult Optimizer::result(const Context& ctx) const {
   UpdateResult result;
   result.grad_norm = s.grad_norm;
   result.skipped = s.non_finite != 0;
-  if (result.skipped) result.non_finite = model::logical_name(spec_, ids_[s.non_finite - 1]);
+  if (!result.skipped) return result;
+  // All ranks come here alike; the one that has the tensor knows its name.
+  const int64_t place = s.non_finite - 1, owner = place / squares_.cols();
+  Name name{};
+  if (owner == groups_.world.rank()) {
+    const std::string text = model::logical_name(spec_, updated_[static_cast<size_t>(place % squares_.cols())]);
+    std::copy_n(text.begin(), std::min(text.size(), name.size() - 1), name.begin());
+  }
+  result.non_finite = groups_.world.values(name)[static_cast<size_t>(owner)].data();
   return result;
+}
+
+Tensor Optimizer::own_squares() const {
+  return squares_.row_range(groups_.world.rank(), groups_.world.rank() + 1);
 }
 
 void Optimizer::set_updates(const Context& ctx, int64_t updates) {

@@ -1,6 +1,7 @@
 #include "parallel/training_state.h"
 
 #include <algorithm>
+#include <numeric>
 #include <vector>
 
 #include "device/transfer.h"
@@ -21,12 +22,19 @@ MicroBatch allocate_inputs(Arena& arena, int64_t tokens) {
   return batch;
 }
 
-std::vector<model::Saved> allocate_saved(Arena& arena, const model::LayerSpec& spec, const Job& job) {
-  std::vector<model::Saved> saved;
-  if (!job.training) return saved;
-  for (int64_t layer = 0; layer < job.model.layers; ++layer)
-    saved.emplace_back(arena, spec, job.recipe, layer, job.tokens());
-  return saved;
+std::vector<Action> actions_of(const Parallelism& p, int micro_batches) {
+  return schedule(p.stage(), p.stages(), p.chunks, micro_batches);
+}
+
+// GEMMs in bf16 need no more than the bf16 halves of what other ranks update.
+model::Holding holding(const Job& job, const Part& part, const Groups& groups) {
+  model::Holding holding{part.ids, job.precision.master, job.precision.compute, {}};
+  if (job.training && job.parallelism.shard_optimizer)
+    holding.exact_rows = [&groups](const model::ParamRow& row) {
+      const comm::ProcessGroup& group = groups.of(row.reduction);
+      return row_slice(row.rows, group.size(), group.rank());
+    };
+  return holding;
 }
 
 // The front of `whole`, as long as `part`.
@@ -34,6 +42,11 @@ Tensor front(const Tensor& whole, const Tensor& part) {
   require(whole.dtype == part.dtype && whole.count() >= part.count(), "micro-batch array {} does not fit {}",
           part.shape.text(), whole.shape.text());
   return whole.view({whole.count(), 1}).row_range(0, part.count()).view({part.count()});
+}
+
+// At least as many tokens, which the tensor group can divide.
+int64_t divisible(int64_t tokens, int64_t ranks) {
+  return (tokens + ranks - 1) / ranks * ranks;
 }
 
 size_t bytes_of(const MicroBatch& batch) {
@@ -62,107 +75,218 @@ struct InventedBatch {
   std::vector<float> weights_;
 };
 
-void add_quantized(std::vector<std::pair<std::string, Tensor>>& all, const std::string& kind, const std::string& name,
-                   const codec::Quantized& q) {
-  all.emplace_back(kind + ".codes/" + name, q.codes);
-  if (q.scales) all.emplace_back(kind + ".scales/" + name, q.scales);
-}
-
 }  // namespace
 
-TrainingState::TrainingState(Arena& arena, Device target, const Job& job)
+int peak_in_flight(const Job& job) {
+  return job.training ? peak_in_flight(actions_of(job.parallelism, job.parallelism.micro_batches)) : 0;
+}
+
+TrainingState::TrainingState(Arena& arena, Device target, const Job& job, comm::Transport* transport)
     : job_(job),
-      spec_(job_.model),
+      groups_(transport ? Groups(*transport, job.parallelism) : Groups::planned(job.parallelism)),
+      spec_(job_.model, job.parallelism.tensor()),
+      part_(job_.model, spec_, job.parallelism),
       ctx_(arena, target, job.precision.compute),
-      params_(arena, job_.model, spec_, job.precision.master, job.precision.compute),
+      params_(arena, job_.model, spec_, holding(job_, part_, groups_)),
       model_(arena, job_.model, spec_, job.sequence_length),
-      saved_(allocate_saved(arena, spec_, job_)),
+      saved_(arena, spec_, job_.recipe, part_, job.tokens(), peak_in_flight(job_)),
       inputs_(allocate_inputs(arena, job.tokens())),
       staging_(arena, bytes_of(inputs_)),
       nll_(arena.allocate("batch", DType::F32, {job.tokens()})),
       loss_(arena.allocate("batch", DType::F64, {1})) {
   if (job_.training) {
-    grads_.emplace(arena, job_.model, spec_, job.precision);
-    optimizer_.emplace(arena, params_, *grads_, spec_, job.precision);
+    grads_.emplace(arena, spec_, part_, job.precision, job_.parallelism, groups_);
+    optimizer_.emplace(arena, params_, *grads_, spec_, job.precision, groups_, all_params(job_.model, spec_).size());
   }
+  allocate_streams(arena);
   if (target == Device::Cuda) document_offsets_ = arena.allocate("batch", DType::I32, {job.tokens() + 1});
+  ctx_.tensor = &groups_.tensor;
   ctx_.positions = inputs_.positions;
   ctx_.document_start = inputs_.document_start;
   ctx_.documents.sequence_length = job.sequence_length;
   ctx_.deterministic = job.deterministic;
+  if (transport) groups_.open(ctx_);
 }
 
-void TrainingState::forward_backward(const MicroBatch& batch, uint32_t index, float scale) {
-  load_whole(batch);
-  ctx_.random.micro_batch = index;
+// The residual stream of the last chunk stays from its forward to its backward step; those that are sent take turns.
+void TrainingState::allocate_streams(Arena& arena) {
+  const Shape shape = {spec_.own_tokens(job_.tokens()), job_.model.hidden_size};
+  const auto allocate = [&](const char* owner) { return arena.allocate(owner, ctx_.compute(), shape); };
+  if (part_.head) {
+    const int last_chunk = job_.parallelism.chunks - 1;
+    const int in_flight = peak_in_flight(actions_of(job_.parallelism, job_.parallelism.micro_batches), last_chunk);
+    for (int i = 0; i < (job_.training ? in_flight : 1); ++i)
+      outputs_.push_back({allocate("residual stream"), nullptr});
+  }
+  if (job_.parallelism.stages() == 1) return;
+  for (int i = 0; i < 2; ++i) {
+    forward_out_.add(allocate("residual stream"));
+    if (job_.training) backward_out_.add(allocate("residual stream"));
+  }
+}
+
+void TrainingState::forward_backward(std::span<const MicroBatch> batches, float scale) {
+  loaded_ = nullptr;
+  for (const Action& action : actions_of(job_.parallelism, static_cast<int>(batches.size())))
+    run(action, batches[static_cast<size_t>(action.micro_batch)], scale);
+}
+
+void TrainingState::forward_backward(const MicroBatch& batch, int index, float scale) {
+  require(job_.parallelism.stages() == 1, "a pipeline takes all micro-batches of a step together");
+  loaded_ = nullptr;
+  for (const Step step : {Step::Forward, Step::Backward}) run({step, 0, index}, batch, scale);
+}
+
+void TrainingState::run(const Action& action, const MicroBatch& batch, float scale) {
+  if (loaded_ != batch.tokens.data) load_whole(batch);
+  loaded_ = batch.tokens.data;
+  ctx_.random.micro_batch = job_.parallelism.global_index(action.micro_batch);
   Scope scope(ctx_);
-  const Tensor x = model_.embed(ctx_, params_, inputs_.tokens);
-  model_.forward(ctx_, params_, x, 0, job_.model.layers, saved_);
-  model_.loss_backward(ctx_, params_, x, {inputs_.targets, inputs_.loss_weights}, scale, nll_, grads());
-  const Tensor dx = x;
-  model_.backward(ctx_, params_, dx, 0, job_.model.layers, saved_, grads());
-  model_.embed_backward(ctx_, inputs_.tokens, dx, grads());
-  ops::add_weighted_sum(ctx_, nll_, inputs_.loss_weights, loss_);
+  if (action.step == Step::Forward)
+    forward(action);
+  else
+    backward(action, scale);
+}
+
+void TrainingState::forward(const Action& action) {
+  const int chunk = action.chunk;
+  const LayerRange& layers = part_.chunks[static_cast<size_t>(chunk)];
+  Outgoing& out = part_.last(chunk) ? output(action) : forward_out_.next();
+  const Tensor& x = out.free();
+  begin_chunk(ctx_, chunk, inputs_.tokens, x);
+  model_.forward(ctx_, params_, x, layers.begin, layers.end, saved_.take(chunk, action.micro_batch));
+  if (!part_.last(chunk)) out.send(ctx_, groups_.forward, next_stage(), x);
+}
+
+void TrainingState::backward(const Action& action, float scale) {
+  const int chunk = action.chunk;
+  const LayerRange& layers = part_.chunks[static_cast<size_t>(chunk)];
+  Outgoing& out = part_.last(chunk) ? output(action) : backward_out_.next();
+  const Tensor& dx = part_.last(chunk) ? out.x : out.free();
+  if (part_.last(chunk)) {
+    model_.loss_backward(ctx_, params_, dx, {inputs_.targets, inputs_.loss_weights}, scale, nll_, grads());
+    ops::add_weighted_sum(ctx_, nll_, inputs_.loss_weights, loss_);
+  } else {
+    groups_.backward.receive(ctx_, next_stage(), dx);
+  }
+  model_.backward(ctx_, params_, dx, layers.begin, layers.end, saved_.find(chunk, action.micro_batch), grads());
+  saved_.release(chunk, action.micro_batch);
+  if (part_.first(chunk))
+    model_.embed_backward(ctx_, inputs_.tokens, dx, grads());
+  else
+    out.send(ctx_, groups_.backward, previous_stage(), dx);
+}
+
+void TrainingState::begin_chunk(const Context& ctx, int chunk, const Tensor& tokens, const Tensor& x) {
+  if (part_.first(chunk))
+    model_.embed(ctx, params_, tokens, x);
+  else
+    groups_.forward.receive(ctx, previous_stage(), x);
+}
+
+Tensor TrainingState::forward_only(const Context& ctx, const Tensor& tokens) {
+  Tensor x;
+  for (int chunk = 0; chunk < static_cast<int>(part_.chunks.size()); ++chunk) {
+    const LayerRange& layers = part_.chunks[static_cast<size_t>(chunk)];
+    Outgoing& out = part_.last(chunk) ? outputs_.front() : forward_out_.next();
+    x = out.free().row_range(0, spec_.own_tokens(tokens.count()));
+    begin_chunk(ctx, chunk, tokens, x);
+    model_.forward(ctx, params_, x, layers.begin, layers.end, {});
+    if (!part_.last(chunk)) out.send(ctx, groups_.forward, next_stage(), x);
+  }
+  return x;
 }
 
 void TrainingState::evaluate(const MicroBatch& batch) {
   load_whole(batch);
   Scope scope(ctx_);
-  const Tensor x = model_.embed(ctx_, params_, inputs_.tokens);
-  model_.forward(ctx_, params_, x, 0, job_.model.layers, {});
+  const Tensor x = forward_only(ctx_, inputs_.tokens);
+  if (!part_.head) return;
   model_.loss(ctx_, params_, x, {inputs_.targets, inputs_.loss_weights}, nll_);
   ops::add_weighted_sum(ctx_, nll_, inputs_.loss_weights, loss_);
 }
 
 double TrainingState::take_loss() {
-  double sum = 0;
-  download(ctx_, loss_, &sum);
+  double own = 0;
+  download(ctx_, loss_, &own);
   zero(ctx_, loss_);
-  return sum;
+  if (groups_.tensor.rank() != 0) own = 0;  // the ranks of a tensor group have it alike
+  const std::vector<double> all = groups_.world.values(own);
+  return std::accumulate(all.begin(), all.end(), 0.0);
 }
 
 void TrainingState::logits(const MicroBatch& batch, int64_t row,
                            const std::function<void(std::span<const float>)>& use) {
-  const MicroBatch loaded = load(batch);
+  const MicroBatch loaded = padded(load(batch));
   Context ctx = ctx_;
   ctx.positions = loaded.positions;
   ctx.document_start = loaded.document_start;
   Scope scope(ctx);
-  const Tensor x = model_.embed(ctx, params_, loaded.tokens);
-  model_.forward(ctx, params_, x, 0, job_.model.layers, {});
-  const Tensor logits = model_.logits(ctx, params_, x.row_range(row, row + 1));
+  const Tensor x = forward_only(ctx, loaded.tokens);
+  const Tensor logits =
+      part_.head ? model_.logits(ctx, params_, x, row) : ctx.empty(DType::F32, {1, job_.model.vocab_size});
+  share_from_last_stage(ctx, logits);
   if (ctx.meta()) return;
   std::vector<float> on_host(static_cast<size_t>(logits.count()));
   download(ctx, logits, on_host.data());
   use(on_host);
 }
 
-void TrainingState::rehearse() {
+void TrainingState::share_from_last_stage(const Context& ctx, const Tensor& x) const {
+  const int last = job_.parallelism.stages() - 1;
+  if (!part_.head) return groups_.forward.receive(ctx, last, x);
+  std::vector<comm::Message> sends;
+  for (int stage = 0; stage < last; ++stage) sends.push_back({stage, x});
+  groups_.forward.exchange(ctx, sends, {});
+}
+
+Traffic TrainingState::rehearse() {
   const InventedBatch batch(job_);
+  const Traffic before = groups_.sent();
   if (job_.training) {
-    grads().begin_step(ctx_);
-    forward_backward(batch.arrays, 0, 1.0f);
+    grads().begin_step(ctx_, 1);
+    forward_backward({&batch.arrays, 1}, 1.0f);
     if (ctx_.meta()) optimizer().step(ctx_, 0.0, {});
   }
+  // Every micro-batch passes layers and stages; gradients and weights are exchanged once a step.
+  Traffic step = groups_.sent() - before;
+  step.tensor *= static_cast<uint64_t>(job_.parallelism.micro_batches);
+  step.pipeline *= static_cast<uint64_t>(job_.parallelism.micro_batches);
   evaluate(batch.arrays);
   logits(batch.arrays, 0, [](std::span<const float>) {});
   take_loss();
+  return step;
 }
 
-std::vector<std::pair<std::string, Tensor>> TrainingState::named_tensors() {
-  std::vector<std::pair<std::string, Tensor>> all;
-  for (const model::ParamId& id : params_.ids()) {
-    const std::string name = model::logical_name(spec_, id);
-    const ops::Weight& weight = params_.at(id);
-    // An fp32 master stands for itself and for the bf16 that GEMMs read: that is rounded again on loading.
-    all.emplace_back("weights/" + name, weight.master ? weight.master : weight.value);
-    if (weight.correction) all.emplace_back("corrections/" + name, weight.correction);
-    if (!job_.training) continue;
-    const ops::AdamWState& state = optimizer().state(id);
-    add_quantized(all, "exp_avg", name, state.m);
-    add_quantized(all, "exp_avg_sq", name, state.v);
-  }
+Outgoing& TrainingState::output(const Action& action) {
+  return outputs_[static_cast<size_t>(action.micro_batch) % outputs_.size()];
+}
+
+int TrainingState::next_stage() const {
+  return (job_.parallelism.stage() + 1) % job_.parallelism.stages();
+}
+int TrainingState::previous_stage() const {
+  return (job_.parallelism.stage() + job_.parallelism.stages() - 1) % job_.parallelism.stages();
+}
+
+std::vector<StoredTensor> TrainingState::named_tensors() {
+  params_.wait_for_all();
+  std::vector<StoredTensor> all;
+  for (const model::ParamId& id : params_.ids())
+    add_stored(all, model::logical_name(spec_, id), spec_[id.param], held(id));
   return all;
+}
+
+HeldParameter TrainingState::held(const model::ParamId& id) {
+  HeldParameter held;
+  held.weight = params_.at(id);
+  held.exact = params_.exact(id);
+  held.saved = {0, spec_[id.param].rows};
+  if (!job_.training) return held;
+  held.updated = grads().rows(id);
+  held.saved = grads().counted_elsewhere(id) ? model::Range{0, 0} : held.updated;
+  held.state = optimizer().state(id);
+  return held;
 }
 
 MicroBatch TrainingState::load(const MicroBatch& batch) {
@@ -179,11 +303,25 @@ MicroBatch TrainingState::load(const MicroBatch& batch) {
   return to;
 }
 
+// With what lies behind the batch, up to a number of tokens that the tensor group can divide. No token of the batch
+// attends to those behind it.
+MicroBatch TrainingState::padded(const MicroBatch& loaded) const {
+  const int64_t tokens = divisible(loaded.tokens.count(), spec_.shard.size);
+  const auto longer = [&](const Tensor& whole) {
+    return whole.view({whole.count(), 1}).row_range(0, tokens).view({tokens});
+  };
+  return {longer(inputs_.tokens), longer(inputs_.targets), longer(inputs_.loss_weights), longer(inputs_.positions),
+          longer(inputs_.document_start)};
+}
+
+// What padded() adds is a document of its own.
 Documents TrainingState::load_documents(const Tensor& document_start) {
-  const std::vector<int32_t> offsets = document_offsets(
+  std::vector<int32_t> offsets = document_offsets(
       {document_start.as<int32_t>(), static_cast<size_t>(document_start.count())}, job_.sequence_length);
   Documents documents{job_.sequence_length, 0, 0, document_offsets_};
   if (offsets.empty()) return documents;
+  const int64_t tokens = divisible(document_start.count(), spec_.shard.size);
+  if (tokens > document_start.count()) offsets.push_back(static_cast<int32_t>(tokens));
   documents.count = static_cast<int64_t>(offsets.size()) - 1;
   for (size_t i = 1; i < offsets.size(); ++i)
     documents.longest = std::max<int64_t>(documents.longest, offsets[i] - offsets[i - 1]);

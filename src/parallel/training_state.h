@@ -6,13 +6,16 @@
 #include <optional>
 #include <span>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "device/staging.h"
 #include "model/model.h"
+#include "parallel/boundary.h"
 #include "parallel/gradients.h"
 #include "parallel/optimizer.h"
+#include "parallel/saved_slots.h"
+#include "parallel/schedule.h"
+#include "parallel/stored_state.h"
 
 namespace agoq::parallel {
 
@@ -23,10 +26,15 @@ struct Job {
   Precision precision;
   int64_t micro_batch_size = 1;
   int64_t sequence_length = 0;
+  Parallelism parallelism;
   bool deterministic = false;  // Context::deterministic
   bool training = true;        // false: weights only, for evaluation, generation and export
   int64_t tokens() const { return micro_batch_size * sequence_length; }  // T
 };
+
+// The most activations, of one chunk and one micro-batch each, that this process keeps at a time; each needs a saved
+// slot.
+int peak_in_flight(const Job& job);
 
 // Host arrays of one micro-batch, each [T].
 struct MicroBatch {
@@ -37,7 +45,8 @@ struct MicroBatch {
 
 class TrainingState {
  public:
-  TrainingState(Arena& arena, Device target, const Job& job);
+  // `transport`: to the other processes of job.parallelism's mesh; may be null where there are none, or for a dry run.
+  TrainingState(Arena& arena, Device target, const Job& job, comm::Transport* transport = nullptr);
   TrainingState(const TrainingState&) = delete;
   TrainingState& operator=(const TrainingState&) = delete;
 
@@ -47,42 +56,72 @@ class TrainingState {
   Gradients& grads() { return grads_.value(); }
   Optimizer& optimizer() { return optimizer_.value(); }
   Context& context() { return ctx_; }
+  const Groups& groups() const { return groups_; }
+  const Part& part() const { return part_; }
+  const SavedSlots& saved() const { return saved_; }
 
-  // Forward and backward of one micro-batch; gradients of scale · Σ weight · nll accumulate from grads().begin_step()
-  // on. `index` is the global micro-batch index within the step. Waits for nothing: a GPU may still be computing when
-  // it returns.
-  void forward_backward(const MicroBatch& batch, uint32_t index, float scale);
+  // Where several processes hold the model, all calls below are made by all of them alike.
+
+  // Forward and backward of this data rank's micro-batches of a step, in the order of the pipeline's schedule;
+  // gradients of scale · Σ weight · nll accumulate from grads().begin_step() on. Waits for nothing but other ranks: a
+  // GPU may still be computing when it returns.
+  void forward_backward(std::span<const MicroBatch> batches, float scale);
+  // The same of one micro-batch, which is number `index` of this data rank in the step. Not for a pipeline.
+  void forward_backward(const MicroBatch& batch, int index, float scale);
   // Forward without keeping anything.
   void evaluate(const MicroBatch& batch);
-  // Σ weight · nll of all micro-batches since the last call; waits for them.
+  // Σ weight · nll of all micro-batches of all data ranks since the last call; waits for them.
   double take_loss();
   // Logits [V] of position `row`, valid until `use` returns (generation). The batch may be shorter than the job's.
   void logits(const MicroBatch& batch, int64_t row, const std::function<void(std::span<const float>)>& use);
   // Every call above and one update on no data: what a dry run on Meta executes. On a GPU, before step 0: loads what
   // libraries load, chooses GEMM algorithms; weights and optimizer state stay what they are, gradients do not.
-  void rehearse();
+  // On Meta it returns what this process sends in a step of all its micro-batches.
+  Traffic rehearse();
 
-  // All tensors that a checkpoint holds, by logical name: "weights/layers.0.qkv", "exp_avg.codes/layers.0.qkv", ...
-  // (without moments where the job is not for training). The same whatever the compute type.
-  std::vector<std::pair<std::string, Tensor>> named_tensors();
+  // All tensors that a checkpoint saves and fills, by logical name: "weights/layers.0.qkv",
+  // "exp_avg.codes/layers.0.qkv", ... (without moments where the job is not for training). What is saved is the same
+  // whatever the compute type: bf16 beside an fp32 master is a replica, "weights/..." too.
+  std::vector<StoredTensor> named_tensors();
 
  private:
   // Copies the arrays to the device, and tells the context which documents they hold; returns them there, as long as
   // they are.
   MicroBatch load(const MicroBatch& batch);
+  MicroBatch padded(const MicroBatch& loaded) const;
   Documents load_documents(const Tensor& document_start);
   void load_whole(const MicroBatch& batch);
 
+  HeldParameter held(const model::ParamId& id);
+  void run(const Action& action, const MicroBatch& batch, float scale);
+  void forward(const Action& action);
+  void backward(const Action& action, float scale);
+  // x of a chunk: embedded, or from the stage before.
+  void begin_chunk(const Context& ctx, int chunk, const Tensor& tokens, const Tensor& x);
+  // Through all chunks without keeping anything; returns what the head reads, where the head is.
+  Tensor forward_only(const Context& ctx, const Tensor& tokens);
+  void share_from_last_stage(const Context& ctx, const Tensor& x) const;
+  void allocate_streams(Arena& arena);
+  Outgoing& output(const Action& action);
+  int next_stage() const;
+  int previous_stage() const;
+
   Job job_;
+  Groups groups_;
   model::LayerSpec spec_;
+  Part part_;
   Context ctx_;
   model::Parameters params_;
   std::optional<Gradients> grads_;  // of a training job
   std::optional<Optimizer> optimizer_;
   model::Model model_;
-  std::vector<model::Saved> saved_;
+  SavedSlots saved_;
+  // The residual stream [T / ranks, H]: of the last chunk's micro-batches in flight; on its way to the stages beside.
+  std::vector<Outgoing> outputs_;
+  OutgoingRing forward_out_, backward_out_;
   MicroBatch inputs_;
-  Tensor document_offsets_;  // [T + 1] int32, where a GPU needs it
+  const void* loaded_ = nullptr;  // the tokens of the micro-batch that inputs_ hold
+  Tensor document_offsets_;       // [T + 1] int32, where a GPU needs it
   Staging staging_;
   Tensor nll_;   // [T]
   Tensor loss_;  // [1] fp64: Σ weight · nll so far

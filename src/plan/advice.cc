@@ -2,12 +2,14 @@
 
 #include <algorithm>
 
+#include "plan/stage_plan.h"
+
 namespace agoq::plan {
 
 std::vector<Advice> advise(const std::vector<Change>& candidates, size_t total, size_t budget, Device target) {
   std::vector<Advice> useful;
   for (const Change& change : candidates) {
-    const size_t changed = plan_layout(change.job, target).total;
+    const size_t changed = largest_total(change.job, target);
     if (changed < total) useful.push_back({change.what, change.cost, changed, total - changed, changed <= budget});
   }
   const auto rest = std::stable_partition(useful.begin(), useful.end(), [](const Advice& a) { return a.fits; });
@@ -19,7 +21,7 @@ int64_t longest_sequence(const parallel::Job& job, Device target, size_t budget,
   const auto fits = [&](int64_t units) {
     parallel::Job shorter = job;
     shorter.sequence_length = units * unit;
-    return plan_layout(shorter, target).total <= budget;
+    return largest_total(shorter, target) <= budget;
   };
   int64_t low = 0, high = (job.sequence_length + unit - 1) / unit;  // low fits (or is nothing), high does not count
   while (low + 1 < high) {

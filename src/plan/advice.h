@@ -17,13 +17,13 @@ struct Change {
 
 struct Advice {
   std::string what, cost;
-  size_t total = 0;  // bytes with this change
+  size_t total = 0;  // bytes with this change, of the rank that holds the most
   size_t saved = 0;  // less than without it
   bool fits = false;
 };
 
 // The changes that save memory: those that make the job fit into `budget` in their given order (so the cheapest first),
-// then the others by falling savings. `total` is what the job needs unchanged.
+// then the others by falling savings. `total` is what the job's largest rank needs unchanged.
 std::vector<Advice> advise(const std::vector<Change>& candidates, size_t total, size_t budget, Device target);
 
 // The longest sequence, a multiple of `unit` below the job's own, that fits into `budget`; 0 if none does.

@@ -22,8 +22,8 @@ size_t Layout::model_state() const {
 Layout plan_layout(const parallel::Job& job, Device target) {
   Arena arena(Device::Meta, 0);
   parallel::TrainingState state(arena, target, job);
-  state.rehearse();
-  return {arena.by_owner(), arena.total_bytes()};
+  const parallel::Traffic sent = state.rehearse();
+  return {arena.by_owner(), arena.total_bytes(), sent};
 }
 
 size_t beside_the_arena(Device target) {
@@ -34,7 +34,7 @@ parallel::Job reference_job(const parallel::Job& job) {
   parallel::Job reference = job;
   reference.precision.compute = DType::BF16;
   reference.precision.master = model::MasterForm::Fp32;
-  reference.precision.main_grads = codec::Codec::Fp32;
+  reference.precision.main_grads = reference.parallelism.grad_reduce = codec::Codec::Fp32;
   reference.precision.exp_avg = reference.precision.exp_avg_sq = codec::Codec::Fp32;
   reference.recipe =
       model::make_recipe(job.model, model::LayerSpec(job.model), model::Policy::Bf16, model::Recompute::None, "");

@@ -12,6 +12,7 @@ namespace agoq::plan {
 struct Layout {
   std::vector<OwnerBytes> owners;  // in order of allocation, "workspace" last
   size_t total = 0;                // capacity of the arena
+  parallel::Traffic sent;          // by this process, in a step
 
   size_t of(const std::string& owner) const;              // 0 if there is none
   size_t starting_with(const std::string& prefix) const;  // e.g. all "saved ..."

@@ -1,42 +1,23 @@
-// Checkpoints: folders of safetensors with a manifest, complete or absent.
-//
-//   checkpoints/step-00000100/shard-00000.safetensors ... manifest.json
-//   checkpoints/latest                                    the name of the newest complete folder
-//
-// A checkpoint is written into step-N.tmp-PID, synced, renamed, and only then named in `latest`; so whenever the writer
-// is killed, the newest complete checkpoint is found. Nothing is believed that its checksum does not confirm.
+// Reading checkpoints, whatever the mesh of those who wrote them (checkpoint_save.h). Nothing is believed that its
+// checksum does not confirm.
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <optional>
+#include <set>
 #include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "base/safetensors.h"
-#include "base/tensor.h"
+#include "base/stored_tensor.h"
 #include "device/context.h"
 #include "train/manifest.h"
 
 namespace agoq::train {
-
-struct NamedTensor {
-  std::string name;
-  Tensor tensor;  // in host memory; loading can also fill those of a device
-};
-
-struct SaveOptions {
-  int64_t keep_last = 0;                     // older checkpoints beyond so many are removed; 0 keeps all
-  uint64_t shard_bytes = uint64_t{2} << 30;  // a file holds more only when a single tensor does
-};
-
-// Returns the path of the new checkpoint. A step that exists already is replaced. On an error (a full disk) nothing
-// incomplete is left behind, earlier checkpoints and `latest` are untouched, and the next save may succeed. One writer
-// per folder (RunFolder's lock).
-std::string save_checkpoint(const std::string& checkpoints, int64_t step, std::span<const NamedTensor> tensors,
-                            const std::string& metadata_json, const SaveOptions& options = {});
 
 Manifest read_checkpoint_manifest(const std::string& checkpoint);
 
@@ -50,18 +31,36 @@ class Checkpoint {
   const Manifest& manifest() const { return manifest_; }
   const ManifestTensor* find(std::string_view name) const;  // null if absent
 
-  // The tensor's bytes, compared with their checksum first.
-  std::span<const uint8_t> verified_bytes(const ManifestTensor& tensor) const;
-  void verify();  // every tensor, once and for all
+  // Compares the checksums of the pieces that hold any of a rectangle, each once in the life of this object.
+  void verify(const ManifestTensor& tensor, const Rectangle& at) const;
+  void verify() const;  // every piece
+  // One rank's share of that, cut by bytes: the shares of all ranks are every piece.
+  void verify_share(int rank, int ranks) const;
+  // The numbers of a rectangle, row by row without holes, from the pieces that hold them, which are verified first.
+  void read(const ManifestTensor& tensor, const Rectangle& at, uint8_t* out) const;
 
  private:
-  void check_file(const SafetensorsFile& file) const;
+  void open_file(const ManifestFile& listed);
+  void check_entries() const;
+  std::span<const uint8_t> bytes_of(const ManifestTensor& tensor, const ManifestPiece& piece) const;
+  void verify_piece(const ManifestTensor& tensor, const ManifestPiece& piece) const;
 
   std::string path_;
   Manifest manifest_;
-  std::map<std::string, SafetensorsFile> files_;
+  std::map<std::string, SafetensorsFile, std::less<>> files_;
   std::map<std::string_view, const ManifestTensor*> by_name_;
-  bool verified_ = false;
+  mutable std::set<const ManifestPiece*> verified_;
+};
+
+// The ranks that open a checkpoint together: each compares the checksums of its share, and all take the same one or
+// fail alike.
+struct Readers {
+  int rank = 0;
+  int ranks = 1;
+  // The texts that all ranks give, in rank order. All call it equally often.
+  std::function<std::vector<std::string>(const std::string& mine)> gather = [](const std::string& mine) {
+    return std::vector<std::string>{mine};
+  };
 };
 
 // The path of the last complete checkpoint: the one that `latest` names or, with a warning about each that is passed
@@ -69,10 +68,10 @@ class Checkpoint {
 // complete. Sizes and headers are looked at, the tensors' bytes are not.
 std::optional<std::string> find_latest_checkpoint(const std::string& checkpoints);
 // The same, but intact to the last byte: every checksum is compared.
-std::optional<Checkpoint> open_latest_checkpoint(const std::string& checkpoints);
+std::optional<Checkpoint> open_latest_checkpoint(const std::string& checkpoints, const Readers& readers = {});
 // What `source` stands for, every checksum compared: a checkpoint folder for itself, which is never replaced by
 // another; a run folder or a checkpoints folder for its last intact checkpoint. None for any other folder.
-std::optional<Checkpoint> open_checkpoint(const std::string& source);
+std::optional<Checkpoint> open_checkpoint(const std::string& source, const Readers& readers = {});
 // The path of what `source` stands for, found by sizes and headers alone.
 std::optional<std::string> find_checkpoint(const std::string& source);
 
@@ -81,11 +80,12 @@ struct LoadOptions {
   const Context* device = nullptr;  // where the destination is, if not in host memory
 };
 
+// Fills the pieces of the destination, each from all pieces of the checkpoint that it meets; no other bytes are read.
 // Verifies everything before the first byte is copied: names, types, shapes and checksums. Errors name the file and
 // tensor, and list what is missing or unexpected.
-void load_checkpoint(const Checkpoint& checkpoint, std::span<const NamedTensor> destination,
+void load_checkpoint(const Checkpoint& checkpoint, std::span<const StoredTensor> destination,
                      const LoadOptions& options = {});
-Manifest load_checkpoint(const std::string& checkpoint, std::span<const NamedTensor> destination,
+Manifest load_checkpoint(const std::string& checkpoint, std::span<const StoredTensor> destination,
                          const LoadOptions& options = {});
 
 }  // namespace agoq::train

@@ -1,6 +1,7 @@
 #include "train/config.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <filesystem>
 #include <numbers>
@@ -13,9 +14,9 @@ namespace {
 
 namespace fs = std::filesystem;
 
-codec::Codec gradient_codec(const std::string& name) {
+codec::Codec gradient_codec(const char* flag, const std::string& name) {
   if (name == "int8" || name == "fp8" || name == "bf16" || name == "fp32") return *codec::codec_from_name(name);
-  fail("--main-grads-dtype {}: use int8, fp8, bf16 or fp32", name);
+  fail("{} {}: use int8, fp8, bf16 or fp32", flag, name);
 }
 
 codec::Codec moment_codec(const char* flag, const std::string& name, codec::Codec eight_bit) {
@@ -55,14 +56,77 @@ void not_negative(const char* flag, int64_t value) {
   require(value >= 0, "{} must not be negative, but is {}", flag, value);
 }
 
-void check_batch(const TrainConfig& c) {
+// The multiples of a unit around a number that is none: "4 or 8".
+std::string neighbours(int64_t number, int64_t unit) {
+  const int64_t below = number / unit * unit;
+  return below > 0 ? fmt::format("{} or {}", below, below + unit) : fmt::format("{}", unit);
+}
+
+void check_batch(const TrainConfig& c, int64_t data_ranks) {
   positive("--micro-batch-size", c.micro_batch_size);
   positive("--global-batch-size", c.global_batch_size);
   positive("--seq-length", c.seq_length);
-  require(c.global_batch_size % c.micro_batch_size == 0,
-          "--global-batch-size {} is not a multiple of --micro-batch-size {}; try {} or {}", c.global_batch_size,
-          c.micro_batch_size, c.global_batch_size / c.micro_batch_size * c.micro_batch_size,
-          (c.global_batch_size / c.micro_batch_size + 1) * c.micro_batch_size);
+  const int64_t unit = c.micro_batch_size * data_ranks;
+  const std::string what = data_ranks == 1 ? fmt::format("--micro-batch-size {}", c.micro_batch_size)
+                                           : fmt::format("--micro-batch-size {} for each of {} data-parallel ranks",
+                                                         c.micro_batch_size, data_ranks);
+  require(c.global_batch_size % unit == 0, "--global-batch-size {} is not a multiple of {}; try {}",
+          c.global_batch_size, what, neighbours(c.global_batch_size, unit));
+}
+
+// How many processes hold a copy of the model each, or their parts of one.
+int64_t data_ranks_of(const TrainConfig& c, int world) {
+  const int64_t model_ranks = train::model_ranks(c);
+  positive("--num-virtual-stages-per-pipeline-rank", c.num_virtual_stages_per_pipeline_rank);
+  not_negative("--decoder-first-pipeline-num-layers", c.decoder_first_pipeline_num_layers);
+  not_negative("--decoder-last-pipeline-num-layers", c.decoder_last_pipeline_num_layers);
+  require(world % model_ranks == 0,
+          "--tensor-model-parallel-size {} times --pipeline-model-parallel-size {} is {}, which does not divide the {} "
+          "processes of this run; start {}, or choose sizes whose product divides {}",
+          c.tensor_model_parallel_size, c.pipeline_model_parallel_size, model_ranks, world,
+          neighbours(world, model_ranks), world);
+  require(c.num_virtual_stages_per_pipeline_rank == 1 || c.pipeline_model_parallel_size > 1,
+          "--num-virtual-stages-per-pipeline-rank {} needs a pipeline; give --pipeline-model-parallel-size 2 or more",
+          c.num_virtual_stages_per_pipeline_rank);
+  return world / model_ranks;
+}
+
+void check_parallel(const TrainConfig& c) {
+  const auto one_of = [](const char* flag, const std::string& value, std::initializer_list<const char*> choices) {
+    require(std::find(choices.begin(), choices.end(), value) != choices.end(), "{} {}: use {}", flag, value,
+            fmt::join(choices, " or "));
+  };
+  one_of("--pipeline-stage-widths", c.pipeline_stage_widths, {"dbca", "same"});
+  one_of("--data-parallel-sharding-strategy", c.data_parallel_sharding_strategy, {"optim", "no_shard"});
+  one_of("--gpu-transport", c.gpu_transport, {"auto", "nccl", "staged"});
+  require(c.distributed_timeout_minutes > 0, "--distributed-timeout-minutes must be positive, not {}",
+          c.distributed_timeout_minutes);
+}
+
+parallel::Parallelism parallelism_of(const TrainConfig& c, Place place) {
+  const auto number = [](int64_t n) { return static_cast<int>(n); };
+  const int64_t data_ranks = data_ranks_of(c, place.world);
+  parallel::Parallelism p;
+  p.mesh =
+      comm::Mesh({number(c.tensor_model_parallel_size), number(data_ranks), number(c.pipeline_model_parallel_size)});
+  p.rank = place.rank;
+  p.chunks = number(c.num_virtual_stages_per_pipeline_rank);
+  p.end_layers = {c.decoder_first_pipeline_num_layers, c.decoder_last_pipeline_num_layers};
+  p.micro_batches = number(c.global_batch_size / (c.micro_batch_size * data_ranks));
+  p.links.gpu_transport = c.gpu_transport == "nccl"     ? comm::GpuTransport::Nccl
+                          : c.gpu_transport == "staged" ? comm::GpuTransport::Staged
+                                                        : comm::GpuTransport::Auto;
+  p.links.timeout = std::chrono::seconds(std::max<int64_t>(1, std::llround(c.distributed_timeout_minutes * 60)));
+  p.stage_widths = c.pipeline_stage_widths == "dbca";
+  p.shard_optimizer = c.data_parallel_sharding_strategy == "optim";
+  const codec::Codec kept = gradient_codec("--main-grads-dtype", c.main_grads_dtype);
+  p.grad_reduce = c.grad_reduce_dtype.empty() ? kept : gradient_codec("--grad-reduce-dtype", c.grad_reduce_dtype);
+  require(
+      p.grad_reduce == kept || kept == codec::Codec::Fp32,
+      "--grad-reduce-dtype {} with --main-grads-dtype {}: gradients travel as they are kept; leave the first out, or "
+      "keep them in fp32",
+      c.grad_reduce_dtype, c.main_grads_dtype);
+  return p;
 }
 
 void check_schedule(const TrainConfig& c) {
@@ -104,7 +168,18 @@ Device resolve_device(const std::string& name) {
   return Device::Cpu;
 }
 
-TrainConfig resolved(TrainConfig c, const model::ModelConfig& model, Device device) {
+int model_ranks(const TrainConfig& c) {
+  positive("--tensor-model-parallel-size", c.tensor_model_parallel_size);
+  positive("--pipeline-model-parallel-size", c.pipeline_model_parallel_size);
+  require(c.tensor_model_parallel_size <= kMostRanks &&
+              c.pipeline_model_parallel_size <= kMostRanks / c.tensor_model_parallel_size,
+          "--tensor-model-parallel-size {} times --pipeline-model-parallel-size {} is more than the {} processes that "
+          "a run may have",
+          c.tensor_model_parallel_size, c.pipeline_model_parallel_size, kMostRanks);
+  return static_cast<int>(c.tensor_model_parallel_size * c.pipeline_model_parallel_size);
+}
+
+TrainConfig resolved(TrainConfig c, const model::ModelConfig& model, Device device, int world) {
   make_paths_absolute(c);
   apply_baseline(c);
   if (c.compute_dtype.empty()) c.compute_dtype = device == Device::Cuda ? "bf16" : "fp32";
@@ -116,21 +191,23 @@ TrainConfig resolved(TrainConfig c, const model::ModelConfig& model, Device devi
           c.seq_length, model.max_positions, c.seq_length);
   require(c.eod_token < model.vocab_size, "--eod-token {} is outside the model's vocabulary of {}", c.eod_token,
           model.vocab_size);
-  if (c.global_batch_size == 0) c.global_batch_size = c.micro_batch_size;
+  const int64_t data_ranks = data_ranks_of(c, world);
+  if (c.global_batch_size == 0) c.global_batch_size = c.micro_batch_size * data_ranks;
   if (c.lr_decay_iters == 0) c.lr_decay_iters = c.train_iters;
-  check_batch(c);
+  check_batch(c, data_ranks);
+  check_parallel(c);
   check_schedule(c);
   return c;
 }
 
-parallel::Job make_job(const TrainConfig& c, const model::ModelConfig& model) {
+parallel::Job make_job(const TrainConfig& c, const model::ModelConfig& model, Place place) {
   parallel::Job job;
   job.model = model;
   job.precision.compute = c.compute_dtype == "bf16" ? DType::BF16 : DType::F32;
   require(c.main_params_dtype == "split" || c.main_params_dtype == "fp32", "--main-params-dtype {}: use split or fp32",
           c.main_params_dtype);
   job.precision.master = c.main_params_dtype == "split" ? model::MasterForm::Split : model::MasterForm::Fp32;
-  job.precision.main_grads = gradient_codec(c.main_grads_dtype);
+  job.precision.main_grads = gradient_codec("--main-grads-dtype", c.main_grads_dtype);
   require(c.gradient_rounding == "stochastic" || c.gradient_rounding == "nearest",
           "--gradient-rounding {}: use stochastic or nearest", c.gradient_rounding);
   job.precision.stochastic = c.gradient_rounding == "stochastic";
@@ -142,6 +219,7 @@ parallel::Job make_job(const TrainConfig& c, const model::ModelConfig& model) {
   job.deterministic = c.deterministic_mode;
   job.micro_batch_size = c.micro_batch_size;
   job.sequence_length = c.seq_length;
+  job.parallelism = parallelism_of(c, place);
   return job;
 }
 

@@ -53,6 +53,16 @@ struct TrainConfig {
   std::string exp_avg_dtype = "8bit", exp_avg_sq_dtype = "8bit";
   std::string baseline;  // bf16 or fp32: sets every axis above to unquantized training
 
+  // Processes: data parallel over those that the two axes below leave
+  int64_t tensor_model_parallel_size = 1, pipeline_model_parallel_size = 1;
+  int64_t num_virtual_stages_per_pipeline_rank = 1;
+  int64_t decoder_first_pipeline_num_layers = 0, decoder_last_pipeline_num_layers = 0;  // 0: an even share
+  std::string pipeline_stage_widths = "dbca";                                           // dbca or same
+  std::string data_parallel_sharding_strategy = "optim";                                // optim (ZeRO-1) or no_shard
+  std::string grad_reduce_dtype;                                                        // empty: main_grads_dtype
+  std::string gpu_transport = "auto";                                                   // auto, nccl, staged
+  double distributed_timeout_minutes = 10;
+
   // Run
   std::string save;           // run folder; empty: nothing is written
   int64_t save_interval = 0;  // steps between checkpoints; 0: only at the end
@@ -69,11 +79,19 @@ struct TrainConfig {
 
 // The model this run trains (from `model`, `model_config` or `finetune`).
 model::ModelConfig resolve_model(const TrainConfig& config);
+inline constexpr int kMostRanks = 1 << 16;
+// Processes that hold one copy of the model together: tensor times pipeline.
+int model_ranks(const TrainConfig& config);
+// A process among those of a run.
+struct Place {
+  int rank = 0, world = 1;
+};
 // Fills what was left open (sequence length, compute type, batch, baseline), makes paths absolute and refuses
 // impossible combinations.
-TrainConfig resolved(TrainConfig config, const model::ModelConfig& model, Device device);
-// What memory planning needs of a resolved config.
-parallel::Job make_job(const TrainConfig& config, const model::ModelConfig& model);
+TrainConfig resolved(TrainConfig config, const model::ModelConfig& model, Device device, int world = 1);
+// What memory planning needs of a resolved config, before stages of a pipeline get widths of their own
+// (plan/stage_plan.h).
+parallel::Job make_job(const TrainConfig& config, const model::ModelConfig& model, Place place = {});
 Device resolve_device(const std::string& name);
 // Learning rate of a step (0-based): linear warm-up, then cosine, linear or constant decay to min_lr.
 double learning_rate(const TrainConfig& config, int64_t step);

@@ -163,16 +163,20 @@ std::string Dataset::identity() const {
   return sources.dump();
 }
 
-StepBatches::StepBatches(const Dataset& data, int64_t global_batch_size)
+StepBatches::StepBatches(const Dataset& data, int64_t global_batch_size, int data_rank, int data_ranks)
     : data_(data),
-      batches_(static_cast<size_t>(global_batch_size / data.spec().micro_batch_size), Batch(data.spec())) {}
+      data_rank_(data_rank),
+      data_ranks_(data_ranks),
+      batches_(static_cast<size_t>(global_batch_size / (data.spec().micro_batch_size * data_ranks)),
+               Batch(data.spec())) {}
 
 std::span<Batch> StepBatches::fill(int64_t step) {
   const auto samples = static_cast<uint64_t>(data_.spec().micro_batch_size);
-  uint64_t first = static_cast<uint64_t>(step) * batches_.size() * samples;
+  const auto ranks = static_cast<uint64_t>(data_ranks_);
+  uint64_t micro_batch = static_cast<uint64_t>(step) * batches_.size() * ranks + static_cast<uint64_t>(data_rank_);
   for (Batch& batch : batches_) {
-    data_.fill(first, batch);
-    first += samples;
+    data_.fill(micro_batch * samples, batch);
+    micro_batch += ranks;
   }
   return batches_;
 }

@@ -55,15 +55,18 @@ class Dataset {
   Blend blend_;
 };
 
-// The micro-batches of a training step, in arrays that serve every step.
+// The micro-batches of a training step that one data rank computes, in arrays that serve every step. Data ranks take
+// the micro-batches of the step in turn.
 class StepBatches {
  public:
-  StepBatches(const Dataset& data, int64_t global_batch_size);  // which is a whole number of micro-batches
+  // The global batch is a whole number of micro-batches for every data rank.
+  StepBatches(const Dataset& data, int64_t global_batch_size, int data_rank = 0, int data_ranks = 1);
   // Of the step (from 0); valid until the next call.
   std::span<Batch> fill(int64_t step);
 
  private:
   const Dataset& data_;
+  int data_rank_, data_ranks_;
   std::vector<Batch> batches_;
 };
 

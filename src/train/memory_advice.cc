@@ -1,5 +1,8 @@
 #include "train/memory_advice.h"
 
+#include <optional>
+
+#include "plan/stage_plan.h"
 #include "train/settings.h"
 
 namespace agoq::train {
@@ -22,9 +25,23 @@ constexpr SettingChange kByRisingCost[] = {
     {"recompute-granularity", "full", "about a third more compute"},
 };
 
+// Nothing if the settings contradict each other, or ask for a division that the model does not allow.
+std::optional<parallel::Job> possible_job(const TrainConfig& config, const model::ModelConfig& model, int world) {
+  try {
+    parallel::Job job = make_job(config, model, {0, world});
+    const model::LayerSpec spec(job.model, job.parallelism.tensor());
+    spec.own_tokens(job.tokens());
+    const parallel::Part part(job.model, spec, job.parallelism);
+    return job;
+  } catch (const Error&) {
+    return std::nullopt;
+  }
+}
+
 class Candidates {
  public:
-  Candidates(const TrainConfig& config, const model::ModelConfig& model) : config_(config), model_(model) {}
+  Candidates(const TrainConfig& config, const model::ModelConfig& model, int world)
+      : config_(config), model_(model), world_(world) {}
 
   // --baseline overrules the precision settings one by one, so there it goes as a whole.
   void add_without_baseline() {
@@ -68,44 +85,71 @@ class Candidates {
     add(fmt::format("--seq-length {}", length), "shorter context", changed);
   }
 
+  // Twice as many, along each axis.
+  void add_processes() {
+    TrainConfig changed = config_;
+    changed.global_batch_size *= 2;
+    add_processes("global-batch-size", changed, "twice the processes, a larger batch");
+    changed = config_;
+    changed.pipeline_model_parallel_size *= 2;
+    add_processes("pipeline-model-parallel-size", changed, "twice the processes, idle at both ends of a step");
+    changed = config_;
+    changed.tensor_model_parallel_size *= 2;
+    add_processes("tensor-model-parallel-size", changed,
+                  "twice the processes, which wait for each other in every layer");
+  }
+
   std::vector<plan::Change> take() { return std::move(changes_); }
 
  private:
   void add(std::string what, std::string cost, const TrainConfig& changed) {
-    changes_.push_back({std::move(what), std::move(cost), make_job(changed, model_)});
+    add(std::move(what), std::move(cost), changed, world_);
+  }
+  void add(std::string what, std::string cost, const TrainConfig& changed, int world) {
+    if (std::optional<parallel::Job> job = possible_job(changed, model_, world))
+      changes_.push_back({std::move(what), std::move(cost), std::move(*job)});
+  }
+  void add_processes(std::string_view name, const TrainConfig& changed, const char* cost) {
+    add(fmt::format("--world-size {} --{} {}", 2 * world_, name, text_of(changed, find_setting(name))), cost, changed,
+        2 * world_);
   }
 
   const TrainConfig& config_;
   const model::ModelConfig& model_;
+  int world_;
   std::vector<plan::Change> changes_;
 };
 
-// The largest divisor of the global batch below the micro-batch with which the job fits, or 1.
-int64_t smaller_micro_batch(const parallel::Job& job, int64_t global_batch, size_t budget, Device target) {
-  for (int64_t size = job.micro_batch_size - 1; size > 1; --size) {
-    if (global_batch % size != 0) continue;
-    parallel::Job smaller = job;
+// The largest divisor of a data rank's sequences below the micro-batch with which the job fits, or 1.
+int64_t smaller_micro_batch(const TrainConfig& config, const model::ModelConfig& model, int world, size_t budget,
+                            Device target) {
+  const int64_t sequences = config.global_batch_size / (world / model_ranks(config));
+  for (int64_t size = config.micro_batch_size - 1; size > 1; --size) {
+    if (sequences % size != 0) continue;
+    TrainConfig smaller = config;
     smaller.micro_batch_size = size;
-    if (plan::plan_layout(smaller, target).total <= budget) return size;
+    const std::optional<parallel::Job> job = possible_job(smaller, model, world);
+    if (job && plan::largest_total(*job, target) <= budget) return size;
   }
   return 1;
 }
 
 }  // namespace
 
-std::vector<plan::Advice> memory_advice(const TrainConfig& config, const model::ModelConfig& model, size_t budget,
-                                        Device target) {
-  const parallel::Job job = make_job(config, model);
-  Candidates candidates(config, model);
+std::vector<plan::Advice> memory_advice(const TrainConfig& config, const model::ModelConfig& model, int world,
+                                        size_t budget, Device target) {
+  const parallel::Job job = make_job(config, model, {0, world});
+  Candidates candidates(config, model, world);
   if (!config.baseline.empty()) candidates.add_without_baseline();
   candidates.add_8bit_moments();
   for (const SettingChange& change : kByRisingCost) candidates.add_setting(change);
   if (config.micro_batch_size > 1)
-    candidates.add_micro_batch(smaller_micro_batch(job, config.global_batch_size, budget, target));
+    candidates.add_micro_batch(smaller_micro_batch(config, model, world, budget, target));
   const int64_t unit = config.seq_length > 1024 ? 1024 : 64;
   if (const int64_t length = plan::longest_sequence(job, target, budget, unit); length > 0)
     candidates.add_sequence(length);
-  return plan::advise(candidates.take(), plan::plan_layout(job, target).total, budget, target);
+  candidates.add_processes();
+  return plan::advise(candidates.take(), plan::largest_total(job, target), budget, target);
 }
 
 }  // namespace agoq::train

@@ -8,9 +8,10 @@
 
 namespace agoq::train {
 
-// `config` is resolved. Listed by rising cost: precision that costs nothing measurable, activations, recomputation,
-// smaller batches, shorter sequences; what the run has already is left out.
-std::vector<plan::Advice> memory_advice(const TrainConfig& config, const model::ModelConfig& model, size_t budget,
-                                        Device target);
+// `config` is resolved for a run of `world` processes. Listed by rising cost: precision that costs nothing measurable,
+// activations, recomputation, smaller batches, shorter sequences, more processes (`agoq plan` has a flag for their
+// number); what the run has already is left out, and so is what the model cannot be divided into.
+std::vector<plan::Advice> memory_advice(const TrainConfig& config, const model::ModelConfig& model, int world,
+                                        size_t budget, Device target);
 
 }  // namespace agoq::train

@@ -68,9 +68,9 @@ Origin find_origin(const TrainConfig& c) {
   return origin;
 }
 
-std::string load_first_weights(const TrainConfig& c, parallel::TrainingState& state) {
+std::string load_first_weights(const TrainConfig& c, parallel::TrainingState& state, const Readers& readers) {
   if (!c.finetune.empty()) {
-    const auto checkpoint = open_checkpoint(c.finetune);
+    const auto checkpoint = open_checkpoint(c.finetune, readers);
     if (!checkpoint) no_checkpoint(c.finetune);
     load_weights(*checkpoint, state);
     return fmt::format("begins with the weights of {}", checkpoint->path());

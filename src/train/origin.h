@@ -4,6 +4,7 @@
 #include <string>
 
 #include "parallel/training_state.h"
+#include "train/checkpoint.h"
 #include "train/config.h"
 
 namespace agoq::train {
@@ -17,7 +18,7 @@ struct Origin {
 // What is known before any weight is read. Refuses a fine-tuning run in the folder of the run that it begins with.
 Origin find_origin(const TrainConfig& config);
 
-// Gives the state its first weights. Returns a line for people, or nothing.
-std::string load_first_weights(const TrainConfig& config, parallel::TrainingState& state);
+// Gives the state its first weights, on all ranks that read together. Returns a line for people, or nothing.
+std::string load_first_weights(const TrainConfig& config, parallel::TrainingState& state, const Readers& readers = {});
 
 }  // namespace agoq::train

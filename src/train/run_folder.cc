@@ -49,8 +49,8 @@ void RunFolder::prove_writable() const {
   } catch (const Error& e) {
     fail("the run folder {} cannot be used: {}", path_, e.what());
   }
-  require(unlink(file("probe").c_str()) == 0, "the run folder {} cannot be used: cannot remove a file in it: {}", path_,
-          std::strerror(errno));
+  const bool removed = unlink(file("probe").c_str()) == 0;
+  require(removed, "the run folder {} cannot be used: cannot remove a file in it: {}", path_, std::strerror(errno));
 }
 
 void RunFolder::lock() {

@@ -20,7 +20,8 @@ class RunFolder {
   std::string metrics() const { return file("metrics.jsonl"); }
   std::string memory() const { return file("memory.json"); }
   std::string summary() const { return file("summary.json"); }
-  std::string checkpoints() const { return file("checkpoints"); }
+  std::string checkpoints() const { return checkpoints_in(path_); }
+  static std::string checkpoints_in(const std::string& run_folder) { return run_folder + "/checkpoints"; }
 
   // The file appears complete, or stays what it was. `name` is relative to the folder.
   void write(std::string_view name, std::string_view content) const;

@@ -1,91 +1,141 @@
 #include "train/state_io.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
+#include <iterator>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "device/transfer.h"
+#include "ops/weight.h"
 
 namespace agoq::train {
 namespace {
 
 constexpr int64_t kSlab = 1 << 20;  // numbers converted at a time
+constexpr std::string_view kValues = "weights/", kCorrections = "corrections/";
 
-// fp32, or bf16 and the int16 correction.
-struct StoredWeight {
-  std::span<const uint8_t> value, correction;
-};
-
-std::span<const uint8_t> stored_bytes(const Checkpoint& checkpoint, const std::string& name, DType dtype,
-                                      const Shape& shape) {
+const ManifestTensor& find_tensor(const Checkpoint& checkpoint, const std::string& name, DType dtype,
+                                  std::span<const int64_t> dims) {
   const ManifestTensor* tensor = checkpoint.find(name);
   require(tensor != nullptr, "the checkpoint {} does not fit the model: missing: '{}'", checkpoint.path(), name);
-  std::vector<int64_t> dims;
-  for (int i = 0; i < shape.rank(); ++i) dims.push_back(shape[i]);
-  require(tensor->dtype == dtype && tensor->shape == dims,
+  require(tensor->dtype == dtype && std::ranges::equal(tensor->shape, dims),
           "the checkpoint {} does not fit the model: '{}': saved {} [{}], expected {} [{}]", checkpoint.path(), name,
           name_of(tensor->dtype), fmt::join(tensor->shape, ", "), name_of(dtype), fmt::join(dims, ", "));
-  return checkpoint.verified_bytes(*tensor);
+  return *tensor;
 }
 
-StoredWeight find_weight(const Checkpoint& checkpoint, const std::string& name, const Shape& shape) {
-  const ManifestTensor* value = checkpoint.find("weights/" + name);
-  if (value && value->dtype == DType::F32) return {stored_bytes(checkpoint, "weights/" + name, DType::F32, shape), {}};
-  return {stored_bytes(checkpoint, "weights/" + name, DType::BF16, shape),
-          stored_bytes(checkpoint, "corrections/" + name, DType::I16, shape)};
-}
-
-// Numbers [first, first + out.size()); the bytes may lie at any alignment.
-void read_fp32(const StoredWeight& stored, int64_t first, std::span<float> out) {
-  const auto at = static_cast<size_t>(first);
-  if (stored.correction.empty()) {
-    std::memcpy(out.data(), &stored.value[at * sizeof(float)], out.size_bytes());
-    return;
+// A weight as the checkpoint holds it: fp32, or bf16 and the int16 correction.
+class SavedWeight {
+ public:
+  SavedWeight(const Checkpoint& checkpoint, const std::string& param, std::span<const int64_t> dims)
+      : checkpoint_(checkpoint) {
+    const std::string name = std::string(kValues) + param;
+    const ManifestTensor* saved = checkpoint.find(name);
+    const bool whole = saved && saved->dtype == DType::F32;
+    value_ = &find_tensor(checkpoint, name, whole ? DType::F32 : DType::BF16, dims);
+    if (!whole) correction_ = &find_tensor(checkpoint, std::string(kCorrections) + param, DType::I16, dims);
   }
-  for (size_t i = 0; i < out.size(); ++i) {
-    Bf16 high;
-    int16_t low;
-    std::memcpy(&high, &stored.value[(at + i) * sizeof(high)], sizeof(high));
-    std::memcpy(&low, &stored.correction[(at + i) * sizeof(low)], sizeof(low));
-    out[i] = ops::join_fp32(high, low);
+
+  void verify(const Rectangle& at, DType wanted) const {
+    if (wanted != DType::I16 || !correction_) checkpoint_.verify(*value_, at);
+    if (wanted != DType::BF16 && correction_) checkpoint_.verify(*correction_, at);
   }
+
+  // What the wanted type holds of the numbers of a rectangle.
+  void read(const Rectangle& at, DType wanted, uint8_t* out) {
+    if (wanted == value_->dtype) return checkpoint_.read(*value_, at, out);
+    if (wanted == DType::I16 && correction_) return checkpoint_.read(*correction_, at, out);
+    if (wanted == DType::F32) return read_joined(at, reinterpret_cast<float*>(out));
+    read_half(at, wanted, out);
+  }
+
+ private:
+  void read_joined(const Rectangle& at, float* out) {
+    const std::span<const Bf16> high = read_into(high_, *value_, at);
+    const std::span<const int16_t> low = read_into(low_, *correction_, at);
+    for (size_t i = 0; i < high.size(); ++i) out[i] = ops::join_fp32(high[i], low[i]);
+  }
+
+  void read_half(const Rectangle& at, DType wanted, uint8_t* out) {
+    for (const float x : read_into(whole_, *value_, at)) {
+      Bf16 high;
+      int16_t low;
+      ops::split_fp32(x, high, low);
+      require(std::isfinite(x) && std::isfinite(to_float(high)),
+              "the checkpoint {}: tensor '{}' holds {}, which bf16 cannot (largest finite: 3.39e38); keep the weights "
+              "in fp32",
+              checkpoint_.path(), value_->name, x);
+      out = wanted == DType::BF16 ? append(out, high) : append(out, low);
+    }
+  }
+
+  template <class T>
+  std::span<const T> read_into(std::vector<T>& numbers, const ManifestTensor& tensor, const Rectangle& at) const {
+    numbers.resize(static_cast<size_t>(at.count()));
+    checkpoint_.read(tensor, at, reinterpret_cast<uint8_t*>(numbers.data()));
+    return numbers;
+  }
+
+  template <class T>
+  static uint8_t* append(uint8_t* out, const T& number) {
+    std::memcpy(out, &number, sizeof(number));
+    return out + sizeof(number);
+  }
+
+  const Checkpoint& checkpoint_;
+  const ManifestTensor* value_ = nullptr;
+  const ManifestTensor* correction_ = nullptr;  // of a split weight
+  std::vector<Bf16> high_;
+  std::vector<int16_t> low_;
+  std::vector<float> whole_;
+};
+
+// "layers.0.qkv" of what belongs to a weight; otherwise nothing.
+std::string param_of(const StoredTensor& tensor) {
+  for (const std::string_view kind : {kValues, kCorrections})
+    if (tensor.name.starts_with(kind)) return tensor.name.substr(kind.size());
+  return "";
 }
 
-void fill(const Context& ctx, const ops::Weight& weight, const StoredWeight& stored) {
-  std::vector<float> values;
-  const auto fill_part = [&](const ops::Weight& part, int64_t first) {
-    values.resize(static_cast<size_t>(part.value.count()));
-    read_fp32(stored, first, values);
-    ops::store_fp32(ctx, part, values.data());
-  };
-  if (weight.value.shape.rank() == 1) return fill_part(weight, 0);
-  const int64_t rows = weight.value.rows(), cols = weight.value.cols(), step = std::max<int64_t>(kSlab / cols, 1);
-  for (int64_t row = 0; row < rows; row += step)
-    fill_part(weight.row_range(row, std::min(row + step, rows)), row * cols);
-}
-
-bool is_moment(const NamedTensor& tensor) {
+bool is_moment(const StoredTensor& tensor) {
   return tensor.name.starts_with("exp_avg");
 }
 
 }  // namespace
 
-std::vector<NamedTensor> tensors_of(parallel::TrainingState& state) {
-  std::vector<NamedTensor> tensors;
-  for (auto& [name, tensor] : state.named_tensors()) tensors.push_back({name, tensor});
-  return tensors;
+void load_weights(const Checkpoint& checkpoint, const Context& ctx, std::span<const StoredTensor> tensors) {
+  std::vector<std::pair<SavedWeight, const StoredTensor*>> work;
+  for (const StoredTensor& tensor : tensors) {
+    const std::string param = param_of(tensor);
+    if (param.empty()) continue;
+    tensor.check(ctx.device());
+    const SavedWeight& saved = work.emplace_back(SavedWeight(checkpoint, param, tensor.dims), &tensor).first;
+    for (const StoredPiece& piece : tensor.pieces) saved.verify(piece.at, tensor.dtype);
+  }
+  std::vector<uint8_t> slab;
+  for (auto& [saved, tensor] : work)
+    for (const StoredPiece& piece : tensor->pieces)
+      for_row_ranges(piece, kSlab, [&, &weight = saved](const Rectangle& at, const Tensor& part) {
+        slab.resize(part.bytes());
+        weight.read(at, part.dtype, slab.data());
+        upload(ctx, slab.data(), part);
+      });
 }
 
 void load_weights(const Checkpoint& checkpoint, parallel::TrainingState& state) {
-  const model::Parameters& params = state.params();
-  std::vector<StoredWeight> stored;
-  for (const model::ParamId& id : params.ids())
-    stored.push_back(find_weight(checkpoint, model::logical_name(state.spec(), id), params.at(id).value.shape));
-  for (size_t i = 0; i < stored.size(); ++i) fill(state.context(), params.at(params.ids()[i]), stored[i]);
+  load_weights(checkpoint, state.context(), state.named_tensors());
 }
 
 void load_state(const Checkpoint& checkpoint, parallel::TrainingState& state) {
-  std::vector<NamedTensor> moments = tensors_of(state);
-  std::erase_if(moments, [](const NamedTensor& tensor) { return !is_moment(tensor); });
+  const std::vector<StoredTensor> tensors = state.named_tensors();
+  std::vector<StoredTensor> moments;
+  std::ranges::copy_if(tensors, std::back_inserter(moments), is_moment);
   load_checkpoint(checkpoint, moments, {.subset = true, .device = &state.context()});
-  load_weights(checkpoint, state);
+  load_weights(checkpoint, state.context(), tensors);
 }
 
 }  // namespace agoq::train

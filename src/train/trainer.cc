@@ -6,11 +6,14 @@
 #include <cmath>
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <numeric>
 
+#include "agoq/agoq.h"
 #include "base/text.h"
 #include "device/memory.h"
 #include "ops/gemm_algorithms.h"
-#include "train/checkpoint_writer.h"
+#include "plan/stage_plan.h"
+#include "train/crew_saver.h"
 #include "train/micro_batch.h"
 #include "train/origin.h"
 #include "train/peak_flops.h"
@@ -33,6 +36,14 @@ double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
+// Ranks that do not run the same thing would wait for each other for ever, or spoil each other's numbers.
+comm::Agreement settings_of(const TrainConfig& config) {
+  comm::Agreement items = {{"the version", std::string(kVersion)}};
+  for (const Setting& setting : all_settings())
+    items.push_back({"--" + std::string(setting.name), text_of(config, setting)});
+  return items;
+}
+
 Json bytes_by_owner(const std::vector<OwnerBytes>& owners) {
   Json json = Json::object();
   for (const OwnerBytes& o : owners) json[o.owner] = o.bytes;
@@ -52,8 +63,9 @@ double RunPlan::saved_bytes_per_token_layer(const plan::Layout& of) const {
 
 class Trainer::Run : public RunPlan {
  public:
-  Run(const TrainConfig& given, Observer watcher);
+  Run(const TrainConfig& given, Observer watcher, const Processes& processes);
   Summary run(const std::atomic<bool>& stop);
+  int64_t step() const { return step_; }
 
   std::optional<DeviceMemory> memory;
   std::unique_ptr<parallel::TrainingState> state;  // lives in the memory
@@ -69,17 +81,21 @@ class Trainer::Run : public RunPlan {
   void write_memory() const;
   void validate();
   void begin_save();
+  void write_summary(const Summary& result) const;
+  void agree() const;
+  double target_weight(std::span<const Batch> own) const;
   void tell_saved(const std::optional<SavedCheckpoint>& saved);
   void save_last();
   Summary summary(bool stopped) const;
   std::string metadata_json() const;
   void note(const std::string& text) const {
-    if (observer_.on_note) observer_.on_note(text);
+    if (crew_.leads() && observer_.on_note) observer_.on_note(text);
   }
 
+  Crew crew_;
   Observer observer_;
-  std::optional<RunFolder> folder_;
-  std::optional<CheckpointWriter> writer_;
+  std::optional<RunFolder> folder_;  // the leader's
+  std::optional<CrewSaver> saver_;
   std::optional<Datasets> data_;
   std::optional<StepBatches> batches_;
   std::optional<MetricsWriter> metrics_;
@@ -95,36 +111,51 @@ class Trainer::Run : public RunPlan {
   std::optional<double> valid_loss_;
 };
 
-Trainer::Run::Run(const TrainConfig& given, Observer watcher) : observer_(std::move(watcher)) {
+Trainer::Run::Run(const TrainConfig& given, Observer watcher, const Processes& processes)
+    : crew_(processes.transport), observer_(std::move(watcher)) {
+  crew_.agree(settings_of(given));
   const Origin origin = find_origin(given);
   const Device target = resolve_device(given.device);
   model = origin.model;
   model_folder_ = origin.model_folder;
-  config = resolved(given, model, target);
+  config = resolved(given, model, target, crew_.size());
   if (config.threads > 0) omp_set_num_threads(static_cast<int>(config.threads));
   require(!config.data_path.empty(),
           "no training data: give --data-path FILE (text, flat .bin, or Megatron-LM prefix)");
   settle_tokenizer(config, model, origin.tokenizer);
-  const parallel::Job job = make_job(config, model);
+  const parallel::Job job = plan::with_stage_widths(make_job(config, model, crew_.place()), target);
+  parallelism = job.parallelism;
   layout = plan::plan_layout(job, target);
   reference = plan::plan_layout(plan::reference_job(job), target);
-  memory.emplace(target);
+  memory.emplace(target, processes.local_rank);
   device = memory->gpu() ? memory->gpu()->name() : "cpu";
-  if (observer_.on_plan) observer_.on_plan(*this);
+  if (crew_.leads() && observer_.on_plan) observer_.on_plan(*this);
   reserve_memory();
-  if (!given.save.empty()) {
-    folder_.emplace(given.save);
-    writer_.emplace(folder_->checkpoints(), config.keep_checkpoints);
+  if (!config.save.empty()) {
+    if (crew_.leads()) folder_.emplace(config.save);
+    saver_.emplace(crew_, RunFolder::checkpoints_in(config.save), config.keep_checkpoints);
   }
   data_.emplace(open_datasets(data_config(config), batch_spec(config, model)));
-  batches_.emplace(data_->train, config.global_batch_size);
+  batches_.emplace(data_->train, config.global_batch_size, parallelism.data_rank(), parallelism.data_ranks());
   identity_ = identity_json(config, model, data_->train);
-  state = std::make_unique<parallel::TrainingState>(memory->arena(), target, job);
+  agree();
+  state = std::make_unique<parallel::TrainingState>(memory->arena(), target, job, crew_.transport());
   state->context().random.seed = config.seed;
   resume_or_start();
   rehearse(*state);
   if (memory->gpu()) tell_memory_in_use();
-  peak_ = memory->gpu() ? datasheet_peak_flops(memory->gpu()->name()) : measure_peak_flops();
+  const int machines_or_gpus = memory->gpu() ? crew_.size() : crew_.size() / processes.local_world;
+  peak_ = machines_or_gpus * (memory->gpu()   ? datasheet_peak_flops(memory->gpu()->name())
+                              : crew_.leads() ? measure_peak_flops()
+                                              : 0);
+}
+
+// What the machine of each rank has made of the settings, and what lies there under the same names.
+void Trainer::Run::agree() const {
+  comm::Agreement items = settings_of(config);
+  const Json identity = Json::parse(identity_);
+  for (const auto& [name, value] : identity.items()) items.push_back({name, value.dump()});
+  crew_.agree(items);
 }
 
 void Trainer::Run::tell_memory_in_use() const {
@@ -146,10 +177,11 @@ void Trainer::Run::reserve_memory() {
 }
 
 void Trainer::Run::resume_or_start() {
-  const auto latest = folder_ ? open_latest_checkpoint(folder_->checkpoints()) : std::nullopt;
+  const std::string checkpoints = RunFolder::checkpoints_in(config.save);
+  const auto latest = saver_ ? open_latest_checkpoint(checkpoints, crew_.readers()) : std::nullopt;
   if (latest) {
     take_over(*latest);
-  } else if (const std::string told = load_first_weights(config, *state); !told.empty()) {
+  } else if (const std::string told = load_first_weights(config, *state, crew_.readers()); !told.empty()) {
     note(told);
   }
   if (!folder_) return;
@@ -172,7 +204,7 @@ void Trainer::Run::take_over(const Checkpoint& checkpoint) {
   require(changed.empty(),
           "{} is another run's; what differs:\n  {}\nUse the same settings, or another --save folder; with that, "
           "--finetune {} begins with these weights",
-          checkpoint.path(), fmt::join(changed, "\n  "), folder_->path());
+          checkpoint.path(), fmt::join(changed, "\n  "), config.save);
   load_state(checkpoint, *state);
   note(fmt::format("resumed from {} at step {}", checkpoint.path(), checkpoint.manifest().step));
   const std::vector<std::string> changes = changed_settings(metadata.settings, config);
@@ -199,19 +231,25 @@ void Trainer::Run::write_memory() const {
 }
 
 Summary Trainer::Run::run(const std::atomic<bool>& stop) {
-  while (step_ < config.train_iters && !stop) {
+  while (step_ < config.train_iters && !crew_.any(stop)) {
     report(train_step());
     if (timed_steps_ == 1) write_memory();
     const bool last = step_ == config.train_iters;
     if (last || (config.eval_interval > 0 && step_ % config.eval_interval == 0)) validate();
     if (!last && config.save_interval > 0 && step_ % config.save_interval == 0) begin_save();
-    if (writer_) tell_saved(writer_->poll());
+    if (saver_) tell_saved(saver_->poll());
   }
   save_last();
   const bool ended = step_ >= config.train_iters;
-  if (!ended || !folder_ || (timed_steps_ == 0 && std::filesystem::exists(folder_->summary()))) return summary(!ended);
-  if (!valid_loss_) validate();  // killed between the last step and its summary
-  Summary result = summary(false);
+  // Killed between the last step and its summary: the held-out loss is yet to be measured.
+  const bool summed_up = folder_ && timed_steps_ == 0 && std::filesystem::exists(folder_->summary());
+  if (ended && saver_ && !valid_loss_ && crew_.told(summed_up ? "y" : "").empty()) validate();
+  const Summary result = summary(!ended);
+  if (ended && folder_ && !summed_up) write_summary(result);
+  return result;
+}
+
+void Trainer::Run::write_summary(const Summary& result) const {
   Json json;
   json["valid_loss"] = result.valid_loss ? Json(*result.valid_loss) : Json();
   json["tokens"] = result.tokens;
@@ -219,21 +257,19 @@ Summary Trainer::Run::run(const std::atomic<bool>& stop) {
   json["bytes_per_parameter"] = result.bytes_per_parameter;
   json["saved_bytes_per_token_layer"] = result.saved_bytes_per_token_layer;
   folder_->write_json("summary.json", json.dump());
-  return result;
 }
 
 StepMetrics Trainer::Run::train_step() {
   const Clock::time_point start = Clock::now();
   const std::span<Batch> batches = batches_->fill(step_);
-  double target_weight = 0;
-  for (const Batch& batch : batches) target_weight += batch.target_weight();
+  std::vector<parallel::MicroBatch> micro_batches;
+  for (Batch& batch : batches) micro_batches.push_back(view(batch));
+  const double weight = target_weight(batches);
 
   Context& ctx = state->context();
   ctx.random.step = static_cast<uint32_t>(step_);
-  state->grads().begin_step(ctx);
-  const float scale = target_weight > 0 ? static_cast<float>(1 / target_weight) : 0.0f;
-  for (size_t i = 0; i < batches.size(); ++i)
-    state->forward_backward(view(batches[i]), static_cast<uint32_t>(i), scale);
+  state->grads().begin_step(ctx, static_cast<int>(batches.size()));
+  state->forward_backward(micro_batches, weight > 0 ? static_cast<float>(1 / weight) : 0.0f);
   const double lr = learning_rate(config, step_);
   state->optimizer().step(
       ctx, lr, {config.adam_beta1, config.adam_beta2, config.adam_eps, config.weight_decay, config.clip_grad});
@@ -248,7 +284,7 @@ StepMetrics Trainer::Run::train_step() {
   const uint64_t step_tokens = static_cast<uint64_t>(config.global_batch_size * config.seq_length);
   tokens_ += step_tokens;
   const double loss_sum = state->take_loss();
-  train_loss_ = target_weight > 0 ? loss_sum / target_weight : 0;
+  train_loss_ = weight > 0 ? loss_sum / weight : 0;
 
   const double seconds = seconds_since(start);
   training_seconds_ += seconds;
@@ -268,9 +304,17 @@ StepMetrics Trainer::Run::train_step() {
   return m;
 }
 
+// What all micro-batches of the step weigh, those of other data ranks too.
+double Trainer::Run::target_weight(std::span<const Batch> own) const {
+  double sum = 0;
+  for (const Batch& batch : own) sum += batch.target_weight();
+  const std::vector<double> of_ranks = state->groups().data.values(sum);
+  return std::accumulate(of_ranks.begin(), of_ranks.end(), 0.0);
+}
+
 void Trainer::Run::report(const StepMetrics& m) {
   record([&] { metrics_->step(m); });
-  if (observer_.on_step) observer_.on_step(m);
+  if (crew_.leads() && observer_.on_step) observer_.on_step(m);
 }
 
 // History that cannot be written (a full disk) is told once; it does not end the run.
@@ -290,13 +334,13 @@ void Trainer::Run::validate() {
   const int64_t samples = std::min(config.eval_iters * per_batch, static_cast<int64_t>(data_->valid->samples()));
   valid_loss_ = held_out_loss(*state, *data_->valid, (samples + per_batch - 1) / per_batch, samples);
   record([&] { metrics_->valid(step_, *valid_loss_); });
-  if (observer_.on_valid) observer_.on_valid(step_, *valid_loss_);
+  if (crew_.leads() && observer_.on_valid) observer_.on_valid(step_, *valid_loss_);
 }
 
 void Trainer::Run::begin_save() {
-  if (!writer_) return;
-  tell_saved(writer_->finish());
-  writer_->begin(state->context(), step_, tensors_of(*state), metadata_json());
+  if (!saver_) return;
+  tell_saved(saver_->finish());
+  saver_->begin(state->context(), step_, state->named_tensors(), metadata_json());
 }
 
 // While steps are left, a save that failed (a full disk) is told loudly, the last checkpoint stays, and training goes
@@ -313,11 +357,11 @@ void Trainer::Run::tell_saved(const std::optional<SavedCheckpoint>& saved) {
 
 // The state that the run ends with; here a failure ends it as one.
 void Trainer::Run::save_last() {
-  if (!writer_) return;
-  tell_saved(writer_->finish());
+  if (!saver_) return;
+  tell_saved(saver_->finish());
   if (step_ == saved_step_) return;
   begin_save();
-  const auto saved = writer_->finish();
+  const auto saved = saver_->finish();
   require(saved->error.empty(), "{}", saved->error);
   tell_saved(saved);
 }
@@ -352,11 +396,14 @@ Summary Trainer::Run::summary(bool stopped) const {
   return s;
 }
 
-Trainer::Trainer(const TrainConfig& config, Observer observer)
-    : run_(std::make_unique<Run>(config, std::move(observer))) {}
+Trainer::Trainer(const TrainConfig& config, Observer observer, const Processes& processes)
+    : run_(std::make_unique<Run>(config, std::move(observer), processes)) {}
 Trainer::~Trainer() = default;
 Summary Trainer::run(const std::atomic<bool>& stop) {
   return run_->run(stop);
+}
+int64_t Trainer::step() const {
+  return run_->step();
 }
 const RunPlan& Trainer::plan() const {
   return *run_;

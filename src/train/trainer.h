@@ -7,6 +7,7 @@
 #include <optional>
 #include <string>
 
+#include "comm/transport.h"
 #include "plan/layout.h"
 #include "train/config.h"
 #include "train/metrics.h"
@@ -17,8 +18,9 @@ namespace agoq::train {
 struct RunPlan {
   TrainConfig config;  // resolved
   model::ModelConfig model;
-  std::string device;      // "cpu", or the GPU's name
-  plan::Layout layout;     // what the run holds
+  std::string device;  // "cpu", or the GPU's name
+  parallel::Parallelism parallelism;
+  plan::Layout layout;     // what this process holds
   plan::Layout reference;  // what unquantized training of the same micro-batch would hold
 
   // Of either layout.
@@ -46,13 +48,21 @@ struct Observer {
   std::function<void(const std::string& text)> on_note;  // resumed from, saved to, ...
 };
 
+// The processes of a run: how they reach each other, and who of them is on this machine. By itself: one process.
+struct Processes {
+  comm::Transport* transport = nullptr;  // outlives the trainer
+  int local_rank = 0, local_world = 1;
+};
+
 class Trainer {
  public:
-  explicit Trainer(const TrainConfig& config, Observer observer = {});
+  // On every process of the run alike; the observer of rank 0 alone is told anything.
+  explicit Trainer(const TrainConfig& config, Observer observer = {}, const Processes& processes = {});
   ~Trainer();
   // Trains to train_iters; `stop` (set by a signal handler) ends the run at the next step boundary, saved.
   Summary run(const std::atomic<bool>& stop);
   const RunPlan& plan() const;
+  int64_t step() const;  // steps done
   // The live model, e.g. to export it.
   parallel::TrainingState& state();
 

@@ -63,12 +63,22 @@ TEST(Plan, AnyPresetAndLengthInUnderASecond) {
     }
 }
 
+const std::vector<std::string> kPipeline = {
+    "llama3-8b", "--seq-length", "8192", "--pipeline-model-parallel-size", "4", "--global-batch-size", "8"};
+
+std::vector<std::string> with(std::vector<std::string> arguments, const std::vector<std::string>& more) {
+  arguments.insert(arguments.end(), more.begin(), more.end());
+  return arguments;
+}
+
 TEST(Plan, EveryAdviceKeepsItsPromise) {
   // 13B does not fit, 8B unquantized does not fit: what is promised for each change is what a plan with that change
   // says.
   for (const std::vector<std::string>& given :
        {std::vector<std::string>{"llama3.2-1b", "--seq-length", "65536", "--micro-batch-size", "2", "--gpu-memory",
                                  "40GiB"},
+        with(kPipeline, {"--micro-batch-size", "2", "--grad-reduce-dtype", "bf16", "--main-grads-dtype", "fp32",
+                         "--gpu-memory", "24GiB"}),
         {"llama2-7b", "--seq-length", "4096", "--exp-avg-dtype", "fp32", "--exp-avg-sq-dtype", "fp32",
          "--main-grads-dtype", "fp32", "--main-params-dtype", "fp32", "--activation-policy", "bf16", "--gpu-memory",
          "80GiB"}}) {
@@ -105,6 +115,91 @@ TEST(Plan, SuggestsTheLongestSequenceThatFits) {
   EXPECT_TRUE(plan_of({"llama3-8b", "--seq-length", longest, "--gpu-memory", "80GiB"})["fits"].get<bool>());
   EXPECT_FALSE(plan_of({"llama3-8b", "--seq-length", std::to_string(length + 1024), "--gpu-memory", "80GiB"})["fits"]
                    .get<bool>());
+}
+
+TEST(Plan, StagesOfAPipelineStayBelowTheFirst) {
+  for (const char* chunks : {"1", "2"}) {
+    const json plan = plan_of(with(kPipeline, {"--num-virtual-stages-per-pipeline-rank", chunks}));
+    EXPECT_EQ(plan["world_size"], 4);
+    EXPECT_EQ(plan["mesh"], (json{{"tensor", 1}, {"data", 1}, {"pipeline", 4}}));
+    EXPECT_EQ(plan["micro_batches"], 8);
+    ASSERT_EQ(plan["stages"].size(), 4U);
+    EXPECT_EQ(plan["ranks"], plan["stages"]);
+    EXPECT_EQ(plan["total"], plan["stages"][0]["total"]);
+    uint64_t parameters = 0;
+    for (const json& stage : plan["stages"]) {
+      EXPECT_LE(stage["total"], plan["total"]);
+      uint64_t sum = 0;
+      for (const json& owner : stage["owners"]) sum += owner["bytes"].get<uint64_t>();
+      EXPECT_EQ(stage["total"], sum);
+      parameters += stage["parameters"].get<uint64_t>();
+    }
+    EXPECT_EQ(plan["parameters"], parameters);
+  }
+}
+
+TEST(Plan, WidthsOfStagesCanBeTheSame) {
+  const json dbca = plan_of(kPipeline), same = plan_of(with(kPipeline, {"--pipeline-stage-widths", "same"}));
+  EXPECT_EQ(dbca["total"], same["total"]);
+  for (const size_t stage : {1U, 2U, 3U}) {
+    EXPECT_EQ(same["stages"][stage]["widths"], same["stages"][0]["widths"]);
+    EXPECT_NE(dbca["stages"][stage]["widths"], dbca["stages"][0]["widths"]);
+    EXPECT_LT(same["stages"][stage]["total"], dbca["stages"][stage]["total"]);
+  }
+}
+
+TEST(Plan, ProcessesBeyondOneCopyOfTheModelAreDataParallel) {
+  const json plan = plan_of({"llama3-8b", "--seq-length", "4096", "--tensor-model-parallel-size", "2",
+                             "--pipeline-model-parallel-size", "2", "--world-size", "8", "--global-batch-size", "8"});
+  EXPECT_EQ(plan["mesh"], (json{{"tensor", 2}, {"data", 2}, {"pipeline", 2}}));
+  EXPECT_EQ(plan["micro_batches"], 4);
+  ASSERT_EQ(plan["ranks"].size(), 8U);
+  for (const json& rank : plan["ranks"]) {
+    EXPECT_LE(rank["total"], plan["total"]);
+    for (const char* axis : {"tensor", "data", "pipeline"}) EXPECT_GT(rank["bytes_sent"][axis], 0) << axis;
+  }
+  const json alone = plan_of({"llama3-8b", "--seq-length", "4096"});
+  EXPECT_EQ(alone["ranks"].size(), 1U);
+  EXPECT_EQ(alone["ranks"][0]["bytes_sent"], (json{{"tensor", 0}, {"data", 0}, {"pipeline", 0}}));
+}
+
+TEST(Plan, TextShowsTheStages) {
+  const std::string text =
+      run_agoq(with({"plan"}, with(kPipeline, {"--num-virtual-stages-per-pipeline-rank", "2"}))).out;
+  EXPECT_THAT(text, HasSubstr("4 processes: tensor 1 x data 1 x pipeline 4"));
+  EXPECT_THAT(text, HasSubstr("12-15, 28-31"));
+  EXPECT_THAT(text, HasSubstr("x1 fp4 x 8; x2 fp4 x 8; gate_up fp4 x 8"));
+  EXPECT_THAT(text, testing::ContainsRegex("\n    3 +5 "));
+  EXPECT_THAT(text, HasSubstr("Stage 0 needs the most"));
+  EXPECT_THAT(run_agoq({"plan", "demo"}).out, testing::Not(HasSubstr("stage")));
+}
+
+TEST(Plan, RefusesAMeshAndSaysWhichWouldDo) {
+  const auto error = [](const std::vector<std::string>& more) {
+    const Ran ran = run_agoq(with({"plan", "llama3-8b"}, more));
+    EXPECT_NE(ran.status, 0);
+    return ran.err;
+  };
+  EXPECT_THAT(error({"--tensor-model-parallel-size", "3"}), HasSubstr("use 1, 2, 4, 8"));
+  EXPECT_THAT(error({"--pipeline-model-parallel-size", "40"}), HasSubstr("at most 32 stages"));
+  EXPECT_THAT(error({"--pipeline-model-parallel-size", "4", "--world-size", "6"}), HasSubstr("start 4 or 8"));
+  EXPECT_THAT(error({"--pipeline-model-parallel-size", "99999999999"}), HasSubstr("more than the 65536 processes"));
+  EXPECT_THAT(error({"--world-size", "3", "--global-batch-size", "4"}), HasSubstr("try 3 or 6"));
+}
+
+TEST(Plan, SeventyBillionParametersOnSixteenStagesInUnderASecond) {
+  const ScratchFolder folder;
+  const std::string model = folder.file("config.json");
+  write_plainly(model, R"({"model_type": "llama", "vocab_size": 128256, "hidden_size": 8192,
+    "intermediate_size": 28672, "num_hidden_layers": 80, "num_attention_heads": 64, "num_key_value_heads": 8,
+    "max_position_embeddings": 8192, "rms_norm_eps": 1e-5, "tie_word_embeddings": false})");
+  const double before = child_seconds();
+  const json plan = plan_of({model, "--seq-length", "8192", "--tensor-model-parallel-size", "4",
+                             "--pipeline-model-parallel-size", "16", "--num-virtual-stages-per-pipeline-rank", "5",
+                             "--global-batch-size", "64", "--gpu-memory", "10GiB"});
+  EXPECT_LT(child_seconds() - before, kPlanSeconds);
+  EXPECT_EQ(plan["stages"].size(), 16U);
+  EXPECT_FALSE(plan["advice"].empty());
 }
 
 TEST(Plan, TextSaysWhatFits) {

@@ -134,7 +134,7 @@ TEST(Usage, MissingInputsAreNamed) {
 TEST(Usage, DoctorLooksAtTheMachine) {
   const Ran ran = run_agoq({"doctor"});
   EXPECT_EQ(ran.status, 0) << ran.err;
-  for (const char* what : {"CPU", "memory", "OpenBLAS", "MPI", "CUDA runtime", "NVIDIA GPUs", "Python", "disk space"})
+  for (const char* what : {"CPU", "memory", "OpenBLAS", "NCCL", "CUDA runtime", "NVIDIA GPUs", "Python", "disk space"})
     EXPECT_THAT(ran.out, HasSubstr(what));
 }
 

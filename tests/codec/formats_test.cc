@@ -120,7 +120,8 @@ TEST_P(ScaledFormat, EqualsReferenceBitForBit) {
       RandomKey key{.seed = 0x123456789abull, .step = 3, .micro_batch = 4, .tensor = 9};
       expect_equal_to_reference(GetParam(), shape, x, Rounding::random(key));
       key.micro_batch = 5;
-      expect_equal_to_reference(GetParam(), shape, x, {true, key, 7, 3, 1000});
+      expect_equal_to_reference(GetParam(), shape, x,
+                                Rounding::random(key, {.first_row = 7, .first_block = 3, .blocks_per_row = 1000}));
       if (HasFatalFailure()) return;
     }
 }

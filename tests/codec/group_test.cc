@@ -113,6 +113,85 @@ TEST_P(Group, EncodesAsTheFormatDoes) {
   });
 }
 
+// Integers by every scale that bounds its numbers: the largest and its neighbours, where a limit would matter, and
+// others.
+TEST_P(Group, BoundedNumbersNeedNoLimit) {
+  dispatch(GetParam(), [&]<class F>() {
+    if constexpr (F::kScaled) {
+      std::mt19937 engine(6);
+      for (uint32_t bits = 0; bits < 0x8000; bits += F::kScaleStep >> 16) {
+        const Bf16 scale{static_cast<uint16_t>(bits)};
+        const bool bounded = bits > 0 && bits < max_scale_bits<F>();
+        ASSERT_EQ(bounds_numbers<F>(scale), bounded) << bits;
+        if (!bounded || bits < 0x0080) continue;  // no scale is below 2^-126
+        const float largest = F::max() * to_float(scale), inv = reciprocal(scale);
+        Numbers x;
+        for (int i = 0; i < kGroup; ++i) {
+          const auto near = std::bit_cast<float>(std::bit_cast<uint32_t>(largest) - static_cast<uint32_t>(i / 2));
+          const float size = i < 6 ? near : largest * (static_cast<float>(engine()) * 0x1p-32f);
+          ASSERT_TRUE(scale_of<F>(size).bits <= bits);
+          x[i] = i % 2 ? size : -size;
+        }
+        for (const uint32_t draws : {0xffffffffu, 0u, 0x0000ffffu, static_cast<uint32_t>(engine())}) {
+          const Bounded rounding{{{draws, ~draws, draws * 3, draws}}};
+          std::array<uint32_t, kGroup> codes{};
+          for (int i = 0; i < kGroup; ++i)
+            codes[static_cast<size_t>(i)] = F::encode(scaled<F>(x[i], inv), draw16(rounding.words, i));
+          const Packed want = planes(GetParam(), codes), got = encode_group<F>(x, inv, rounding);
+          ASSERT_TRUE(got.low == want.low && got.high == want.high) << "scale " << bits << ", draws " << draws;
+        }
+      }
+    }
+  });
+}
+
+TEST_P(Group, AddsEveryCodeAsTheFormatDoes) {
+  dispatch(GetParam(), [&]<class F>() {
+    if constexpr (F::kScaled) {
+      std::mt19937 engine(7);
+      const uint32_t most = max_scale_bits<F>();
+      for (uint32_t round = 0; round < 40000; ++round) {
+        std::array<uint32_t, kGroup> codes{};
+        for (uint32_t& code : codes) {
+          code = static_cast<uint32_t>(engine()) % (1u << F::kBits);
+          if (F::kLevels == Levels::Integer && code == 1u << (F::kBits - 1)) code = 0;  // -128 and -8 are no codes
+        }
+        uint32_t bits = 0x0080 + engine() % (most - 0x80);
+        if (round % 50 == 0) bits = round % 100 ? uint32_t{kNanScale} : most - round / 100 % 8;
+        if (round % 50 == 1) bits = 0x0080 + round / 50 % 8;
+        if (round % 50 == 2) bits = 0, codes = {};
+        const float scale = to_float(Bf16{static_cast<uint16_t>(bits)});
+        Numbers x, want;
+        for (size_t i = 0; i < kGroup; ++i) {
+          const float decoded = F::decode(codes[i]) * scale;
+          const auto other = static_cast<float>(engine()) * 0x1p-32f - 0.5f;
+          x[i] = i == 0 ? -0.0f : i == 1 ? -decoded : i == 2 ? decoded * other : other * scale;
+          want[i] = x[i] + decoded;
+        }
+        add_group<F>(planes(GetParam(), codes), scale, x);
+        for (size_t i = 0; i < kGroup; ++i) {
+          if (std::isnan(want[i])) {
+            ASSERT_TRUE(std::isnan(x[i]));
+          } else {
+            ASSERT_EQ(std::bit_cast<uint32_t>(x[i]), std::bit_cast<uint32_t>(want[i]))
+                << "code " << codes[i] << ", scale " << bits;
+          }
+        }
+      }
+    }
+  });
+}
+
+TEST(Draws, PreparedOnesAreTheSame) {
+  std::mt19937_64 engine(8);
+  for (int round = 0; round < 1000; ++round) {
+    const RandomKey key{engine(), Purpose::FirstMoment, static_cast<uint32_t>(engine()),
+                        static_cast<uint32_t>(engine()), static_cast<uint32_t>(engine() & 0xffffff)};
+    const uint64_t group = engine() >> 24;
+    ASSERT_EQ(PreparedDraws(key).of(group), rounding_draws(key, group));
+  }
+}
+
 TEST_P(Group, DecodesEveryCodeAsTheFormatDoes) {
   dispatch(GetParam(), [&]<class F>() {
     if constexpr (F::kScaled) {

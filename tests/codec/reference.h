@@ -223,9 +223,9 @@ inline Row encode_row(Codec codec, int64_t cols, int64_t segment, const float* x
       const int64_t n = std::min<int64_t>(128, segment - begin);
       const float* block = x + s * segment + begin;
       const uint16_t scale = scale_bits(f, block, n);
-      const auto unsharded_row = rounding.first_row + row;
-      const int64_t wide = rounding.blocks_per_row ? rounding.blocks_per_row : blocks_per_row;
-      const auto place = unsharded_row * wide + rounding.first_block + static_cast<int64_t>(out.scales.size());
+      const auto unsharded_row = rounding.origin.row(row);
+      const int64_t wide = rounding.origin.blocks_per_row ? rounding.origin.blocks_per_row : blocks_per_row;
+      const auto place = unsharded_row * wide + rounding.origin.first_block + static_cast<int64_t>(out.scales.size());
       std::vector<uint8_t> bytes(static_cast<size_t>(block_bytes(f, n)), 0);
       for (int64_t i = 0; i < n && scale != 0 && scale != nan_scale(); ++i) {
         RandomKey key = rounding.key;

@@ -97,8 +97,8 @@ TEST_P(StochasticCodec, DrawsAreTheSameUnderEveryMesh) {
       {  // columns cut: a rank has whole segments of every row
         const RowBlocks cut(row.cols / parts, row.segment);
         Rounding rounding = whole_rounding;
-        rounding.first_block = part * cut.blocks();
-        rounding.blocks_per_row = row.blocks();
+        rounding.origin.first_block = part * cut.blocks();
+        rounding.origin.blocks_per_row = row.blocks();
         OwnedQuantized q(GetParam(), kRows, cut);
         std::vector<float> mine;
         for (int64_t r = 0; r < kRows; ++r)
@@ -113,7 +113,7 @@ TEST_P(StochasticCodec, DrawsAreTheSameUnderEveryMesh) {
       {  // rows cut
         const int64_t rows = kRows / parts;
         Rounding rounding = whole_rounding;
-        rounding.first_row = part * rows;
+        rounding.origin.first_row = part * rows;
         OwnedQuantized q(GetParam(), rows, row);
         q.encode({x.begin() + part * rows * row.cols, x.begin() + (part + 1) * rows * row.cols}, rounding);
         const int64_t bytes = rows * row_bytes(GetParam(), row);

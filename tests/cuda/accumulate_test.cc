@@ -54,6 +54,72 @@ TEST_F(CudaAccumulate, ALayersRows) {
   expect_same_bits(grad.cpu.data, grad.gpu.data, "a gradient");
 }
 
+// Rows of whole blocks, which are added four at once: an odd number of blocks, of rows, and both of one strip and many.
+TEST_F(CudaAccumulate, WholeBlocks) {
+  for (const Codec codec : {Codec::Int8, Codec::Fp8, Codec::Dyn8})
+    for (const bool stochastic : {true, false})
+      for (const DType delta_type : {DType::BF16, DType::F32})
+        for (const auto& [rows, cols] : {std::pair<int64_t, int64_t>{4, 128}, {4, 256}, {8, 1152}, {23, 2048}})
+          for (const bool fresh : {false, true}) {
+            start(DType::BF16, size_t{32} << 20);
+            set_keys(stochastic && fresh ? 5 : 4);
+            GradTwin grad = some_grad(rows + 3, RowBlocks(cols), codec, stochastic);
+            grad.cpu.fresh = grad.gpu.fresh = fresh;
+            const Twin delta = random({rows, cols}, 0.5, delta_type);
+            accumulate(c(), grad.cpu, delta.cpu, 2);
+            accumulate(g(), grad.gpu, delta.gpu, 2);
+            expect_same_bits(grad.cpu.data, grad.gpu.data, "rows of whole blocks");
+          }
+}
+
+// Blocks of zeros of either sign, of numbers that are larger than the largest scale allows, of the smallest, and with a
+// NaN, beside one another and beside ordinary ones.
+TEST_F(CudaAccumulate, WholeBlocksOfRareNumbers) {
+  const int64_t rows = 16, cols = 1024;
+  const auto number = [&](int64_t i) -> double {
+    const int64_t block = i / codec::kBlock;
+    const double sign = i % 3 == 0 ? -1 : 1;
+    switch (block * 7 % 11) {
+      case 0:
+        return sign * 0.0;
+      case 1:
+        return i % 5 == 0 ? sign * 3.38e38 : sign * 1e37;
+      case 2:
+        return sign * 1e-40;
+      case 3:
+        return i % codec::kBlock == 77 ? std::numeric_limits<double>::quiet_NaN() : 1.0;
+      default:
+        return sign * static_cast<double>(i % 251) / 16;
+    }
+  };
+  for (const Codec codec : {Codec::Int8, Codec::Fp8, Codec::Dyn8})
+    for (const DType delta_type : {DType::BF16, DType::F32})
+      for (const bool fresh : {false, true}) {
+        start(DType::BF16, size_t{32} << 20);
+        set_keys(3);
+        GradTwin grad = some_grad(rows, RowBlocks(cols), codec, true);
+        grad.cpu.fresh = grad.gpu.fresh = fresh;
+        const Twin delta = twin(cpu->filled({rows, cols}, number, delta_type));
+        for (int micro_batch = 0; micro_batch < 2; ++micro_batch) {
+          accumulate(c(), grad.cpu, delta.cpu);
+          accumulate(g(), grad.gpu, delta.gpu);
+          grad.cpu.fresh = grad.gpu.fresh = false;
+        }
+        expect_same_bits(grad.cpu.data, grad.gpu.data, "rare numbers");
+      }
+}
+
+TEST_F(CudaAccumulate, APartOfATensorDrawsAsOnTheCpu) {
+  set_keys(2);
+  GradTwin grad = some_grad(27, RowBlocks(1024, 512), Codec::Int8, true);
+  grad.cpu.origin =
+      grad.gpu.origin = {.begin = {0, 5, 18}, .shift = {8, 40, 70}, .first_block = 4, .blocks_per_row = 32};
+  const Twin delta = random({25, 1024}, 0.5, DType::BF16);
+  accumulate(c(), grad.cpu, delta.cpu, 2);
+  accumulate(g(), grad.gpu, delta.gpu, 2);
+  expect_same_bits(grad.cpu.data, grad.gpu.data, "a gradient");
+}
+
 TEST_F(CudaAccumulate, DamageIsNotHidden) {
   const GradTwin grad = some_grad(2, RowBlocks(200), Codec::Int8, true);
   const Twin delta = twin(cpu->filled(

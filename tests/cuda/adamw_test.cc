@@ -18,7 +18,7 @@ const Formats kDefault = {"split", Codec::Int8, Codec::Dyn8, Codec::Dyn8Unsigned
 // Parameters on both devices, updated by the same gradients.
 class AdamWCuda : public CudaTest {
  protected:
-  void add(const Formats& f, int64_t rows, RowBlocks row) {
+  void add(const Formats& f, int64_t rows, RowBlocks row, const codec::Origin& origin = {}) {
     const Tensor first = cpu->random({rows, row.cols}, 0.3, DType::F32);
     Weight host{cpu->zeros(first.shape, f.weight == "fp32" ? DType::F32 : DType::BF16), {}, {}};
     if (f.weight == "split") host.correction = cpu->zeros(first.shape, DType::I16);
@@ -27,9 +27,14 @@ class AdamWCuda : public CudaTest {
     const auto up = [&](const Tensor& t) { return t ? twin(t).gpu : Tensor{}; };
     const QuantizedTwin grad = kept(f.grad, rows, row), m = kept(f.m, rows, row), v = kept(f.v, rows, row);
     const auto tensor = static_cast<uint32_t>(host_.size());
-    host_.push_back({host, grad.cpu, m.cpu, v.cpu, tensor, tensor % 2 == 0});
-    gpu_.push_back(
-        {{up(host.value), up(host.correction), up(host.master)}, grad.gpu, m.gpu, v.gpu, tensor, tensor % 2 == 0});
+    host_.push_back({host, {grad.cpu}, m.cpu, v.cpu, tensor, tensor % 2 == 0, origin});
+    gpu_.push_back({{up(host.value), up(host.correction), up(host.master)},
+                    {grad.gpu},
+                    m.gpu,
+                    v.gpu,
+                    tensor,
+                    tensor % 2 == 0,
+                    origin});
   }
 
   void allocate() {
@@ -42,17 +47,17 @@ class AdamWCuda : public CudaTest {
     constexpr double kSizes[] = {1, 1e-1, 1e-2, 1e-3, 1e-4};
     std::normal_distribution<double> normal;
     for (size_t i = 0; i < host_.size(); ++i) {
-      const codec::Quantized& g = host_[i].grad;
+      const codec::Quantized& g = host_[i].grad.first;
       Scope scope(c());
       const Tensor x = c().empty(DType::F32, {g.rows, g.row.cols});
       for (int64_t j = 0; j < x.count(); ++j) set(x, j, normal(cpu->generator) * kSizes[j % 5]);
       codec::encode(c(), x, g);
-      copy_up({g, gpu_[i].grad});
+      copy_up({g, gpu_[i].grad.first});
     }
   }
   static void update(const Context& ctx, const std::vector<AdamWState>& states, const Tensor& squares,
                      const Tensor& scalars, const AdamWConfig& config) {
-    std::vector<codec::Quantized> grads;
+    std::vector<GradientSum> grads;
     for (const AdamWState& s : states) grads.push_back(s.grad);
     squared_norms(ctx, grads, squares);
     decide_update(ctx, squares, kLr, config, scalars);
@@ -128,11 +133,12 @@ class AdamWCuda : public CudaTest {
   Twin squares_, scalars_;
 };
 
-// Whole blocks, short blocks, segments that do not begin at multiples of 8, single numbers.
+// Whole blocks in even and odd numbers, short blocks, segments that do not begin at multiples of 8, single numbers.
 const std::vector<std::pair<int64_t, RowBlocks>> kShapes = {{300, RowBlocks(4096)},      {9, RowBlocks(1376 * 8, 1376)},
                                                             {5, RowBlocks(999, 333)},    {1, RowBlocks(4096)},
                                                             {1, RowBlocks(1)},           {3, RowBlocks(129)},
-                                                            {130, RowBlocks(1024, 128)}, {1, RowBlocks(5120)}};
+                                                            {130, RowBlocks(1024, 128)}, {1, RowBlocks(5120)},
+                                                            {3, RowBlocks(384)}};
 
 TEST_F(AdamWCuda, Fp32MomentsGiveTheSameWeights) {
   for (const std::string weight : {"split", "fp32", "both"})
@@ -141,6 +147,13 @@ TEST_F(AdamWCuda, Fp32MomentsGiveTheSameWeights) {
     for (const auto& [rows, row] : kShapes) add({"split", grad, Codec::Fp32, Codec::Fp32}, rows, row);
   train(4, {});
   expect_same_weights(4, 4);
+}
+
+TEST_F(AdamWCuda, PartsOfATensorDrawAsOnTheCpu) {
+  add(kDefault, 12, RowBlocks(384), {.first_row = 3, .begin = {0, 5, 9}, .shift = {8, 40, 70}});
+  add(kDefault, 7, RowBlocks(600, 300), {.first_row = 2, .shift = {1}, .first_block = 3, .blocks_per_row = 24});
+  train(4, {.clip_grad = 0});
+  for (size_t i = 0; i < host_.size(); ++i) expect_same_bits(host_[i].m, gpu_[i].m, "m is exact");
 }
 
 TEST_F(AdamWCuda, EightBitMomentsAreThoseOfTheCpu) {
@@ -188,8 +201,8 @@ TEST_F(AdamWCuda, BrokenGradientSkipsTheUpdate) {
   std::vector<codec::Quantized> m;
   for (const AdamWState& s : gpu_) before.push_back(down_weight(s.weight)), m.push_back(down(s.m));
   for (const size_t broken : {size_t{2}, size_t{5}}) {
-    host_[broken].grad.row_scales(0)[0] = Bf16{0x7fc0};
-    copy_up({host_[broken].grad, gpu_[broken].grad});
+    host_[broken].grad.first.row_scales(0)[0] = Bf16{0x7fc0};
+    copy_up({host_[broken].grad.first, gpu_[broken].grad.first});
   }
   update_both({});
   const UpdateScalars s = scalars(down(scalars_.gpu));
@@ -214,7 +227,7 @@ TEST_F(AdamWCuda, SquaredNormsOfAllFormats) {
     for (const auto& [rows, row] : kShapes) add({"split", grad, Codec::Fp32, Codec::Fp32}, rows, row);
   allocate();
   draw_gradients();
-  std::vector<codec::Quantized> host, device;
+  std::vector<GradientSum> host, device;
   for (size_t i = 0; i < host_.size(); ++i) host.push_back(host_[i].grad), device.push_back(gpu_[i].grad);
   squared_norms(c(), host, squares_.cpu);
   squared_norms(g(), device, squares_.gpu);
@@ -230,11 +243,51 @@ TEST_F(AdamWCuda, SquaredNormsDoNotOverflowOnTheWay) {
   for (const Codec grad : {Codec::Int8, Codec::Fp8, Codec::Bf16, Codec::Fp32}) {
     const Tensor x = cpu->filled(
         {2, 256}, [](int64_t i) { return i == 7 ? 0x1p62 : 0x1p-70; }, DType::F32);
-    const std::vector<codec::Quantized> g_ = {encoded(x, grad, RowBlocks(256)).gpu};
+    const std::vector<GradientSum> g_ = {{encoded(x, grad, RowBlocks(256)).gpu}};
     const Twin square = zeros({1}, DType::F32);
     squared_norms(g(), g_, square.gpu);
     EXPECT_NEAR(get(down(square.gpu), 0), 0x1p124, 0x1p124 * 1e-2);
   }
+}
+
+// Gradients in pieces, of rows that do not begin their parameter, in numbers that loops end early and late with.
+TEST_F(AdamWCuda, SumsOfPiecesAreThoseOfTheCpu) {
+  for (const int pieces : {2, 4, 5, 8})
+    for (const Codec grad : {Codec::Int8, Codec::Fp8, Codec::Bf16, Codec::Fp32})
+      for (const auto& [rows, row] : kShapes) {
+        if (rows * row.cols > 1 << 18) continue;
+        add({"split", grad, Codec::Dyn8, Codec::Dyn8Unsigned}, rows, row);
+        const int64_t piece_rows = rows + 1;
+        const QuantizedTwin q = encoded(cpu->random({pieces * piece_rows, row.cols}, 1, DType::F32), grad, row);
+        const auto sum_in = [&](const codec::Quantized& storage) {
+          return GradientSum{storage.row_range(0, rows), pieces, piece_rows};
+        };
+        host_.back().grad = sum_in(q.cpu), gpu_.back().grad = sum_in(q.gpu);
+        host_.back().origin.first_row = gpu_.back().origin.first_row = 3 * rows;
+      }
+  allocate();
+  update_both({.clip_grad = 0});
+  const Values want = values(squares_.cpu), got = values(down(squares_.gpu));
+  for (size_t i = 0; i < want.size(); ++i) {
+    EXPECT_NEAR(got[i], want[i], want[i] * 1e-6) << "tensor " << i;
+    expect_same_bits(host_[i].m, gpu_[i].m, "m of a sum is exact");
+  }
+  expect_same_codes(&AdamWState::v, 1e-3);
+  expect_same_weights(1, 4);
+}
+
+// A large one, whose blocks are whole, goes other ways than small ones.
+TEST_F(AdamWCuda, SumOfWholeBlocksIsThatOfTheCpu) {
+  for (const Codec grad : {Codec::Int8, Codec::Bf16}) {
+    add({"split", grad, Codec::Dyn8, Codec::Dyn8Unsigned}, 260, RowBlocks(2048));
+    const QuantizedTwin q = encoded(cpu->random({4 * 260, 2048}, 1, DType::F32), grad, RowBlocks(2048));
+    host_.back().grad = {q.cpu.row_range(0, 260), 4, 260}, gpu_.back().grad = {q.gpu.row_range(0, 260), 4, 260};
+  }
+  allocate();
+  update_both({.clip_grad = 0});
+  for (size_t i = 0; i < host_.size(); ++i) expect_same_bits(host_[i].m, gpu_[i].m, "m of a sum is exact");
+  expect_same_codes(&AdamWState::v, 1e-3);
+  expect_same_weights(1, 4);
 }
 
 TEST_F(AdamWCuda, DryRunCountsTheSameBytes) {
@@ -242,7 +295,7 @@ TEST_F(AdamWCuda, DryRunCountsTheSameBytes) {
   train(1, {});
   Arena meta(Device::Meta, 0);
   const Context planned(meta, Device::Cuda, DType::BF16);
-  std::vector<codec::Quantized> grads;
+  std::vector<GradientSum> grads;
   for (const AdamWState& s : host_) grads.push_back(s.grad);
   squared_norms(planned, grads, squares_.cpu);
   EXPECT_EQ(meta.peak_stack_bytes(), arena->peak_stack_bytes());

@@ -1,6 +1,9 @@
 #include "ops/cross_entropy.h"
 
 #include "cuda/pair.h"
+#include "ops/cross_entropy_cpu.h"
+#include "ops/cross_entropy_cuda.h"
+#include "ops/row_sums.h"
 
 namespace agoq::ops::test {
 namespace {
@@ -128,6 +131,125 @@ TEST_F(CudaCrossEntropy, DryRunPlansTheSamePeak) {
   };
   expect_planned_peak(run({1100, 24, 83}, codec::Codec::Int8));
   expect_planned_peak(run({9600, 16, 128256}, codec::Codec::Int8));  // several groups
+}
+
+// The kernels of a divided vocabulary: its parts, which begin at `begins`, one after the other without a group.
+class CudaDividedCrossEntropy : public CudaTest {
+ protected:
+  static constexpr int64_t kTokens = 60;
+  static constexpr float kScale = 0.5f;
+
+  struct Rows {
+    Tensor logits;  // [kTokens, V] on the CPU
+    Targets cpu, gpu;
+  };
+  // Every fifth token does not count; the others weigh 1 or 0.25. Targets are in all parts, and on their borders.
+  Rows make(int64_t vocabulary, double size) {
+    const auto weight = [](int64_t i) { return i % 5 == 0 ? 0.0 : i % 3 == 0 ? 0.25 : 1.0; };
+    const auto target = [&](int64_t i) { return static_cast<double>((i * 31 + vocabulary - 1) % vocabulary); };
+    const Twin tokens = twin(cpu->filled({kTokens}, target, DType::I32));
+    const Twin weights = twin(cpu->filled({kTokens}, weight, DType::F32));
+    const Tensor logits = cpu->random({kTokens, vocabulary}, size, DType::F32);
+    return {logits, {tokens.cpu, weights.cpu, 0, vocabulary}, {tokens.gpu, weights.gpu, 0, vocabulary}};
+  }
+
+  // Between numbers of a vocabulary and those of its columns [begin, end).
+  Tensor columns(const Tensor& whole, int64_t begin, int64_t end) {
+    const Tensor part = cpu->zeros({whole.rows(), end - begin}, whole.dtype);
+    for (int64_t t = 0; t < whole.rows(); ++t)
+      for (int64_t i = begin; i < end; ++i) set(part, t * part.cols() + i - begin, get(whole, t * whole.cols() + i));
+    return part;
+  }
+  static void put_columns(const Tensor& part, int64_t begin, const Tensor& whole) {
+    for (int64_t t = 0; t < whole.rows(); ++t)
+      for (int64_t i = 0; i < part.cols(); ++i)
+        set(whole, t * whole.cols() + begin + i, get(part, t * part.cols() + i));
+  }
+
+  struct Result {
+    Tensor nll, dlogits;  // on the CPU
+  };
+  Result undivided(const Rows& in) {
+    const Tensor nll = zeros({kTokens}, DType::F32).gpu, dlogits = random(in.logits.shape).gpu;
+    cuda::cross_entropy_backward(g(), twin(in.logits).gpu, in.gpu, kScale, nll, dlogits);
+    return {down(nll), down(dlogits)};
+  }
+  Result divided(const Rows& in, const std::vector<int64_t>& begins) {
+    const auto parts = static_cast<int64_t>(begins.size());
+    const Tensor sums = random({parts, kTokens, kRowSums}, 1, DType::F32).gpu, nll = zeros({kTokens}, DType::F32).gpu;
+    std::vector<Tensor> logits;
+    std::vector<Targets> targets(begins.size(), in.gpu);
+    for (size_t i = 0; i < begins.size(); ++i) {
+      const int64_t end = i + 1 < begins.size() ? begins[i + 1] : in.logits.cols(), rank = static_cast<int64_t>(i);
+      targets[i].first = begins[i];
+      logits.push_back(twin(columns(in.logits, begins[i], end)).gpu);
+      const Tensor own = sums.view({parts, kTokens * kRowSums}).row_range(rank, rank + 1).view({kTokens, kRowSums});
+      cuda::sum_exponentials(g(), logits[i], targets[i], own);
+    }
+    cuda::cross_entropy_of_sums(g(), sums, in.gpu, nll);
+    const Tensor whole = cpu->zeros(in.logits.shape);
+    for (size_t i = 0; i < begins.size(); ++i) {
+      const Tensor dlogits = random(logits[i].shape).gpu;  // not zeros, which would hide what is not written
+      cuda::cross_entropy_gradient(g(), sums, logits[i], targets[i], kScale, dlogits);
+      put_columns(down(dlogits), begins[i], whole);
+    }
+    return {down(nll), whole};
+  }
+
+  // Logits are the same, so nll differs by the sums of exponentials alone.
+  static void expect_same(const Result& got, const Values& nll, const Values& dlogits) {
+    expect_close(got.nll, nll, 2e-6, 4e-6, "nll");
+    expect_close_as(got.dlogits, dlogits, 2, "dlogits");  // neighbours in bf16 at worst
+  }
+  void compare(int64_t vocabulary, const std::vector<int64_t>& begins, double size = 1) {
+    SCOPED_TRACE(fmt::format("{} from {} on, logits near {}", vocabulary, fmt::join(begins, ", "), size));
+    const Rows in = make(vocabulary, size);
+    const Result got = divided(in, begins), one = undivided(in);
+    expect_same(got, values(one.nll), values(one.dlogits));
+    const Tensor nll = cpu->zeros({kTokens}, DType::F32);
+    cpu::cross_entropy_backward(in.logits, in.cpu, kScale, c().compute() == DType::BF16, nll);
+    expect_same(got, values(nll), values(in.logits));
+  }
+};
+
+TEST_F(CudaDividedCrossEntropy, PartsOfAnyLength) {
+  for (const DType compute : {DType::BF16, DType::F32}) {
+    start(compute);
+    compare(2, {0, 1});
+    compare(257, {0, 128});
+    compare(257, {0, 1});
+    compare(257, {0, 85, 171});
+    compare(1000, {0, 504});  // whole groups of eight
+    compare(16391, {0, 2048, 4097, 6146, 8195, 10244, 12293, 14342});
+    compare(40000, {0, 39000});
+  }
+}
+
+TEST_F(CudaDividedCrossEntropy, HugeLogits) {
+  for (const DType compute : {DType::BF16, DType::F32}) {
+    start(compute);
+    for (const double size : {30.0, 3000.0}) compare(257, {0, 85, 171}, size);
+  }
+}
+
+TEST_F(CudaDividedCrossEntropy, TokensOfWeightZeroAreZeros) {
+  const Result got = divided(make(257, 1), {0, 128});
+  for (int64_t t = 0; t < kTokens; t += 5) {
+    EXPECT_EQ(get(got.nll, t), 0.0);
+    for (int64_t i = 0; i < 257; ++i) ASSERT_EQ(get(got.dlogits, t * 257 + i), 0.0);
+  }
+}
+
+TEST_F(CudaDividedCrossEntropy, DamageOfOnePartReachesAll) {
+  const Rows in = make(257, 1);
+  set(in.logits, 1 * 257 + 200, std::nan(""));
+  const Result got = divided(in, {0, 128});
+  EXPECT_TRUE(std::isnan(get(got.nll, 1)));
+  EXPECT_FALSE(std::isnan(get(got.nll, 2)));
+  for (int64_t i = 0; i < 257; ++i) {
+    ASSERT_TRUE(std::isnan(get(got.dlogits, 1 * 257 + i)));
+    ASSERT_FALSE(std::isnan(get(got.dlogits, 2 * 257 + i)));
+  }
 }
 
 }  // namespace

@@ -11,16 +11,36 @@
 
 namespace {
 
+using namespace agoq::train;
+
 void demand(bool condition) {
   if (!condition) std::abort();
 }
 
+void check_pieces(const Manifest& manifest, const ManifestTensor& tensor) {
+  const agoq::Rectangle whole = tensor.whole();
+  int64_t numbers = 0;
+  for (const ManifestPiece& piece : tensor.pieces) {
+    demand(std::any_of(manifest.files.begin(), manifest.files.end(), [&](auto& f) { return f.name == piece.file; }));
+    demand(whole.contains(piece.at));
+    numbers += piece.at.count();
+  }
+  demand(numbers == whole.count());
+}
+
+void check_fragment(std::string_view text) {
+  try {
+    const ManifestFragment fragment = parse_fragment(text);
+    const std::string written = fragment_text(fragment);
+    demand(fragment_text(parse_fragment(written)) == written);
+  } catch (const agoq::Error&) {
+  }
+}
+
 void check(std::string_view text) {
-  using namespace agoq::train;
   try {
     const Manifest manifest = parse_manifest(text, "fuzz/manifest.json");
-    for (const ManifestTensor& tensor : manifest.tensors)
-      demand(std::any_of(manifest.files.begin(), manifest.files.end(), [&](auto& f) { return f.name == tensor.file; }));
+    for (const ManifestTensor& tensor : manifest.tensors) check_pieces(manifest, tensor);
     for (const ManifestFile& file : manifest.files)
       demand(file.name.find('/') == std::string::npos && file.name != "..");
     const std::string written = manifest_text(manifest);
@@ -36,6 +56,7 @@ void check(std::string_view text) {
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const std::string_view text(reinterpret_cast<const char*>(data), size);
   check(text);
+  check_fragment(text);
   check(agoq::train::sealed_manifest(text));  // with the right checksum, so that mutations reach the JSON
   return 0;
 }

@@ -23,12 +23,13 @@ using testing::HasSubstr;
 const fs::path kGoldens = AGOQ_GOLDENS;
 
 struct World {
-  explicit World(const ModelConfig& c, MasterForm form = MasterForm::Split, DType compute = DType::F32)
+  explicit World(const ModelConfig& c, MasterForm form = MasterForm::Split, DType compute = DType::F32,
+                 TensorShard shard = {})
       : config(c),
-        spec(config),
+        spec(config, shard),
         arena(Device::Cpu, static_cast<size_t>(config.parameters()) * 8 + (size_t{1} << 20)),
         ctx(arena, Device::Cpu, compute),
-        params(arena, config, spec, form, compute) {}
+        params(arena, config, spec, {all_params(config, spec), form, compute, {}}) {}
 
   void import_from(const fs::path& folder) const { import_weights(ctx, folder, config, spec, params); }
   void export_to(const fs::path& folder, DType dtype, const fs::path& source = {}, int64_t max_bytes = 1 << 30) const {
@@ -399,6 +400,39 @@ TEST_F(HfFolderErrors, OfTheIndexAndItsShards) {
   write_all(folder_.path(), tensors_, "two.safetensors");
   index["weight_map"][first.begin()->first] = "one.safetensors";
   EXPECT_THAT(error_with_index(index.dump()), AllOf(HasSubstr("one.safetensors"), HasSubstr("two.safetensors")));
+}
+
+// A rank of the tensor axis reads its rows and columns: q, k, v, gate and up each cut by itself.
+TEST(HfFolder, ARankReadsItsShard) {
+  int models = 0;
+  for (const auto& entry : fs::directory_iterator(kGoldens)) {
+    SCOPED_TRACE(entry.path());
+    const World whole(find_config((entry.path() / "model").string()));
+    if (whole.config.heads.kv % 2 != 0) continue;
+    ++models;
+    whole.import_from(entry.path() / "model");
+    for (int rank = 0; rank < 2; ++rank) {
+      const World part(whole.config, MasterForm::Split, DType::F32, {2, rank});
+      part.import_from(entry.path() / "model");
+      for (const ParamId& id : part.params.ids()) {
+        const ParamRow& row = part.spec[id.param];
+        const std::vector<float> all = whole.values(id), own = part.values(id);
+        const int64_t cols = row.one_dimensional() ? 1 : row.cols,
+                      all_cols = row.one_dimensional() ? 1 : row.logical_cols;
+        int64_t rows = 0;
+        for (const RowPiece& piece : row.pieces) {
+          rows += piece.count;
+          for (int64_t r = 0; r < piece.count; ++r)
+            for (int64_t c = 0; c < cols; ++c)
+              ASSERT_EQ(own[static_cast<size_t>((piece.local_begin + r) * cols + c)],
+                        all[static_cast<size_t>((piece.global_begin + r) * all_cols + row.first_col + c)])
+                  << logical_name(part.spec, id) << " of rank " << rank;
+        }
+        EXPECT_EQ(static_cast<size_t>(rows * cols), own.size());
+      }
+    }
+  }
+  EXPECT_GE(models, 4);
 }
 
 }  // namespace

@@ -21,9 +21,11 @@ Weight weight(TestContext& t, const std::string& form, int64_t rows, int64_t col
 AdamWState state(TestContext& t, const std::string& form, Codec grad, bool eight_bits, int64_t rows = kRows,
                  int64_t cols = kCols) {
   const codec::RowBlocks row(cols);
-  return {weight(t, form, rows, cols), t.kept(grad, rows, row),
+  return {weight(t, form, rows, cols),
+          {t.kept(grad, rows, row)},
           t.kept(eight_bits ? Codec::Dyn8 : Codec::Fp32, rows, row),
-          t.kept(eight_bits ? Codec::Dyn8Unsigned : Codec::Fp32, rows, row), 17};
+          t.kept(eight_bits ? Codec::Dyn8Unsigned : Codec::Fp32, rows, row),
+          17};
 }
 
 // Updates of one parameter, whose gradients' norm is said to be 1: the gradient is multiplied by clip_grad.
@@ -83,8 +85,8 @@ std::vector<float> train(const std::string& form, Codec grad, bool eight_bits, b
       for (int64_t i = 0; i < g.count(); ++i) {
         g.as<float>()[i] = normal(t.generator) * std::pow(10.0f, static_cast<float>(-(i % 7)));
       }
-      codec::encode(t.ctx, g, s.grad);
-      const Values decoded = test::values(t.decoded(s.grad));
+      codec::encode(t.ctx, g, s.grad.first);
+      const Values decoded = test::values(t.decoded(s.grad.first));
       updates.update(t.ctx, s, lr, config);
       for (size_t i = 0; i < want.size(); ++i) want[i].step(decoded[i], step, lr, config);
     }
@@ -118,7 +120,7 @@ TEST(AdamW, Bf16HalfOfBothIsTheRoundedMaster) {
   const AdamWState s = state(t, "both", Codec::Fp32, false);
   const Tensor first = t.random({kRows, kCols}, 1, DType::F32);
   store_fp32(t.ctx, s.weight, first.as<float>());
-  codec::encode(t.ctx, t.random({kRows, kCols}, 1, DType::F32), s.grad);
+  codec::encode(t.ctx, t.random({kRows, kCols}, 1, DType::F32), s.grad.first);
   update_once(t, s, 0.1);
   for (int64_t i = 0; i < first.count(); ++i) {
     const double exact = test::get(s.weight.master, i);
@@ -133,7 +135,7 @@ TEST(AdamW, EightBitMomentsReachAConstantGradient) {
   const AdamWState s = state(t, "fp32", Codec::Fp32, true, 4, 128);
   const Tensor g = t.filled(
       {4, 128}, [](int64_t i) { return (i % 2 ? -1 : 1) * std::pow(10.0, -(i % 5) * 0.5); }, DType::F32);
-  codec::encode(t.ctx, g, s.grad);
+  codec::encode(t.ctx, g, s.grad.first);
   const AdamWConfig config{.beta1 = 0.9, .beta2 = 0.999, .clip_grad = 0};
   Updates updates(t);
   for (uint32_t step = 1; step <= 10000; ++step) {
@@ -158,7 +160,7 @@ TEST(AdamW, EightBitMomentsReachAConstantGradient) {
 TEST(AdamW, MomentsUseTheirOwnDraws) {
   TestContext t;
   const AdamWState s = state(t, "fp32", Codec::Fp32, true);
-  codec::encode(t.ctx, t.random({kRows, kCols}, 1, DType::F32), s.grad);
+  codec::encode(t.ctx, t.random({kRows, kCols}, 1, DType::F32), s.grad.first);
   const auto moments = [&](uint32_t step, uint32_t micro_batch) {
     codec::zero(t.ctx, s.m);
     codec::zero(t.ctx, s.v);
@@ -170,6 +172,54 @@ TEST(AdamW, MomentsUseTheirOwnDraws) {
   const auto first = moments(1, 0);
   EXPECT_EQ(moments(1, 5), first) << "the update is one per step, whatever micro-batch ran last";
   EXPECT_NE(moments(2, 0), first);
+}
+
+// `rows` of a parameter from row `begin` on.
+AdamWState slice(const AdamWState& s, int64_t begin, int64_t rows) {
+  AdamWState part = s;
+  part.weight = s.weight.row_range(begin, begin + rows);
+  part.grad.first = s.grad.first.row_range(begin, begin + rows);
+  part.m = s.m.row_range(begin, begin + rows);
+  part.v = s.v.row_range(begin, begin + rows);
+  part.origin.first_row = begin;
+  return part;
+}
+
+TEST(AdamW, SlicesOfAParameterTrainAsTheWholeToTheBit) {
+  const auto moments = [](int64_t cut) {
+    TestContext t;
+    const AdamWState s = state(t, "split", Codec::Int8, true);
+    store_fp32(t.ctx, s.weight, t.random({kRows, kCols}, 0.3, DType::F32).as<float>());
+    codec::encode(t.ctx, t.random({kRows, kCols}, 1, DType::F32), s.grad.first);
+    for (const AdamWState& part : {slice(s, 0, cut), slice(s, cut, kRows - cut)}) update_once(t, part);
+    return std::array{test::values(t.decoded(s.m)), test::values(t.decoded(s.v))};
+  };
+  EXPECT_EQ(moments(2), moments(kRows));
+}
+
+// A gradient in pieces is the fp32 gradient that they add up to, in their order.
+TEST(AdamW, AddsThePiecesOfAGradient) {
+  constexpr int64_t kPieceRows = kRows + 3;
+  for (const Codec codec : {Codec::Int8, Codec::Fp8, Codec::Bf16, Codec::Fp32}) {
+    TestContext t;
+    const codec::RowBlocks row(kCols);
+    const codec::Quantized storage = t.kept(codec, 3 * kPieceRows, row);
+    codec::encode(t.ctx, t.random({3 * kPieceRows, kCols}, 1, DType::F32), storage);
+    const Tensor all = t.decoded(storage);
+    AdamWState whole = state(t, "split", Codec::Fp32, true), pieces = state(t, "split", codec, true);
+    for (int64_t i = 0; i < kRows * kCols; ++i) {
+      float sum = all.as<float>()[i];
+      for (int64_t j = 1; j < 3; ++j) sum += all.as<float>()[j * kPieceRows * kCols + i];
+      whole.grad.first.plain().as<float>()[i] = sum;
+    }
+    pieces.grad = {storage.row_range(0, kRows), 3, kPieceRows};
+    for (const AdamWState& s : {whole, pieces}) update_once(t, s);
+    EXPECT_EQ(test::values(t.decoded(pieces.m)), test::values(t.decoded(whole.m)));
+    EXPECT_EQ(test::values(t.decoded(pieces.v)), test::values(t.decoded(whole.v)));
+    EXPECT_EQ(read(t.ctx, pieces.weight), read(t.ctx, whole.weight));
+    pieces.grad.piece_rows = kRows - 1;
+    EXPECT_THROW(update_once(t, pieces), Error) << "pieces overlap";
+  }
 }
 
 TEST(AdamW, RefusesStatesThatDoNotFit) {
@@ -246,7 +296,7 @@ TEST(AdamW, SkippedUpdateChangesNothing) {
   const AdamWState s = state(t, "split", Codec::Int8, true);
   const Tensor first = t.random({kRows, kCols}, 0.3, DType::F32);
   store_fp32(t.ctx, s.weight, first.as<float>());
-  codec::encode(t.ctx, t.random({kRows, kCols}, 1, DType::F32), s.grad);
+  codec::encode(t.ctx, t.random({kRows, kCols}, 1, DType::F32), s.grad.first);
   const Tensor scalars = t.zeros(update_scalars_shape(), DType::U8);
   decide_update(t.ctx,
                 t.filled(

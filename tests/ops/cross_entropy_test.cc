@@ -1,5 +1,7 @@
 #include "ops/cross_entropy.h"
 
+#include "comm/process_group.h"
+#include "comm/thread_transport.h"
 #include "support.h"
 
 namespace agoq::ops {
@@ -170,26 +172,69 @@ TEST(HeadLoss, DryRunCountsTheSameBytes) {
       });
 }
 
-// Bytes that a dry run for a GPU pushes.
-size_t planned_bytes(int64_t tokens, int64_t hidden, int64_t vocabulary) {
+// A vocabulary of which one rank has one row more than the other, where by its own part each would cut the tokens into
+// chunks of another length.
+TEST(HeadLoss, RanksOfADividedVocabularyAgreeOnChunks) {
+  constexpr int64_t kTokens = 515, kHidden = 3, kVocabulary = 65537, kHalf = kVocabulary / 2;
+  TestContext whole(DType::F32);
+  const Inputs in = make(whole, kTokens, kHidden, kVocabulary);
+  const MainGrad dw = whole.grad(kVocabulary, kHidden);
+  head_loss(whole.ctx, in.n, in.w, in.targets, in.nll);
+  const Values nll = test::values(in.nll);
+  const Values dn = test::values(head_loss_backward(whole.ctx, in.n, in.w, in.targets, 1, in.nll, dw));
+  const Values full_dw = test::values(dw.data.plain());
+
+  std::array<Values, 2> losses, addends, parts;
+  agoq::test::ThreadWorld world(2);
+  world.run([&](comm::Transport& transport) {
+    const auto rank = static_cast<size_t>(transport.rank());
+    const int64_t begin = rank == 0 ? 0 : kHalf, end = rank == 0 ? kHalf : kVocabulary;
+    TestContext t(DType::F32);
+    const comm::ProcessGroup group(transport, {0, 1}, 0);
+    t.ctx.tensor = &group;
+    Targets targets = in.targets;
+    targets.first = begin, targets.vocabulary = kVocabulary;
+    const Tensor w = in.w.row_range(begin, end), own_nll = t.zeros({kTokens});
+    head_loss(t.ctx, in.n, w, targets, own_nll);
+    losses[rank] = test::values(own_nll);
+    const MainGrad own_dw = t.grad(end - begin, kHidden);
+    addends[rank] = test::values(head_loss_backward(t.ctx, in.n, w, targets, 1, own_nll, own_dw));
+    parts[rank] = test::values(own_dw.data.plain());
+    EXPECT_EQ(test::values(own_nll), losses[rank]) << "of head_loss and of head_loss_backward";
+  });
+  EXPECT_EQ(losses[0], losses[1]);
+  test::expect_close(losses[0], nll, 1e-6, 2e-6, "nll");
+  for (size_t i = 0; i < dn.size(); ++i) addends[0][i] += addends[1][i];
+  test::expect_close(addends[0], dn, 1e-5, 1e-6 * test::largest(dn), "dn");
+  parts[0].insert(parts[0].end(), parts[1].begin(), parts[1].end());
+  test::expect_close(parts[0], full_dw, 1e-5, 2e-6 * test::largest(full_dw), "dw");
+}
+
+// Bytes that a dry run for a GPU pushes, on the first of some ranks.
+size_t planned_bytes(int64_t tokens, int64_t hidden, int64_t vocabulary, int ranks = 1) {
   Arena arena(Device::Meta, 0);
-  const Context ctx(arena, Device::Cuda, DType::BF16);
+  Context ctx(arena, Device::Cuda, DType::BF16);
+  const comm::ProcessGroup group = comm::ProcessGroup::planned(ranks, 0);
+  ctx.tensor = &group;
   const auto tensor = [](Shape shape, DType dtype) { return Tensor{nullptr, dtype, Device::Meta, shape}; };
-  const MainGrad dw{codec::allocate(arena, "grad", codec::Codec::Int8, vocabulary, codec::RowBlocks(hidden)), 5, true};
-  const Targets targets{tensor({tokens}, DType::I32), tensor({tokens}, DType::F32)};
-  head_loss_backward(ctx, tensor({tokens, hidden}, DType::BF16), tensor({vocabulary, hidden}, DType::BF16), targets, 1,
+  const int64_t rows = vocabulary / ranks;
+  const MainGrad dw{codec::allocate(arena, "grad", codec::Codec::Int8, rows, codec::RowBlocks(hidden)), 5, true};
+  const Targets targets{tensor({tokens}, DType::I32), tensor({tokens}, DType::F32), 0, vocabulary};
+  head_loss_backward(ctx, tensor({tokens, hidden}, DType::BF16), tensor({rows, hidden}, DType::BF16), targets, 1,
                      tensor({tokens}, DType::F32), dw);
   return arena.peak_stack_bytes();
 }
 
 TEST(HeadLoss, OnAGpuGradientsOfLogitsAreWholeOrInGroups) {
   constexpr double kGiB = 1 << 30, kLlama3 = 128256, kHidden = 4096;
-  const auto planned = [&](double tokens) {
-    return static_cast<double>(planned_bytes(static_cast<int64_t>(tokens), 4096, 128256)) / kGiB;
+  const auto planned = [&](double tokens, int ranks = 1) {
+    return static_cast<double>(planned_bytes(static_cast<int64_t>(tokens), 4096, 128256, ranks)) / kGiB;
   };
   // At 8192 tokens the whole gradient, a chunk of logits and dn; beyond, a group of it and the fp32 sum of dW.
   EXPECT_NEAR(planned(8192), (8192 * kLlama3 * 2 + 8192 * kHidden * 2) / kGiB + 0.5, 0.06);
   EXPECT_NEAR(planned(16384), (4096 * kLlama3 * 2 + 16384 * kHidden * 2 + kLlama3 * kHidden * 4) / kGiB + 0.5, 0.06);
+  // Each of two ranks has half of a row, so twice the tokens of it.
+  EXPECT_NEAR(planned(16384, 2), (8192 * kLlama3 * 2 + 16384 * kHidden * 2) / kGiB + 0.5, 0.06);
 }
 
 TEST(HeadLoss, RefusesShapesThatDoNotFit) {
@@ -197,6 +242,10 @@ TEST(HeadLoss, RefusesShapesThatDoNotFit) {
   Inputs in = make(t, 8, 16, 30);
   EXPECT_THROW(head_loss(t.ctx, in.n, t.zeros({30, 15}), in.targets, in.nll), Error);
   EXPECT_THROW(head_loss_backward(t.ctx, in.n, in.w, in.targets, 1, in.nll, t.grad(31, 16)), Error);
+  const comm::ProcessGroup group = comm::ProcessGroup::planned(2, 0);
+  t.ctx.tensor = &group;
+  EXPECT_THROW(head_loss(t.ctx, in.n, in.w, in.targets, in.nll), Error);  // 30 rows of a vocabulary of 0
+  t.ctx.tensor = nullptr;
   in.targets.tokens = t.zeros({8}, DType::F32);
   EXPECT_THROW(head_loss(t.ctx, in.n, in.w, in.targets, in.nll), Error);
 }

@@ -14,7 +14,8 @@ using model::ParamId;
 constexpr ParamId kEmbedding{-1, Param::Embedding};
 
 struct World {
-  explicit World(bool tied) : config(with_ties(tied)), spec(config), grads(arena, config, spec, Precision{}) {
+  explicit World(bool tied)
+      : config(with_ties(tied)), spec(config), part(config, spec, {}), grads(arena, spec, part, {}, {}, groups) {
     for (const ParamId& id : model::all_params(config, spec)) soil(id);  // what an earlier step left
   }
   static model::ModelConfig with_ties(bool tied) {
@@ -37,6 +38,8 @@ struct World {
 
   model::ModelConfig config;
   model::LayerSpec spec;
+  Part part;
+  Groups groups;
   Arena arena{Device::Cpu, size_t{64} << 20};
   Context ctx{arena, Device::Cpu, DType::F32};
   Gradients grads;

@@ -22,8 +22,9 @@ Job fp32_job() {
 // Weights, moments and all, byte by byte.
 std::vector<uint8_t> bytes_of(TinyState& state) {
   std::vector<uint8_t> bytes;
-  for (const auto& [name, tensor] : state->named_tensors())
-    bytes.insert(bytes.end(), tensor.raw(), tensor.raw() + tensor.bytes());
+  for (const StoredTensor& tensor : state->named_tensors())
+    for (const StoredPiece& piece : tensor.pieces)
+      bytes.insert(bytes.end(), piece.data.raw(), piece.data.raw() + piece.data.bytes());
   return bytes;
 }
 
@@ -92,8 +93,8 @@ Numbers numbers_of(TinyState& state) {
     to.insert(to.end(), plain.as<float>(), plain.as<float>() + plain.count());
   };
   for (const model::ParamId& id : state->params().ids()) {
-    const ops::AdamWState& s = state->optimizer().state(id);
-    append(n.grads, s.grad);
+    const ops::AdamWState& s = *state->optimizer().state(id);
+    append(n.grads, s.grad.first);
     append(n.m, s.m);
     append(n.v, s.v);
   }

@@ -3,7 +3,6 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <signal.h>
-#include <sys/resource.h>
 #include <sys/wait.h>
 
 #include <chrono>
@@ -13,7 +12,9 @@
 
 #include "base/log.h"
 #include "base/scratch_folder.h"
+#include "train/checkpoint_save.h"
 #include "train/data_files.h"
+#include "train/file_size_limit.h"
 
 namespace agoq::train {
 namespace {
@@ -37,7 +38,7 @@ struct State {
   }
   State(const State&) = delete;
 
-  std::vector<NamedTensor> tensors() {
+  std::vector<StoredTensor> tensors() {
     return {{"layers.0.qkv.grad.codes", host_tensor(codes.data(), {10, 100})},
             {"layers.0.qkv.grad.scales", host_tensor(scales.data(), {2, 3, 4})},
             {"norm.exp_avg", host_tensor(moments.data(), {15})},
@@ -94,6 +95,72 @@ TEST_F(CheckpointTest, LoadsWhatWasSaved) {
   EXPECT_EQ(read_checkpoint_manifest(path).metadata, "{\"seed\":7}");
   EXPECT_EQ(read_plainly(folder() + "/latest"), "step-00000100\n");
   Checkpoint(path).verify();
+}
+
+// Format 1, as programs that knew no pieces wrote and read it: whole tensors are still written so, to the byte.
+TEST_F(CheckpointTest, WholeTensorsAreWrittenAsEver) {
+  std::vector<uint8_t> codes(12);
+  for (size_t i = 0; i < codes.size(); ++i) codes[i] = static_cast<uint8_t>(7 * i);
+  std::vector<Bf16> scales = {to_bf16(2.0f), to_bf16(-1.0f)};
+  std::vector<float> norm = {0.5f, 1.5f, 2.5f};
+  const std::vector<StoredTensor> tensors = {{"exp_avg.codes/layers.0.qkv", host_tensor(codes.data(), {3, 4})},
+                                             {"exp_avg.scales/layers.0.qkv", host_tensor(scales.data(), {2, 1})},
+                                             {"weights/final_norm", host_tensor(norm.data(), {3})}};
+  const std::string path = save_checkpoint(folder(), 4, tensors, "{\"seed\": 7}", {.shard_bytes = 16});
+  EXPECT_EQ(read_plainly(path + "/manifest.json"), R"({"checksum":"8c16f42005dafde0",
+
+ "format": 1,
+ "step": 4,
+ "metadata": {
+  "seed": 7
+ },
+ "files": [
+  {
+   "name": "shard-00000.safetensors",
+   "bytes": 192
+  },
+  {
+   "name": "shard-00001.safetensors",
+   "bytes": 92
+  }
+ ],
+ "tensors": [
+  {
+   "name": "exp_avg.scales/layers.0.qkv",
+   "dtype": "bf16",
+   "shape": [
+    2,
+    1
+   ],
+   "file": "shard-00000.safetensors",
+   "checksum": "a3234306bd070b61"
+  },
+  {
+   "name": "exp_avg.codes/layers.0.qkv",
+   "dtype": "uint8",
+   "shape": [
+    3,
+    4
+   ],
+   "file": "shard-00000.safetensors",
+   "checksum": "305c5bae3681d0e0"
+  },
+  {
+   "name": "weights/final_norm",
+   "dtype": "fp32",
+   "shape": [
+    3
+   ],
+   "file": "shard-00001.safetensors",
+   "checksum": "55439dcb8e2b6e20"
+  }
+ ]
+}
+)");
+  const std::string header = R"({"weights/final_norm":{"dtype":"F32","shape":[3],"data_offsets":[0,12]}})";
+  const std::string shard = read_plainly(path + "/shard-00001.safetensors");
+  EXPECT_EQ(std::string_view(shard).substr(8, header.size()), header);
+  EXPECT_EQ(std::string_view(shard).substr(shard.size() - 12), std::string_view("\0\0\0?\0\0\xC0?\0\0 @", 12));
 }
 
 TEST_F(CheckpointTest, SplitsIntoFilesOfTheGivenSize) {
@@ -201,10 +268,11 @@ TEST_F(CheckpointTest, ARunSetBackKeepsItsOwnHistory) {
 TEST_F(CheckpointTest, MismatchesAreListedAndNothingIsLoaded) {
   const std::string path = save(5);
   State state(77), untouched(77);
-  std::vector<NamedTensor> tensors = state.tensors();
-  tensors[0].tensor.shape = {100, 10};
+  std::vector<StoredTensor> tensors = state.tensors();
+  tensors[0] = {tensors[0].name, host_tensor(state.codes.data(), {100, 10})};
   tensors[1].name = "renamed";
-  tensors[2].tensor.dtype = DType::I32;
+  std::vector<int32_t> integers(15);
+  tensors[2] = {tensors[2].name, host_tensor(integers.data(), {15})};
   EXPECT_THAT(error_of([&] { load_checkpoint(path, tensors); }),
               AllOf(HasSubstr("'layers.0.qkv.grad.codes': saved uint8 [10, 100], expected uint8 [100, 10]"),
                     HasSubstr("missing: 'renamed'"), HasSubstr("unexpected: 'layers.0.qkv.grad.scales'"),
@@ -215,7 +283,7 @@ TEST_F(CheckpointTest, MismatchesAreListedAndNothingIsLoaded) {
 TEST_F(CheckpointTest, ASubsetLoadsWeightsOnly) {
   const std::string path = save(5);
   State state(77), saved(5), untouched(77);
-  const NamedTensor wanted = state.tensors()[3];
+  const StoredTensor wanted = state.tensors()[3];
   EXPECT_THAT(error_of([&] { load_checkpoint(path, std::span(&wanted, 1)); }), HasSubstr("unexpected"));
   load_checkpoint(path, std::span(&wanted, 1), {.subset = true});
   EXPECT_EQ(state.corrections, saved.corrections);
@@ -288,25 +356,6 @@ TEST_F(CheckpointTest, NamesTheDamagedTensor) {
               AllOf(HasSubstr("shard-00000.safetensors is damaged"), HasSubstr("'layers.0.qkv.grad.codes'")));
 }
 
-// Files may grow to this size, as on a disk that is full.
-class FileSizeLimit {
- public:
-  explicit FileSizeLimit(rlim_t bytes) {
-    handler_ = signal(SIGXFSZ, SIG_IGN);
-    getrlimit(RLIMIT_FSIZE, &before_);
-    const rlimit limit = {bytes, before_.rlim_max};
-    setrlimit(RLIMIT_FSIZE, &limit);
-  }
-  ~FileSizeLimit() {
-    setrlimit(RLIMIT_FSIZE, &before_);
-    signal(SIGXFSZ, handler_);
-  }
-
- private:
-  rlimit before_{};
-  sighandler_t handler_;
-};
-
 TEST_F(CheckpointTest, AFullDiskFailsTheSaveAndLeavesThePreviousCheckpoint) {
   const SaveOptions options = {.keep_last = 1, .shard_bytes = 100};
   const std::string path = save(10, options);
@@ -374,7 +423,29 @@ TEST(Manifest, RefusesWhatLeadsOutOfItsFolderOrContradictsItself) {
   EXPECT_THAT(parse(head + file + R"("tensors":[)" + tensor(R"(,"checksum":"0X23456789abcdef")") + "]}"),
               HasSubstr("checksum"));
   EXPECT_THAT(parse(head + file + R"("tensors":[)" + tensor(R"(,"shape":[-2])") + "]}"), HasSubstr("dimension"));
-  EXPECT_THAT(parse(R"("format":2,"step":4})"), HasSubstr("format 2"));
+  const auto pieces = [&](const std::string& list) {
+    return parse(head + file + R"("tensors":[{"name":"t","dtype":"fp32","shape":[2,3],"pieces":[)" + list + "]}]}");
+  };
+  const auto piece = [](const std::string& rows, const std::string& columns) {
+    return fmt::format(R"({{"rows":{},"columns":{},"file":"a","checksum":"0123456789abcdef"}})", rows, columns);
+  };
+  EXPECT_EQ(pieces(piece("[0,1]", "[0,3]") + "," + piece("[1,2]", "[0,3]")), "");
+  EXPECT_THAT(pieces(""), HasSubstr("row 0, column 0 of tensor 't' (0:2,0:3) is in no piece"));
+  EXPECT_THAT(pieces(piece("[0,2]", "[0,1]") + "," + piece("[0,2]", "[2,3]")), HasSubstr("row 0, column 1"));
+  EXPECT_THAT(pieces(piece("[0,2]", "[0,2]") + "," + piece("[1,2]", "[1,3]")), HasSubstr("row 0, column 2"));
+  EXPECT_THAT(pieces(piece("[0,2]", "[0,3]") + "," + piece("[1,2]", "[1,3]")),
+              HasSubstr("0:2,0:3 in a and 1:2,1:3 in a overlap at row 1, column 1"));
+  EXPECT_THAT(pieces(piece("[0,3]", "[0,3]")), HasSubstr("lies outside its 0:2,0:3"));
+  EXPECT_THAT(pieces(piece("[2,0]", "[0,3]")), HasSubstr("lies outside"));
+  EXPECT_THAT(pieces(piece("[0,2]", "[0,3]") + "," + piece("[1,1]", "[0,3]")), HasSubstr("is empty"));
+  EXPECT_THAT(pieces(piece("[0,2,1]", "[0,3]")), HasSubstr("'rows' is [0,2,1]"));
+  EXPECT_THAT(pieces(piece("[0,-2]", "[0,3]")), HasSubstr("not two whole numbers"));
+  EXPECT_THAT(pieces("7"), HasSubstr("no object"));
+  EXPECT_THAT(parse(head + file + R"("tensors":[)" + tensor(R"(,"name":"t@0:1,0:1")") + "]}"),
+              HasSubstr("name of a piece"));
+  EXPECT_THAT(parse(head + file + R"("tensors":[)" + tensor(R"(,"shape":[4611686018427387904,4])") + "]}"),
+              HasSubstr("2^63"));
+  EXPECT_THAT(parse(R"("format":3,"step":4})"), HasSubstr("format 3"));
   EXPECT_THAT(parse(head + R"("files":[],"tensors":[]})" + "x"), HasSubstr("m.json"));
   EXPECT_THAT(parse(R"("metadata":)" + std::string(100, '[')), HasSubstr("nested"));
 }

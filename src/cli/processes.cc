@@ -1,0 +1,74 @@
+#include "cli/processes.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <thread>
+
+#include "base/log.h"
+#include "cli/program.h"
+#include "comm/connect.h"
+
+namespace agoq::cli {
+namespace {
+
+using std::chrono::seconds;
+
+// A process that knows that the run is over, but whose main thread is stuck (in a call of a library, say), ends by
+// itself.
+constexpr seconds kGrace{30};
+constexpr int kFailed = 1;
+
+// So that a reader of the output of all sees who says what, and a long text once.
+std::string told_by(const comm::Launch& launch, const std::string& text) {
+  if (launch.world == 1) return text;
+  return fmt::format("[rank {}] {}", launch.rank, launch.rank == 0 ? text : text.substr(0, text.find('\n')));
+}
+
+void end_if_stuck(const std::string& message) {
+  std::thread([message] {
+    std::this_thread::sleep_for(kGrace);
+    fmt::print(stderr, "agoq: error: {}; this process did not end by itself\n", message);
+    _exit(kFailed);
+  }).detach();
+}
+
+comm::ConnectOptions options_of(const comm::Launch& launch, const train::TrainConfig& config) {
+  using Minutes = std::chrono::duration<double, std::ratio<60>>;
+  const auto patience = std::chrono::duration_cast<comm::Duration>(Minutes(config.distributed_timeout_minutes));
+  comm::ConnectOptions options;
+  options.rendezvous_timeout = options.patience.wait = patience;
+  // Heard of no more before it is missed: else whoever waits for it is told what it waited for when it was last heard.
+  options.patience.silence = std::min<comm::Duration>(options.patience.silence, patience / 2);
+  options.on_fault = [launch](const std::string& cause) { end_if_stuck(told_by(launch, cause)); };
+  return options;
+}
+
+}  // namespace
+
+RunProcesses::RunProcesses(const train::TrainConfig& config) : launch_(comm::find_launch()) {
+  require(config.distributed_timeout_minutes > 0, "--distributed-timeout-minutes must be positive, not {}",
+          config.distributed_timeout_minutes);
+  set_log_rank(launch_.rank, launch_.world);
+  if (alone()) return;
+  try {
+    transport_ = comm::connect(launch_, options_of(launch_, config));
+  } catch (const std::exception& error) {
+    fail("{}", told_by(launch_, text_of(error)));
+  }
+}
+
+void RunProcesses::run(const std::function<void()>& work) const {
+  if (!transport_) return work();
+  try {
+    work();
+  } catch (const std::exception& error) {
+    const std::string text = text_of(error);
+    transport_->abandon(text);
+    fail("{}", told_by(launch_, text));
+  }
+}
+
+}  // namespace agoq::cli

@@ -1,0 +1,23 @@
+// From a launch to a transport: the one call that a program makes.
+#pragma once
+
+#include <memory>
+
+#include "comm/agreement.h"
+#include "comm/launch.h"
+#include "comm/socket_transport.h"
+
+namespace agoq::comm {
+
+struct ConnectOptions {
+  bool local_sockets = true;  // between ranks of one host; else TCP there too
+  Duration rendezvous_timeout = std::chrono::minutes(5);
+  Patience patience;
+  SocketTransport::OnFault on_fault;
+  Agreement agreement;  // refused where a rank differs; later items by agree()
+};
+
+// All ranks of the launch call this, and return together. A world of one needs no network.
+std::unique_ptr<Transport> connect(const Launch& launch, const ConnectOptions& options = {});
+
+}  // namespace agoq::comm

@@ -1,0 +1,61 @@
+// How the tensors of one group get from GPU to GPU: by NCCL where every rank has a GPU of its own, otherwise through
+// host memory.
+#pragma once
+
+#include <chrono>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "comm/transport.h"
+#include "device/context.h"
+
+namespace agoq::comm {
+
+#if defined(AGOQ_NCCL)
+inline constexpr bool kNcclBuild = true;
+#else
+inline constexpr bool kNcclBuild = false;
+#endif
+
+// A tensor that goes to, or comes from, a rank of the group.
+struct Message {
+  int peer = 0;  // rank in the group, not this one
+  Tensor data;   // on the context's device
+};
+
+enum class GpuTransport : uint8_t { Auto, Nccl, Staged };
+
+struct GroupOptions {
+  GpuTransport gpu_transport = GpuTransport::Auto;  // Nccl is an error where it cannot be
+  std::chrono::seconds timeout{600};                // how long NCCL waits for a rank while the host waits for the GPU
+};
+
+// The ranks of a group and the way between them in host memory.
+struct HostLink {
+  Transport* transport = nullptr;
+  std::vector<int> ranks = {0};  // of the world, in the order of the group
+  uint32_t channel = 0;
+
+  // Messages in host memory.
+  std::unique_ptr<Pending> start(std::span<const Message> sends, std::span<const Message> receives) const;
+};
+
+// Works in the order of the context's stream, as ProcessGroup::start() says.
+class GpuLink {
+ public:
+  virtual ~GpuLink() = default;
+  virtual std::unique_ptr<Pending> start(const Context& ctx, std::span<const Message> sends,
+                                         std::span<const Message> receives) = 0;
+  // ProcessGroup::all_gather() as one call of a library; false, and nothing done, if there is none.
+  virtual bool all_gather(const Context& ctx, const Tensor& mine, const Tensor& all) = 0;
+  virtual uint64_t bytes_sent() const = 0;      // by another way than the host's transport
+  virtual std::string description() const = 0;  // for the log
+};
+
+// Why a group whose ranks, in order, use these GPUs goes through host memory; empty if NCCL carries it. Error if the
+// options forbid that.
+std::string why_staged(const GroupOptions& options, std::span<const Gpu::Uuid> gpus);
+
+}  // namespace agoq::comm

@@ -1,0 +1,236 @@
+#include "comm/nccl_cuda.h"
+
+#include <nccl.h>
+
+#include <cstdlib>
+#include <cstring>
+#include <deque>
+#include <exception>
+
+#include "base/polling.h"
+#include "device/cuda.h"
+
+namespace agoq::comm {
+namespace {
+
+constexpr auto kFarewell = std::chrono::seconds(10);  // how long a group that ends waits for ranks that are not so far
+constexpr size_t kGreetingRoom = size_t{1} << 16;     // a byte of each rank
+
+void require_success(ncclResult_t result, const char* call) {
+  require(result == ncclSuccess, "{}: {} ({}); NCCL_DEBUG=WARN tells more, --gpu-transport staged does without NCCL",
+          call, ncclGetErrorString(result), ncclGetLastError(nullptr));
+}
+
+// An exchange on a stream of its own, which ends at a point of that stream.
+class NcclExchange : public Pending {
+ public:
+  NcclExchange(cudaStream_t compute, std::shared_ptr<cuda::Event> end) : compute_(compute), end_(std::move(end)) {}
+  void wait() override { end_->hold(compute_); }
+
+ private:
+  cudaStream_t compute_;
+  std::shared_ptr<cuda::Event> end_;
+};
+
+// The communicator is a non-blocking one: calls return at once and are asked about, so that a rank that is gone is an
+// error here and not a call that never returns. Any error ends the communicator.
+class NcclLink : public GpuLink, public Gpu::Watch {
+ public:
+  explicit NcclLink(const NcclGroup& group) : group_(group) {}
+  ~NcclLink() override;
+  NcclLink(const NcclLink&) = delete;
+  NcclLink& operator=(const NcclLink&) = delete;
+
+  void connect(Gpu& gpu);
+  std::unique_ptr<Pending> start(const Context& ctx, std::span<const Message> sends,
+                                 std::span<const Message> receives) override;
+  bool all_gather(const Context& ctx, const Tensor& mine, const Tensor& all) override;
+  uint64_t bytes_sent() const override { return bytes_sent_; }
+  std::string description() const override { return "NCCL " + nccl_version(); }
+
+  void check() override;
+  void abandon() noexcept override;
+
+ private:
+  using Clock = Polling::Clock;
+
+  void greet(Gpu& gpu);
+  template <class Call>
+  std::unique_ptr<Pending> enqueue(const Context& ctx, const Call& call);
+  void settle(ncclResult_t result, const char* call, Polling::Duration timeout);
+  void end();
+  void forget_finished();
+
+  NcclGroup group_;
+  ncclComm_t comm_ = nullptr;  // null before connect() and after abandon()
+  cuda::SideStream stream_;
+  cuda::Event begin_;                                    // of an exchange: the compute stream has come this far
+  std::deque<std::shared_ptr<cuda::Event>> unfinished_;  // ends of exchanges, in the order of the stream
+  Clock::time_point progress_;                           // when an exchange was last seen to end, or the first to begin
+  uint64_t bytes_sent_ = 0;
+};
+
+void NcclLink::connect(Gpu& gpu) {
+  // NVLink multicast needs rights that containers often lack, and nothing here needs it.
+  setenv("NCCL_NVLS_ENABLE", "0", /*overwrite=*/0);
+  ncclUniqueId id{};
+  static_assert(sizeof(id) == sizeof(group_.id));
+  std::memcpy(&id, group_.id.data(), sizeof(id));
+  ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
+  config.blocking = 0;
+  try {
+    settle(ncclCommInitRankConfig(&comm_, group_.size, id, group_.rank, &config), "ncclCommInitRankConfig",
+           group_.timeout);
+  } catch (...) {
+    abandon();
+    throw;
+  }
+  greet(gpu);
+}
+
+// Two ranks connect at their first message, and both hosts wait for that. In a pipeline the one may come to it long
+// before the other, so all pairs exchange a byte while all ranks are here.
+void NcclLink::greet(Gpu& gpu) {
+  Arena arena(gpu, kGreetingRoom);
+  const Context ctx(arena, Device::Cuda, DType::F32);
+  const Tensor own = ctx.empty(DType::U8, {1}), others = ctx.empty(DType::U8, {group_.size, 1});
+  std::vector<Message> sends, receives;
+  for (int i = 0; i < group_.size; ++i) {
+    if (i == group_.rank) continue;
+    sends.push_back({i, own});
+    receives.push_back({i, others.row_range(i, i + 1)});
+  }
+  start(ctx, sends, receives)->wait();
+  gpu.synchronize();
+  bytes_sent_ = 0;
+}
+
+// Waits until a call has done its part on the host; for an exchange: until its kernels are in the stream.
+void NcclLink::settle(ncclResult_t result, const char* call, Polling::Duration timeout) {
+  const Polling polling;
+  while (result == ncclInProgress) {
+    require_success(ncclCommGetAsyncError(comm_, &result), "ncclCommGetAsyncError");
+    if (result != ncclInProgress) break;
+    if (group_.transport) group_.transport->check();
+    if (polling.elapsed() > timeout)
+      throw PeerError(
+          fmt::format("{}: not all of the {} ranks of a group have come within {} s; see the logs of the others", call,
+                      group_.size, group_.timeout.count()));
+    polling.pause();
+  }
+  if (result == ncclRemoteError) throw PeerError(fmt::format("{}: a rank of the group is gone", call));
+  require_success(result, call);
+}
+
+template <class Call>
+std::unique_ptr<Pending> NcclLink::enqueue(const Context& ctx, const Call& call) {
+  require(comm_ != nullptr, "this group of {} ranks was given up after an error", group_.size);
+  cudaStream_t compute = cuda::stream(ctx);
+  begin_.record(compute);
+  begin_.hold(stream_.get());
+  try {
+    settle(call(), "an exchange by NCCL", group_.timeout);
+  } catch (...) {
+    abandon();
+    throw;
+  }
+  forget_finished();
+  if (unfinished_.empty()) progress_ = Clock::now();
+  unfinished_.push_back(std::make_shared<cuda::Event>());
+  unfinished_.back()->record(stream_.get());
+  return std::make_unique<NcclExchange>(compute, unfinished_.back());
+}
+
+std::unique_ptr<Pending> NcclLink::start(const Context& ctx, std::span<const Message> sends,
+                                         std::span<const Message> receives) {
+  return enqueue(ctx, [&] {
+    ncclResult_t result = ncclGroupStart();
+    for (const Message& m : sends) {
+      if (result != ncclSuccess || m.data.bytes() == 0) continue;
+      result = ncclSend(m.data.data, m.data.bytes(), ncclUint8, m.peer, comm_, stream_.get());
+      if (m.peer != group_.rank) bytes_sent_ += m.data.bytes();
+    }
+    for (const Message& m : receives) {
+      if (result != ncclSuccess || m.data.bytes() == 0) continue;
+      result = ncclRecv(m.data.data, m.data.bytes(), ncclUint8, m.peer, comm_, stream_.get());
+    }
+    const ncclResult_t end = ncclGroupEnd();  // also after an error: it leaves the group
+    return result == ncclSuccess ? end : result;
+  });
+}
+
+bool NcclLink::all_gather(const Context& ctx, const Tensor& mine, const Tensor& all) {
+  enqueue(ctx, [&] {
+    bytes_sent_ += mine.bytes() * static_cast<uint64_t>(group_.size - 1);
+    return ncclAllGather(mine.data, all.data, mine.bytes(), ncclUint8, comm_, stream_.get());
+  })->wait();
+  return true;
+}
+
+void NcclLink::forget_finished() {
+  while (!unfinished_.empty() && unfinished_.front()->reached()) {
+    unfinished_.pop_front();
+    progress_ = Clock::now();
+  }
+}
+
+// A rank that dies while it writes to this GPU's memory tells NCCL nothing: the transport or the clock must.
+void NcclLink::check() {
+  if (!comm_) return;
+  if (group_.transport) group_.transport->check();
+  ncclResult_t state = ncclSuccess;
+  require_success(ncclCommGetAsyncError(comm_, &state), "ncclCommGetAsyncError");
+  if (state != ncclInProgress) settle(state, "an exchange by NCCL", group_.timeout);
+  forget_finished();
+  if (!unfinished_.empty() && Clock::now() - progress_ > group_.timeout)
+    throw PeerError(
+        fmt::format("an exchange between {} ranks has not ended within {} s: one of them hangs; see their logs",
+                    group_.size, group_.timeout.count()));
+}
+
+void NcclLink::abandon() noexcept {
+  if (comm_) ncclCommAbort(comm_);
+  comm_ = nullptr;
+}
+
+void NcclLink::end() {
+  settle(ncclCommFinalize(comm_), "ncclCommFinalize", kFarewell);
+  ncclCommDestroy(comm_);
+  comm_ = nullptr;
+}
+
+// A rank that ends by an error does not wait for the others.
+NcclLink::~NcclLink() {
+  try {
+    if (comm_ && std::uncaught_exceptions() == 0) end();
+  } catch (...) {
+    // It is given up below.
+  }
+  abandon();
+}
+
+}  // namespace
+
+NcclId make_nccl_id() {
+  ncclUniqueId id{};
+  require_success(ncclGetUniqueId(&id), "ncclGetUniqueId");
+  NcclId bytes{};
+  std::memcpy(bytes.data(), &id, sizeof(id));
+  return bytes;
+}
+
+std::string nccl_version() {
+  int version = 0;
+  require_success(ncclGetVersion(&version), "ncclGetVersion");
+  return fmt::format("{}.{}.{}", version / 10000, version / 100 % 100, version % 100);
+}
+
+std::shared_ptr<GpuLink> open_nccl(Gpu& gpu, const NcclGroup& group) {
+  gpu.make_current();
+  const auto link = std::make_shared<NcclLink>(group);
+  gpu.watch(link);
+  link->connect(gpu);
+  return link;
+}
+
+}  // namespace agoq::comm

@@ -1,0 +1,23 @@
+// How the ranks of a launch find each other: all go to rank 0, which compares what must agree, tells everyone where the
+// others are, and lets nobody start before every pair is connected.
+#pragma once
+
+#include <vector>
+
+#include "base/file_descriptor.h"
+#include "comm/agreement.h"
+#include "comm/launch.h"
+#include "comm/sockets.h"
+
+namespace agoq::comm {
+
+struct Meeting {
+  Deadline::duration timeout;
+  bool local_sockets = true;  // between ranks of one host
+};
+
+// A connected socket for every other rank: a local one where both are on one host and say so, else TCP. What goes
+// wrong, also on another rank, is an Error with the same text on all ranks that can still be told.
+std::vector<FileDescriptor> meet(const Launch& launch, const Agreement& agreement, const Meeting& meeting);
+
+}  // namespace agoq::comm

@@ -1,0 +1,82 @@
+#include "ops/sequence_parallel.h"
+
+#include <array>
+
+#include "codec/codec.h"
+#include "comm/process_group.h"
+#include "comm/sum.h"
+#include "ops/linear.h"
+
+namespace agoq::ops {
+namespace {
+
+// A tensor of all tokens like x, which has one rank's.
+Tensor room_for_all(const Context& ctx, const Tensor& x) {
+  const int64_t rows = x.shape[0] * tensor_ranks(ctx);
+  return ctx.empty(x.dtype, x.shape.rank() == 1 ? Shape{rows} : Shape{rows, x.cols()});
+}
+
+}  // namespace
+
+int64_t own_tokens(int64_t tokens, int ranks) {
+  require(tokens % ranks == 0,
+          "a micro-batch of {} tokens cannot be divided over {} tensor-parallel ranks; choose a micro-batch size and a "
+          "sequence length whose product is a multiple of {}",
+          tokens, ranks, ranks);
+  return tokens / ranks;
+}
+
+int tensor_ranks(const Context& ctx) {
+  return ctx.tensor ? ctx.tensor->size() : 1;
+}
+
+Tensor gather_tokens(const Context& ctx, const Tensor& x) {
+  if (alone(ctx)) return x;
+  const Tensor all = room_for_all(ctx, x);
+  ctx.tensor->all_gather(ctx, x, all);
+  return all;
+}
+
+codec::Quantized gather_tokens(const Context& ctx, const codec::Quantized& x) {
+  if (alone(ctx)) return x;
+  const codec::Quantized all = codec::push(ctx, x.codec, x.rows * tensor_ranks(ctx), x.row);
+  ctx.tensor->all_gather(ctx, x.codes, all.codes);
+  if (x.scales) ctx.tensor->all_gather(ctx, x.scales, all.scales);
+  return all;
+}
+
+Tensor scatter_tokens(const Context& ctx, const Tensor& addend) {
+  if (alone(ctx)) return addend;
+  const Tensor own = ctx.empty(addend.dtype, {own_tokens(addend.shape[0], tensor_ranks(ctx)), addend.cols()});
+  scatter_tokens_into(ctx, addend, own);
+  return own;
+}
+
+void scatter_tokens_into(const Context& ctx, const Tensor& addend, const Tensor& own) {
+  require(!alone(ctx), "there is nobody to scatter tokens to");
+  ctx.tensor->reduce_scatter_sum(ctx, addend, own);
+}
+
+Tensor row_of_token(const Context& ctx, const Tensor& x, int64_t token) {
+  const int64_t own = x.shape[0], row = token % own, rank = token / own;
+  const Tensor rows = gather_tokens(ctx, x.row_range(row, row + 1));  // of every rank, which is little
+  return rows.row_range(rank, rank + 1);
+}
+
+void linear_add_scattered(const Context& ctx, const Tensor& x, const Tensor& w, const Tensor& y) {
+  if (alone(ctx)) return linear_add(ctx, x, w, y);
+  Scope scope(ctx);
+  const Tensor own = ctx.empty(y.dtype, y.shape);
+  scatter_tokens_into(ctx, linear(ctx, x, w), own);
+  comm::sum(ctx, std::array{y, own}, y);
+}
+
+Tensor linear_dx_scattered(const Context& ctx, const Tensor& dy, const Tensor& w) {
+  if (alone(ctx)) return linear_dx(ctx, dy, w);
+  const Tensor own = ctx.empty({own_tokens(dy.shape[0], tensor_ranks(ctx)), w.shape[1]});
+  Scope scope(ctx);
+  scatter_tokens_into(ctx, linear_dx(ctx, dy, w), own);
+  return own;
+}
+
+}  // namespace agoq::ops

@@ -1,0 +1,38 @@
+// What the ranks of the tensor group send each other (Megatron-LM's tensor and sequence parallelism, Korthikanti et al.
+// 2022): each holds the residual stream of its part of the tokens, [T / ranks, H], and all need all tokens for their
+// part of a product.
+//
+// A group of one, or none, moves nothing and takes no memory. Sums are in rank order, in fp32.
+#pragma once
+
+#include "codec/quantized.h"
+#include "device/context.h"
+
+namespace agoq::ops {
+
+// Of T tokens, those of one rank. An error if they cannot be divided.
+int64_t own_tokens(int64_t tokens, int ranks);
+
+int tensor_ranks(const Context& ctx);
+inline bool alone(const Context& ctx) {
+  return tensor_ranks(ctx) == 1;
+}
+
+// x [T / ranks, ...] of every rank -> [T, ...]. Alone: x itself.
+Tensor gather_tokens(const Context& ctx, const Tensor& x);
+// The same of what is kept: its codes and scales travel.
+codec::Quantized gather_tokens(const Context& ctx, const codec::Quantized& x);
+// Σ over ranks of their addends [T, H] -> own tokens of it, [T / ranks, H]. Alone: the addend itself.
+Tensor scatter_tokens(const Context& ctx, const Tensor& addend);
+// The same into a given tensor.
+void scatter_tokens_into(const Context& ctx, const Tensor& addend, const Tensor& own);
+// Row `token` of the T that all ranks' x [T / ranks, H] are together, on every rank: [1, H].
+Tensor row_of_token(const Context& ctx, const Tensor& x, int64_t token);
+
+// Products with a weight that is cut by its inner dimension, so that each rank has an addend of every token's result.
+// y [T / ranks, out] += x·wᵀ: how a layer adds to the residual stream. x [T, in / ranks], w [out, in / ranks].
+void linear_add_scattered(const Context& ctx, const Tensor& x, const Tensor& w, const Tensor& y);
+// dy·w -> [T / ranks, in]; dy [T, out / ranks], w [out / ranks, in].
+Tensor linear_dx_scattered(const Context& ctx, const Tensor& dy, const Tensor& w);
+
+}  // namespace agoq::ops

@@ -1,0 +1,38 @@
+// Buffers of the residual stream and its gradient that go to a neighbouring stage of the pipeline.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "comm/process_group.h"
+
+namespace agoq::parallel {
+
+// Belongs to the transport while it is on its way.
+struct Outgoing {
+  Tensor x;
+  std::unique_ptr<comm::Pending> sent;
+
+  const Tensor& free() {
+    if (sent) sent->wait();
+    sent.reset();
+    return x;
+  }
+  void send(const Context& ctx, const comm::ProcessGroup& group, int peer, const Tensor& part) {
+    const comm::Message message{peer, part};
+    sent = group.start(ctx, {&message, 1}, {});
+  }
+};
+
+// Used in turn, so that one is computed in while the other travels.
+class OutgoingRing {
+ public:
+  Outgoing& next() { return buffers_[turn_++ % buffers_.size()]; }
+  void add(const Tensor& x) { buffers_.push_back({x, nullptr}); }
+
+ private:
+  std::vector<Outgoing> buffers_;
+  size_t turn_ = 0;
+};
+
+}  // namespace agoq::parallel

@@ -1,0 +1,69 @@
+// Slices of gradients on their way between the ranks of a reduction group, through two staging buffers, so that one is
+// filled while the other travels.
+#pragma once
+
+#include <array>
+#include <memory>
+#include <vector>
+
+#include "ops/gradient_sum.h"
+#include "parallel/groups.h"
+#include "parallel/part.h"
+
+namespace agoq::parallel {
+
+// A gradient with room for equal slices: rows [slice · j, slice · (j + 1)) belong to rank j.
+struct SlicedGradient {
+  codec::Quantized storage;  // [ranks · slice, cols]
+  int64_t rows = 0;          // without padding
+  int64_t slice = 0;
+  uint32_t tensor = 0;     // logical id, for draws
+  codec::Origin origin;    // likewise
+  bool stochastic = true;  // how the wire's format and sums are rounded
+};
+
+class GradientExchange {
+ public:
+  // `wire`: the format on the way. If it differs from that of the gradients, which then are fp32, addends are encoded,
+  // summed as they arrive, and the sum is stored in fp32; otherwise codes travel as they are. `lane_bytes`: of a
+  // staging buffer, none if 0; what does not fit in one goes in several rounds.
+  GradientExchange(Arena& arena, codec::Codec wire, bool wire_differs, int64_t lane_bytes);
+  // The lane that holds so many rows, of all ranks' slices together; it must hold one of each.
+  static int64_t lane_bytes(codec::Codec wire, int64_t rows, const codec::RowBlocks& row);
+
+  // Starts to send every rank its slice. Until finish(), nobody touches the gradient. All ranks of a group start the
+  // same gradients in the same order.
+  void start(const Context& ctx, const comm::ProcessGroup& group, const SlicedGradient& gradient);
+  void finish(const Context& ctx);
+  // Whether a finished gradient is the sum itself, in this rank's slice, and not the addends.
+  bool stores_sums() const { return wire_differs_; }
+  // Addends that have arrived -> their sum, encoded once, and of all slices on all ranks (the all-reduce form).
+  void gather_sums(const Context& ctx, const comm::ProcessGroup& group, const SlicedGradient& gradient);
+
+ private:
+  // One buffer and what it carries.
+  struct Lane {
+    Tensor out, in;  // bytes; `in` where the wire's format differs
+    std::unique_ptr<comm::Pending> pending;
+    ops::GradientSum arrived;  // in `in`, to be summed
+    codec::Quantized sum;      // into these rows
+  };
+  void start_rows(const Context& ctx, const comm::ProcessGroup& group, const SlicedGradient& gradient, int64_t begin,
+                  int64_t end);
+  void finish(const Context& ctx, Lane& lane);
+  void encode_addend(const Context& ctx, int rank, const SlicedGradient& gradient, model::Range rows,
+                     const codec::Quantized& to) const;
+  struct Draws {
+    Purpose purpose{};
+    int64_t first_row = 0;
+    uint32_t rank = 0;  // ranks round independently of each other
+  };
+  codec::Rounding rounding(const Context& ctx, const SlicedGradient& gradient, Draws draws) const;
+
+  codec::Codec wire_;
+  bool wire_differs_;
+  std::array<Lane, 2> lanes_;
+  size_t next_ = 0;
+};
+
+}  // namespace agoq::parallel

@@ -1,0 +1,32 @@
+#include "train/crew.h"
+
+#include <algorithm>
+
+#include "comm/texts.h"
+
+namespace agoq::train {
+namespace {
+
+constexpr uint32_t kChannel = 1000;  // no group of tensors has it
+
+}  // namespace
+
+std::vector<std::string> Crew::gather(const std::string& mine) const {
+  if (alone()) return {mine};
+  return comm::gather_texts(*transport_, kChannel, mine);
+}
+
+std::string Crew::told(const std::string& by_the_leader) const {
+  return gather(leads() ? by_the_leader : "").front();
+}
+
+bool Crew::any(bool mine) const {
+  const std::vector<std::string> all = gather(mine ? "y" : "");
+  return std::any_of(all.begin(), all.end(), [](const std::string& text) { return !text.empty(); });
+}
+
+void Crew::agree(const comm::Agreement& items) const {
+  if (!alone()) comm::agree(*transport_, kChannel, items);
+}
+
+}  // namespace agoq::train

@@ -1,0 +1,42 @@
+// The processes that train together, as far as text and decisions pass between them; tensors go through the groups of
+// parallel/groups.h. One process is a crew of its own.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "comm/agreement.h"
+#include "comm/transport.h"
+#include "train/checkpoint.h"
+#include "train/config.h"
+
+namespace agoq::train {
+
+class Crew {
+ public:
+  explicit Crew(comm::Transport* transport = nullptr) : transport_(transport) {}
+
+  comm::Transport* transport() const { return transport_; }
+  int rank() const { return transport_ ? transport_->rank() : 0; }
+  int size() const { return transport_ ? transport_->size() : 1; }
+  bool alone() const { return size() == 1; }
+  bool leads() const { return rank() == 0; }  // writes the run folder and speaks
+  Place place() const { return {rank(), size()}; }
+
+  // All ranks make each of these calls alike.
+  std::vector<std::string> gather(const std::string& mine) const;  // everybody's, in rank order
+  std::string told(const std::string& by_the_leader) const;        // rank 0's
+  bool any(bool mine) const;
+  bool all(bool mine) const { return !any(!mine); }
+  void agree(const comm::Agreement& items) const;  // the same error on all ranks where one differs
+
+  Readers readers() const {
+    return {rank(), size(), [this](const std::string& mine) { return gather(mine); }};
+  }
+
+ private:
+  comm::Transport* transport_;
+};
+
+}  // namespace agoq::train

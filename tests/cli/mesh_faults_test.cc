@@ -1,0 +1,265 @@
+// What becomes of a run of several processes when something goes wrong: it ends, everywhere, within seconds, says
+// why, and the same command goes on as if nothing had been.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <filesystem>
+
+#include "cli/ranks.h"
+
+namespace agoq {
+namespace {
+
+namespace fs = std::filesystem;
+using std::chrono::seconds;
+using test::operator+;
+using test::kPp2;
+using test::kTp2;
+using test::kTp2Dp2;
+using test::losses_of;
+using test::metrics_of;
+using test::Ran;
+using test::Ranks;
+using test::run_agoq;
+using test::TinyMeshRun;
+using test::Words;
+using testing::AllOf;
+using testing::HasSubstr;
+
+constexpr seconds kSoon{30};  // on a busy machine; an idle one takes a few
+constexpr seconds kPatience{3};
+const Words kImpatient = {"--distributed-timeout-minutes", "0.05"};
+constexpr int kSteps = 16;  // enough to be disturbed before they are done
+
+// All but `gone` end by themselves, as failed, and say this in a line.
+void expect_all_fail(const std::vector<Ran>& all, const std::string& why, int gone = -1) {
+  for (int rank = 0; rank < static_cast<int>(all.size()); ++rank) {
+    if (rank == gone) continue;
+    const Ran& ran = all[static_cast<size_t>(rank)];
+    EXPECT_EQ(ran.status, 1) << "rank " << rank << ": " << ran.err;
+    EXPECT_THAT(ran.err, HasSubstr(why)) << "rank " << rank;
+    EXPECT_THAT(ran.err, HasSubstr("agoq: error: ")) << "rank " << rank;
+    if (rank == 0) continue;
+    EXPECT_THAT(ran.err, HasSubstr("[rank " + std::to_string(rank) + "]"));
+    EXPECT_EQ(std::count(ran.err.begin(), ran.err.end(), '\n'), 1) << ran.err;
+  }
+}
+
+// Four processes, and what the run is if nothing happens to it.
+class FaultyMesh : public testing::Test {
+ public:
+  static void SetUpTestSuite() {
+    tiny_ = new TinyMeshRun;
+    const std::vector<Ran> all = Ranks(4, arguments("whole")).wait();
+    for (const Ran& ran : all) ASSERT_EQ(ran.status, 0) << ran.err;
+  }
+  static void TearDownTestSuite() { delete tiny_; }
+
+ protected:
+  static Words arguments(const std::string& save, const Words& more = {}) {
+    return tiny_->arguments(kSteps, save, kTp2Dp2.settings + Words{"--save-interval", "1"} + more);
+  }
+  static void expect_goes_on(const std::string& save, const Words& more = {}) {
+    const std::vector<Ran> all = Ranks(4, arguments(save, more)).wait();
+    for (const Ran& ran : all) ASSERT_EQ(ran.status, 0) << ran.err;
+    EXPECT_EQ(metrics_of(tiny_->file(save)), metrics_of(tiny_->file("whole"))) << save;
+  }
+  static inline TinyMeshRun* tiny_ = nullptr;
+};
+
+TEST_F(FaultyMesh, ASignalToOneStopsAllSaved) {
+  for (const int number : {SIGTERM, SIGUSR1}) {
+    const std::string save = "signal" + std::to_string(number);
+    Ranks ranks(4, arguments(save));
+    ASSERT_TRUE(ranks.until_lines(tiny_->metrics(save), 2));
+    ranks.signal(2, number);
+    const std::vector<Ran> all = ranks.wait();
+    for (const Ran& ran : all) EXPECT_EQ(ran.status, 0) << ran.err;
+    EXPECT_THAT(all[0].out, HasSubstr("the same command again continues it"));
+    EXPECT_LT(losses_of(tiny_->file(save)).size(), kSteps);
+    expect_goes_on(save);
+  }
+}
+
+// As a launcher does that passes on the Ctrl-C that the terminal has sent to everyone.
+TEST_F(FaultyMesh, TheSameSignalTwiceAtOnceIsOne) {
+  Ranks ranks(4, arguments("twice"));
+  ASSERT_TRUE(ranks.until_lines(tiny_->metrics("twice"), 2));
+  for (int rank = 0; rank < 4; ++rank) ranks.signal(rank, SIGINT);
+  std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  for (int rank = 0; rank < 4; ++rank) ranks.signal(rank, SIGTERM);
+  for (const Ran& ran : ranks.wait()) EXPECT_EQ(ran.status, 0) << ran.err;
+  expect_goes_on("twice");
+}
+
+void kill_at_random(const TinyMeshRun& tiny, const Words& arguments, const std::string& save, int seed) {
+  std::mt19937 random(static_cast<uint32_t>(seed));
+  const int victim = std::uniform_int_distribution(0, 3)(random);
+  const int lines = std::uniform_int_distribution(0, kSteps - 3)(random);
+  Ranks ranks(4, arguments);
+  ASSERT_TRUE(lines == 0 || ranks.until_lines(tiny.metrics(save), lines));
+  std::this_thread::sleep_for(std::chrono::milliseconds(std::uniform_int_distribution(0, lines ? 60 : 300)(random)));
+  ranks.signal(victim, SIGKILL);
+  // Before the ranks have met nobody knows of a dead one: the others would wait for it.
+  const std::vector<Ran> all = ranks.wait({}, lines > 0 ? kSoon : kPatience);
+  if (all[static_cast<size_t>(victim)].status == 0 || lines == 0) return;  // too late, or too early
+  SCOPED_TRACE(fmt::format("seed {}: rank {} killed after {} steps", seed, victim, lines));
+  expect_all_fail(all, fmt::format("rank {} is gone", victim), victim);
+}
+
+TEST_F(FaultyMesh, AKilledOneEndsAllAndTheRunGoesOn) {
+  for (const int seed : {1, 2, 3}) {
+    const std::string save = "killed" + std::to_string(seed);
+    kill_at_random(*tiny_, arguments(save), save, seed);
+    expect_goes_on(save);
+  }
+}
+
+// At any moment of its life: also before the first step, and while a checkpoint is written.
+TEST_F(FaultyMesh, KilledTwentyTimesTheRunGoesOn) {
+  if (std::getenv("AGOQ_LONG_TESTS") == nullptr) GTEST_SKIP() << "takes a minute; AGOQ_LONG_TESTS=1 runs it";
+  for (int seed = 100; seed < 120; ++seed) {
+    const std::string save = "killed" + std::to_string(seed);
+    kill_at_random(*tiny_, arguments(save), save, seed);
+    expect_goes_on(save);
+    fs::remove_all(tiny_->file(save));
+  }
+}
+
+TEST_F(FaultyMesh, AStoppedOneEndsAllAndTheRunGoesOn) {
+  Ranks ranks(4, arguments("stopped", kImpatient));
+  ASSERT_TRUE(ranks.until_lines(tiny_->metrics("stopped"), 2));
+  ranks.signal(1, SIGSTOP);
+  expect_all_fail(ranks.wait({1}, kSoon), "rank 1 does not answer", 1);
+  expect_goes_on("stopped");
+}
+
+// For a person who does not want to wait for the step: this one ends at once, and the others with it.
+TEST_F(FaultyMesh, ASecondSignalEndsItAtOnce) {
+  Ranks ranks(4, arguments("at-once"));
+  ASSERT_TRUE(ranks.until_lines(tiny_->metrics("at-once"), 2));
+  ranks.signal(1, SIGSTOP);  // no step ends any more
+  ranks.signal(2, SIGTERM);
+  std::this_thread::sleep_for(std::chrono::milliseconds(2100));
+  ranks.signal(2, SIGTERM);
+  const std::vector<Ran> all = ranks.wait({1}, kSoon);
+  EXPECT_EQ(all[2].status, 128 + SIGTERM);
+  for (const int rank : {0, 3}) EXPECT_THAT(all[static_cast<size_t>(rank)].err, HasSubstr("rank 2 is gone"));
+  expect_goes_on("at-once");
+}
+
+TEST_F(FaultyMesh, AFullDiskOnOneRankFailsTheSaveAndNotTheRun) {
+  // Room for the small files of a run, but not for a rank's part of a checkpoint.
+  const Words saves_twice = tiny_->arguments(4, "full", kTp2Dp2.settings + Words{"--save-interval", "3"});
+  ASSERT_EQ(Ranks(4, tiny_->arguments(2, "full", kTp2Dp2.settings)).wait()[0].status, 0);
+  const std::vector<Ran> all = Ranks(4, saves_twice, {{1, {.file_bytes = 16384}}}).wait();
+  EXPECT_THAT(all[0].out,
+              AllOf(HasSubstr("NOT SAVED at step 3"), HasSubstr("rank 1: "),
+                    HasSubstr("training goes on, the last checkpoint is of step 2"), HasSubstr("4/4 | loss")));
+  expect_all_fail(all, "the checkpoint of step 4 was not saved");  // the last one: the run has lost its end
+  const fs::path checkpoints = tiny_->file("full") + "/checkpoints";
+  EXPECT_TRUE(fs::exists(checkpoints / "step-00000002/manifest.json"));
+  EXPECT_FALSE(fs::exists(checkpoints / "step-00000003"));
+  EXPECT_EQ(run_agoq({"inspect", tiny_->file("full"), "--verify"}).status, 0);
+  for (const Ran& ran : Ranks(4, saves_twice).wait()) EXPECT_EQ(ran.status, 0) << ran.err;
+}
+
+TEST_F(FaultyMesh, TheFolderOfARunThatGoesOnIsRefusedByAll) {
+  Ranks first(4, tiny_->arguments(100000, "held", kTp2Dp2.settings));
+  ASSERT_TRUE(first.until_lines(tiny_->metrics("held"), 1));
+  expect_all_fail(Ranks(2, tiny_->arguments(5, "held", kTp2.settings)).wait({}, kSoon), "is in use by process ");
+  first.signal(3, SIGTERM);
+  for (const Ran& ran : first.wait()) EXPECT_EQ(ran.status, 0) << ran.err;
+}
+
+// Ranks that were not told the same.
+TEST(MeshRefuses, OtherSettingsOnOneRank) {
+  const TinyMeshRun tiny;
+  write_plainly(tiny.file("other.txt"), read_plainly(tiny.text_path()) + "more");
+  const std::string text = tiny.text_path(), other = tiny.file("other.txt");
+  struct Case {
+    Words said_to_rank_1;
+    std::string why;
+  };
+  for (const Case& it :
+       {Case{{"--lr", "0.25"}, "--lr is '0.005' on rank 0 and '0.25' on rank 1"},
+        Case{{"--data-path", other}, fmt::format("--data-path is '{}' on rank 0 and '{}' on rank 1", text, other)},
+        Case{{"--seed", "7"}, "--seed is '1234' on rank 0 and '7' on rank 1"},
+        Case{{"--tensor-model-parallel-size", "1"},
+             "--tensor-model-parallel-size is '2' on rank 0 and '1' on rank 1"}}) {
+    Words arguments = tiny.arguments(3, "run", kTp2.settings), deviant = arguments;
+    const auto at = std::find(deviant.begin(), deviant.end(), it.said_to_rank_1[0]);
+    if (at == deviant.end())
+      deviant = deviant + it.said_to_rank_1;
+    else
+      *(at + 1) = it.said_to_rank_1[1];
+    expect_all_fail(Ranks(2, {}, {{0, {.arguments = arguments}}, {1, {.arguments = deviant}}}).wait({}, kSoon), it.why);
+    EXPECT_FALSE(fs::exists(tiny.file("run"))) << "nothing is begun";
+  }
+}
+
+// Hosts on which the same name means another file, or none.
+TEST(MeshRefuses, OtherDataOnOneRank) {
+  const TinyMeshRun tiny;
+  const fs::path here = tiny.file("here"), elsewhere = tiny.file("elsewhere"), nowhere = tiny.file("nowhere");
+  for (const fs::path& folder : {here, elsewhere, nowhere}) fs::create_directory(folder);
+  write_plainly(here / "text.txt", read_plainly(tiny.text_path()));
+  write_plainly(elsewhere / "text.txt", read_plainly(tiny.text_path()) + "more");
+  Words arguments = tiny.arguments(3, "run", kTp2Dp2.settings);
+  *(std::find(arguments.begin(), arguments.end(), "--data-path") + 1) = "/proc/self/cwd/text.txt";
+  const auto outcome = [&](const fs::path& of_rank_2) {
+    return Ranks(4, arguments,
+                 {{0, {.folder = here}}, {1, {.folder = here}}, {2, {.folder = of_rank_2}}, {3, {.folder = here}}})
+        .wait({}, kSoon);
+  };
+  const std::vector<Ran> other = outcome(elsewhere), none = outcome(nowhere);
+  expect_all_fail(other, "must agree: data is '[{\"weight\":1.0,\"tokens\":");
+  expect_all_fail(other, "}]' on rank 2\n");
+  expect_all_fail(none, "/proc/self/cwd/text.txt");
+  EXPECT_THAT(none[0].err, HasSubstr("[rank 0] rank 2: "));
+  EXPECT_FALSE(fs::exists(tiny.metrics("run"))) << "no step was made";
+}
+
+TEST(MeshRefuses, WhatNoMeshCanDo) {
+  const TinyMeshRun tiny;
+  struct Case {
+    int world;
+    Words settings;
+    std::string why, choices;
+  };
+  for (const Case& it :
+       {Case{3, {"--tensor-model-parallel-size", "2"}, "does not divide the 3 processes", "start 2 or 4"},
+        Case{4, {"--tensor-model-parallel-size", "4"}, "cannot divide 4 query heads, 2 key/value heads", "use 1, 2"},
+        Case{2,
+             {"--pipeline-model-parallel-size", "2", "--num-virtual-stages-per-pipeline-rank", "3"},
+             "4 layers are too few for 2 stages x 3 chunks",
+             "2 stages allow at most 2 chunks"},
+        Case{3, {}, "--global-batch-size 8 is not a multiple of --micro-batch-size 1 for each of 3", "try 6 or 9"}}) {
+    const std::vector<Ran> all = Ranks(it.world, tiny.arguments(1, "run", it.settings)).wait({}, kSoon);
+    expect_all_fail(all, it.why);
+    expect_all_fail(all, it.choices);
+    EXPECT_FALSE(fs::exists(tiny.file("run"))) << "nothing is begun";
+  }
+}
+
+TEST(MeshRefuses, ToWaitForEverForOneThatNeverStarts) {
+  const TinyMeshRun tiny;
+  const Words arguments = tiny.arguments(1, "run", kPp2.settings + kImpatient);
+  Words four = tiny.arguments(1, "run", kTp2Dp2.settings + kImpatient);
+  expect_all_fail(Ranks(4, four, {{2, {.absent = true}}}).wait({}, kSoon),
+                  fmt::format("rank 2 of 4 did not come within {} s", kPatience.count()), 2);
+  expect_all_fail(Ranks(2, arguments, {{0, {.absent = true}}}).wait({}, kSoon), "rank 1 found no rank 0", 0);
+}
+
+TEST(MeshRefuses, APortThatIsInUse) {
+  const TinyMeshRun tiny;
+  const int port = test::free_port();
+  const FileDescriptor taken = comm::listen_tcp(port, true);
+  const std::vector<Ran> all = Ranks(2, tiny.arguments(1, "run", kPp2.settings), {{1, {.absent = true}}}, port).wait();
+  EXPECT_THAT(all[0].err,
+              HasSubstr(fmt::format("cannot listen on port {}: Address already in use; AGOQ_MASTER_PORT", port)));
+  EXPECT_EQ(all[0].status, 1);
+}
+
+}  // namespace
+}  // namespace agoq

@@ -1,0 +1,188 @@
+#include "comm/launch.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <map>
+
+#include "base/error.h"
+
+namespace agoq::comm {
+namespace {
+
+using testing::HasSubstr;
+using Variables = std::map<std::string, std::string>;
+
+Launch launch_in(const Variables& variables) {
+  return find_launch([&](const char* name) -> const char* {
+    const auto at = variables.find(name);
+    return at == variables.end() ? nullptr : at->second.c_str();
+  });
+}
+
+std::string error_in(const Variables& variables) {
+  try {
+    launch_in(variables);
+  } catch (const Error& e) {
+    return e.what();
+  }
+  return "";
+}
+
+const Variables kTorchrun = {{"RANK", "5"},
+                             {"WORLD_SIZE", "8"},
+                             {"LOCAL_RANK", "1"},
+                             {"LOCAL_WORLD_SIZE", "4"},
+                             {"MASTER_ADDR", "node1"},
+                             {"MASTER_PORT", "29500"}};
+
+const Variables kOpenMpi = {
+    {"OMPI_COMM_WORLD_RANK", "3"},
+    {"OMPI_COMM_WORLD_SIZE", "4"},
+    {"OMPI_COMM_WORLD_LOCAL_RANK", "3"},
+    {"OMPI_COMM_WORLD_LOCAL_SIZE", "4"},
+    {"OMPI_MCA_ess_base_jobid", "1631780865"},
+    {"OMPI_MCA_orte_hnp_uri", "1631780864.0;tcp://192.0.2.2,10.0.0.7:49975;tcp6://[fd00::2]:37121"}};
+
+const Variables kSlurm = {{"SLURM_PROCID", "9"},
+                          {"SLURM_STEP_NUM_TASKS", "11"},
+                          {"SLURM_NTASKS", "11"},
+                          {"SLURM_LOCALID", "1"},
+                          {"SLURM_NODEID", "2"},
+                          {"SLURM_STEP_TASKS_PER_NODE", "4(x2),3"},
+                          {"SLURM_STEP_NODELIST", "node[003-004,9]"},
+                          {"SLURM_JOB_ID", "1234"},
+                          {"SLURM_STEP_ID", "0"}};
+
+Variables with(Variables variables, const std::string& name, const std::string& value) {
+  variables[name] = value;
+  return variables;
+}
+
+Variables without(Variables variables, const std::string& name) {
+  variables.erase(name);
+  return variables;
+}
+
+TEST(Launch, OneProcessWithoutLauncher) {
+  const Launch launch = launch_in({});
+  EXPECT_EQ(launch.rank, 0);
+  EXPECT_EQ(launch.world, 1);
+  EXPECT_EQ(launch.local_world, 1);
+  EXPECT_EQ(launch.launcher, "none");
+}
+
+TEST(Launch, Torchrun) {
+  const Launch launch = launch_in(kTorchrun);
+  EXPECT_EQ(launch.rank, 5);
+  EXPECT_EQ(launch.world, 8);
+  EXPECT_EQ(launch.local_rank, 1);
+  EXPECT_EQ(launch.local_world, 4);
+  EXPECT_EQ(launch.master_addr, "node1");
+  EXPECT_EQ(launch.launcher, "torchrun");
+  EXPECT_EQ(launch.master_port, 30500);
+}
+
+TEST(Launch, TorchrunsPortIsNeverOurs) {
+  for (int port = 1; port < 1 << 16; ++port) {
+    const int ours = launch_in(with(kTorchrun, "MASTER_PORT", std::to_string(port))).master_port;
+    ASSERT_NE(ours, port);
+    ASSERT_GE(ours, 1024);
+    ASSERT_LT(ours, 1 << 16);
+  }
+}
+
+TEST(Launch, OpenMpi) {
+  const Launch launch = launch_in(kOpenMpi);
+  EXPECT_EQ(launch.rank, 3);
+  EXPECT_EQ(launch.world, 4);
+  EXPECT_EQ(launch.local_rank, 3);
+  EXPECT_EQ(launch.launcher, "Open MPI");
+  EXPECT_EQ(launch.master_addr, "127.0.0.1");
+  EXPECT_EQ(launch.master_port, launch_in(with(kOpenMpi, "OMPI_COMM_WORLD_RANK", "0")).master_port);
+  EXPECT_NE(launch.master_port, launch_in(with(kOpenMpi, "OMPI_MCA_ess_base_jobid", "1631780866")).master_port);
+}
+
+TEST(Launch, OpenMpiOnSeveralHostsMeetsWhereItRuns) {
+  Variables variables = with(kOpenMpi, "OMPI_COMM_WORLD_SIZE", "8");
+  EXPECT_EQ(launch_in(variables).master_addr, "192.0.2.2");
+  variables.erase("OMPI_MCA_orte_hnp_uri");
+  EXPECT_THAT(error_in(variables), HasSubstr("set AGOQ_MASTER_ADDR"));
+  EXPECT_EQ(launch_in(with(variables, "AGOQ_MASTER_ADDR", "first")).master_addr, "first");
+}
+
+TEST(Launch, Mpich) {
+  const Variables variables = {
+      {"PMI_RANK", "1"}, {"PMI_SIZE", "4"}, {"MPI_LOCALRANKID", "1"}, {"MPI_LOCALNRANKS", "4"}};
+  const Launch launch = launch_in(variables);
+  EXPECT_EQ(launch.rank, 1);
+  EXPECT_EQ(launch.world, 4);
+  EXPECT_EQ(launch.local_rank, 1);
+  EXPECT_EQ(launch.local_world, 4);
+  EXPECT_EQ(launch.launcher, "MPICH");
+  EXPECT_THAT(error_in(with(variables, "PMI_SIZE", "8")), HasSubstr("set AGOQ_MASTER_ADDR"));
+}
+
+TEST(Launch, Slurm) {
+  const Launch launch = launch_in(kSlurm);
+  EXPECT_EQ(launch.rank, 9);
+  EXPECT_EQ(launch.world, 11);
+  EXPECT_EQ(launch.local_rank, 1);
+  EXPECT_EQ(launch.local_world, 3);
+  EXPECT_EQ(launch.master_addr, "node003");
+  EXPECT_EQ(launch.launcher, "Slurm");
+  EXPECT_EQ(launch.master_port, launch_in(with(kSlurm, "SLURM_PROCID", "8")).master_port);
+  EXPECT_NE(launch.master_port, launch_in(with(kSlurm, "SLURM_STEP_ID", "1")).master_port);
+  EXPECT_EQ(launch_in(with(kSlurm, "SLURM_NODEID", "1")).local_world, 4);
+  Variables by_address = without(kSlurm, "SLURM_STEP_NODELIST");
+  by_address["SLURM_LAUNCH_NODE_IPADDR"] = "10.0.0.3";
+  EXPECT_EQ(launch_in(by_address).master_addr, "10.0.0.3");
+}
+
+TEST(Launch, AShellInsideAnAllocationIsNoTask) {
+  EXPECT_EQ(launch_in(without(kSlurm, "SLURM_STEP_ID")).world, 1);
+  EXPECT_EQ(launch_in(without(kSlurm, "SLURM_PROCID")).world, 1);
+  EXPECT_EQ(launch_in(with(kSlurm, "SLURM_STEP_NUM_TASKS", "1")).world, 1);
+}
+
+TEST(Launch, TheInnermostLauncherCounts) {
+  Variables both = kSlurm;
+  both.insert(kOpenMpi.begin(), kOpenMpi.end());
+  EXPECT_EQ(launch_in(both).launcher, "Open MPI");
+  const Variables srun_with_pmi = with(with(kSlurm, "PMI_RANK", "9"), "PMI_SIZE", "11");
+  EXPECT_EQ(launch_in(srun_with_pmi).launcher, "Slurm");
+}
+
+TEST(Launch, OurOwnVariablesOverrule) {
+  const Launch launch = launch_in(with(with(kTorchrun, "AGOQ_MASTER_ADDR", "10.1.2.3"), "AGOQ_MASTER_PORT", "4567"));
+  EXPECT_EQ(launch.master_addr, "10.1.2.3");
+  EXPECT_EQ(launch.master_port, 4567);
+  EXPECT_THAT(error_in(with(kTorchrun, "AGOQ_MASTER_PORT", "65536")), HasSubstr("65536"));
+}
+
+TEST(Launch, RefusesContradictions) {
+  EXPECT_THAT(error_in(with(kTorchrun, "RANK", "8")), HasSubstr("rank 8 of 8"));
+  EXPECT_THAT(error_in(with(kTorchrun, "LOCAL_RANK", "4")), HasSubstr("local rank 4 of 4"));
+  EXPECT_THAT(error_in(with(kTorchrun, "LOCAL_WORLD_SIZE", "9")), HasSubstr("9"));
+  EXPECT_THAT(error_in(with(kTorchrun, "WORLD_SIZE", "0")), HasSubstr("of 0"));
+  EXPECT_THAT(error_in(with(kTorchrun, "RANK", "five")), HasSubstr("RANK is 'five'"));
+  EXPECT_THAT(error_in(with(kTorchrun, "RANK", "-1")), HasSubstr("RANK is '-1'"));
+  EXPECT_THAT(error_in(without(kTorchrun, "WORLD_SIZE")), HasSubstr("WORLD_SIZE is missing"));
+  EXPECT_THAT(error_in(without(kTorchrun, "MASTER_ADDR")), HasSubstr("MASTER_ADDR is missing"));
+  EXPECT_THAT(error_in(without(kOpenMpi, "OMPI_COMM_WORLD_SIZE")), HasSubstr("OMPI_COMM_WORLD_SIZE is missing"));
+  EXPECT_THAT(error_in({{"PMI_RANK", "1"}}), HasSubstr("PMI_SIZE is missing"));
+  EXPECT_THAT(error_in(without(kSlurm, "SLURM_LOCALID")), HasSubstr("SLURM_LOCALID is missing"));
+  EXPECT_THAT(error_in(with(kSlurm, "SLURM_STEP_TASKS_PER_NODE", "4(x1)")), HasSubstr("4(x1)"));
+}
+
+TEST(Launch, FirstHostOfASlurmList) {
+  EXPECT_EQ(first_host("node1"), "node1");
+  EXPECT_EQ(first_host("login,node[3-4]"), "login");
+  EXPECT_EQ(first_host("node[003-007,9],login"), "node003");
+  EXPECT_EQ(first_host("node[9,12]"), "node9");
+  EXPECT_EQ(first_host("rack[1-2]-node[03,4]"), "rack1-node03");
+  EXPECT_THROW(first_host("node[3"), Error);
+}
+
+}  // namespace
+}  // namespace agoq::comm

@@ -1,0 +1,235 @@
+// One decision of all ranks: the global norm, clipping, and steps that are skipped; against scalar loops over all
+// gradients.
+#include <gtest/gtest.h>
+#include <omp.h>
+
+#include <cmath>
+#include <limits>
+#include <map>
+
+#include "parallel/rank_of_world.h"
+
+namespace agoq::parallel {
+namespace {
+
+using codec::Codec;
+using comm::Axis;
+using model::ParamId;
+using model::Reduction;
+
+struct Case {
+  int tensor = 1, data = 1, pipeline = 1;
+  bool tied = false, shard = true;
+  Codec main = Codec::Fp32;
+  int64_t vocabulary = 257;
+  std::string text() const {
+    return fmt::format("tp{}_dp{}_pp{}_{}_{}_{}_{}", tensor, data, pipeline, tied ? "tied" : "untied",
+                       shard ? "sharded" : "whole", codec::name_of(main), vocabulary);
+  }
+};
+
+Job job_of(const Case& c, int rank) {
+  model::ModelConfig model = test::tiny_model();
+  model.layers = 4;
+  model.vocab_size = c.vocabulary;
+  model.tied_embeddings = c.tied;
+  model.qk_norm = true;
+  Job job = test::tiny_job(model);
+  job.precision.master = model::MasterForm::Fp32;
+  job.precision.main_grads = job.parallelism.grad_reduce = c.main;
+  job.precision.exp_avg = job.precision.exp_avg_sq = Codec::Fp32;
+  job.parallelism.mesh = comm::Mesh({c.tensor, c.data, c.pipeline});
+  job.parallelism.rank = rank;
+  job.parallelism.shard_optimizer = c.shard;
+  return job;
+}
+
+// A rank with a model and gradients that no model has made.
+class Rank {
+ public:
+  Rank(comm::Transport& transport, const Case& c)
+      : rank_(transport.rank()),
+        arena_(Device::Cpu, size_t{32} << 20),
+        state_(arena_, Device::Cpu, job_of(c, transport.rank()), &transport) {
+    omp_set_num_threads(1);
+    state_.params().initialize(state_.context(), 3);
+  }
+  TrainingState* operator->() { return &state_; }
+  const std::vector<ParamId>& ids() const { return state_.part().ids; }
+  const Parallelism& parallelism() const { return state_.job().parallelism; }
+
+  void fill() {
+    state_.grads().begin_step(state_.context());
+    for (const ParamId& id : ids()) {
+      const codec::Quantized to = state_.grads().data(id);
+      const std::vector<float> values = test::invented(rank_, id.tensor(), to.rows * to.row.cols);
+      state_.grads().acquire(id);
+      codec::encode(state_.context(), host_tensor(values.data(), {to.rows, to.row.cols}), to);
+    }
+  }
+  UpdateResult update(const AdamWConfig& config) {
+    state_.optimizer().step(state_.context(), 1e-2, config);
+    return state_.optimizer().result(state_.context());
+  }
+  // The lowest rank of those that hold addends of the same gradient.
+  int group_of(const ParamId& id) const {
+    const comm::Mesh& mesh = parallelism().mesh;
+    switch (state_.spec()[id.param].reduction) {
+      case Reduction::Data:
+        return mesh.group(rank_, {Axis::Data}).front();
+      case Reduction::DataAndTensor:
+        return mesh.group(rank_, {Axis::Data, Axis::Tensor}).front();
+      default:
+        return mesh.group(rank_, {Axis::Data, Axis::Pipeline}).front();
+    }
+  }
+  std::vector<uint8_t> stored() {
+    std::vector<uint8_t> bytes;
+    for (const StoredTensor& tensor : state_.named_tensors())
+      for (const StoredPiece& piece : tensor.pieces)
+        bytes.insert(bytes.end(), piece.data.raw(), piece.data.raw() + piece.data.bytes());
+    return bytes;
+  }
+
+ private:
+  int rank_;
+  Arena arena_;
+  TrainingState state_;
+};
+
+// Σ of all addends of every gradient of the model's shards, in double.
+class Sums {
+ public:
+  explicit Sums(int ranks) : addends_(static_cast<size_t>(ranks)) {}
+  // All ranks give theirs.
+  void add(Rank& rank) {
+    auto& mine = addends_[static_cast<size_t>(rank->groups().world.rank())];
+    for (const ParamId& id : rank.ids()) mine[{id.tensor(), rank.group_of(id)}] = test::decoded(rank->grads().data(id));
+    rank->groups().world.barrier();
+  }
+  std::vector<double> of(const Rank& rank, const ParamId& id) const { return sum({id.tensor(), rank.group_of(id)}); }
+  double norm() const {
+    std::map<Key, bool> keys;
+    for (const auto& addends : addends_)
+      for (const auto& [key, values] : addends) keys[key] = true;
+    double squares = 0;
+    for (const auto& [key, held] : keys)
+      for (const double x : sum(key)) squares += x * x;
+    return std::sqrt(squares);
+  }
+
+ private:
+  using Key = std::pair<uint32_t, int>;
+  std::vector<double> sum(const Key& key) const {
+    std::vector<double> total;
+    for (const auto& addends : addends_) {
+      const auto at = addends.find(key);
+      if (at == addends.end()) continue;
+      total.resize(at->second.size());
+      for (size_t i = 0; i < total.size(); ++i) total[i] += at->second[i];
+    }
+    return total;
+  }
+  std::vector<std::map<Key, std::vector<float>>> addends_;
+};
+
+class DistributedOptimizer : public testing::TestWithParam<Case> {};
+
+// The first moments after one update are the clipped gradients, times 1 - beta1.
+TEST_P(DistributedOptimizer, ClipsByTheNormOfAllGradientsOnce) {
+  const Case& c = GetParam();
+  const int ranks = c.tensor * c.data * c.pipeline;
+  // Of the largest element: what a sum that is encoded again may be off by.
+  const double step = c.shard || c.main == Codec::Fp32 ? 0 : 1.02 / 127;
+  Sums sums(ranks);
+  test::ThreadWorld(ranks).run([&](comm::Transport& transport) {
+    Rank rank(transport, c);
+    rank.fill();
+    sums.add(rank);
+    const double norm = sums.norm(), clip = norm / 3;
+    const AdamWConfig config{0.9, 0.95, 1e-8, 0.0, clip};
+    const UpdateResult result = rank.update(config);
+    EXPECT_FALSE(result.skipped) << result.non_finite;
+    EXPECT_NEAR(result.grad_norm, norm, (1e-6 + 0.1 * step) * norm);
+    for (const double other : rank->groups().world.values(result.grad_norm)) EXPECT_EQ(other, result.grad_norm);
+    for (const ParamId& id : rank.ids()) {
+      const ops::AdamWState* state = rank->optimizer().state(id);
+      const model::Range rows = rank->grads().rows(id);
+      ASSERT_EQ(state != nullptr, rows.count() > 0);
+      if (!state) continue;
+      const std::vector<double> sum = sums.of(rank, id);
+      const std::vector<float> m = test::decoded(state->m);
+      ASSERT_EQ(static_cast<int64_t>(m.size()), rows.count() * state->m.row.cols);
+      double worst = 0, largest = 0;
+      for (size_t i = 0; i < m.size(); ++i) {
+        const double want = (1 - config.beta1) * sum[i + static_cast<size_t>(rows.begin * state->m.row.cols)] / 3;
+        worst = std::max(worst, std::abs(m[i] - want));
+        largest = std::max(largest, std::abs(want));
+      }
+      EXPECT_LE(worst, (2e-6 + step) * largest) << model::logical_name(rank->spec(), id);
+    }
+  });
+}
+
+// As damage looks in each format, in the first or the last row of a rank's addend.
+void damage(Rank& rank, const ParamId& id, bool last_row) {
+  const codec::Quantized grad = rank->grads().data(id);
+  const int64_t row = last_row ? grad.rows - 1 : 0;
+  if (grad.scales)
+    grad.row_scales(row)[0] = Bf16{codec::reference::nan_scale()};
+  else if (grad.codec == Codec::Fp32)
+    grad.plain().as<float>()[row * grad.row.cols] = std::numeric_limits<float>::infinity();
+  else
+    grad.plain().as<Bf16>()[row * grad.row.cols] = to_bf16(std::numeric_limits<float>::quiet_NaN());
+}
+
+TEST_P(DistributedOptimizer, DamageOnOneRankSkipsTheStepOnAllAndIsNamed) {
+  const Case& c = GetParam();
+  const int ranks = c.tensor * c.data * c.pipeline;
+  test::ThreadWorld(ranks).run([&](comm::Transport& transport) {
+    Rank rank(transport, c);
+    rank.fill();
+    EXPECT_FALSE(rank.update({}).skipped);
+    const std::vector<uint8_t> before = rank.stored();
+    const std::vector<ParamId> all = model::all_params(rank->job().model, rank->spec());
+    for (size_t i = 0; i < all.size(); i += 5) {
+      const ParamId id = all[i];
+      const std::vector<char> holds = rank->groups().world.values<char>(rank->params().holds(id));
+      int victim = static_cast<int>(i) % ranks;
+      while (!holds[static_cast<size_t>(victim)]) victim = (victim + 1) % ranks;
+      rank.fill();
+      if (transport.rank() == victim) damage(rank, id, i % 2 == 0);
+      const UpdateResult result = rank.update({});
+      EXPECT_TRUE(result.skipped);
+      EXPECT_FALSE(std::isfinite(result.grad_norm));
+      EXPECT_EQ(result.non_finite, model::logical_name(rank->spec(), id)) << "rank " << transport.rank();
+      EXPECT_EQ(rank->optimizer().updates(rank->context()), 1) << "skipped steps are no updates";
+      EXPECT_EQ(rank.stored(), before);
+    }
+    rank.fill();
+    EXPECT_FALSE(rank.update({}).skipped);
+    EXPECT_NE(rank.stored(), before);
+  });
+}
+
+std::vector<Case> cases() {
+  std::vector<Case> all;
+  for (const Codec main : {Codec::Fp8, Codec::Bf16}) all.push_back({1, 3, 1, false, true, main});
+  for (const bool shard : {true, false}) {
+    for (const int data : {2, 3, 4, 8}) all.push_back({1, data, 1, false, shard, Codec::Fp32});
+    all.push_back({1, 3, 1, false, shard, Codec::Int8});
+    all.push_back({1, 2, 1, true, shard, Codec::Fp32});
+    all.push_back({1, 2, 2, true, shard, Codec::Fp32});
+    all.push_back({1, 1, 4, true, shard, Codec::Fp32});
+    all.push_back({2, 1, 1, false, shard, Codec::Fp32});
+    all.push_back({2, 2, 2, false, shard, Codec::Fp32});
+    all.push_back({2, 2, 2, true, shard, Codec::Fp32});
+    all.push_back({2, 2, 1, false, shard, Codec::Fp32, 2});  // shards of a single row
+  }
+  return all;
+}
+INSTANTIATE_TEST_SUITE_P(All, DistributedOptimizer, testing::ValuesIn(cases()),
+                         [](const auto& info) { return info.param.text(); });
+
+}  // namespace
+}  // namespace agoq::parallel

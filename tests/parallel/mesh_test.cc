@@ -1,0 +1,272 @@
+// A model spread over a mesh of ranks trains as one process does: ranks are threads here. Built twice: for the CPU, and
+// for ranks that share a GPU.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <omp.h>
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <mutex>
+
+#include "comm/thread_transport.h"
+#include "device/memory.h"
+#include "device/transfer.h"
+#include "parallel/tiny_state.h"
+
+namespace agoq::parallel {
+namespace {
+
+#if defined(AGOQ_TEST_ON_GPU)
+constexpr Device kDevice = Device::Cuda;
+#else
+constexpr Device kDevice = Device::Cpu;
+#endif
+constexpr int kGlobalMicroBatches = 8;
+constexpr int kSteps = 20;
+
+struct Shape {
+  int tensor = 1, pipeline = 1, data = 1, chunks = 1;
+  int ranks() const { return tensor * pipeline * data; }
+  std::string text() const { return fmt::format("tp{}_pp{}_dp{}_v{}", tensor, pipeline, data, chunks); }
+};
+
+// Micro-batch `index` of a step: tokens that can be predicted, so that losses fall; some do not count.
+class Batch {
+ public:
+  Batch(const Job& job, int step, int index) {
+    const int64_t tokens = job.tokens();
+    for (int64_t t = 0; t < tokens; ++t) {
+      const int64_t sequence = t / job.sequence_length, place = t % job.sequence_length;
+      const int64_t seed = (step * kGlobalMicroBatches + index) * job.micro_batch_size + sequence;
+      const auto token = [&](int64_t at) { return static_cast<int32_t>((seed * 31 + at * (3 + seed % 5)) % 97 + 1); };
+      ids_.push_back(token(place));
+      targets_.push_back(token(place + 1));
+      weights_.push_back((seed + place) % 7 == 0 || (index == 3 && place > 4) ? 0.0f : 1.0f);
+      positions_.push_back(static_cast<int32_t>(place));
+      starts_.push_back(static_cast<int32_t>(t - place));
+    }
+  }
+  MicroBatch view() {
+    const auto tensor = [](auto& v) { return host_tensor(v.data(), {static_cast<int64_t>(v.size())}); };
+    return {tensor(ids_), tensor(targets_), tensor(weights_), tensor(positions_), tensor(starts_)};
+  }
+  double weight() const {
+    double sum = 0;
+    for (const float w : weights_) sum += w;
+    return sum;
+  }
+
+ private:
+  std::vector<int32_t> ids_, targets_, positions_, starts_;
+  std::vector<float> weights_;
+};
+
+Job job_of(const Shape& shape, Job job, int rank) {
+  job.parallelism.mesh = comm::Mesh({shape.tensor, shape.data, shape.pipeline});
+  job.parallelism.rank = rank;
+  job.parallelism.chunks = shape.chunks;
+  job.parallelism.micro_batches = kGlobalMicroBatches / shape.data;
+  job.parallelism.grad_reduce = job.precision.main_grads;
+  return job;
+}
+
+struct Trained {
+  std::vector<double> losses, norms;
+  double valid_loss = 0;
+  std::vector<float> logits;
+  std::map<std::string, std::vector<uint8_t>> stored;  // logical tensors
+  std::map<int, int> in_flight;                        // the most activations of a stage at a time
+  bool operator==(const Trained&) const = default;
+};
+
+// Puts the pieces of a rank's tensors in their places; each place is written by one rank.
+void gather(const Context& ctx, const std::vector<StoredTensor>& tensors, Trained& to) {
+  for (const StoredTensor& tensor : tensors) {
+    const Rectangle whole = tensor.whole();
+    const size_t size = size_of(tensor.dtype);
+    std::vector<uint8_t>& bytes = to.stored[tensor.name];
+    for (const StoredPiece& piece : tensor.pieces) {
+      if (piece.replica) continue;
+      bytes.resize(static_cast<size_t>(whole.count()) * size);
+      std::vector<uint8_t> part(piece.data.bytes());
+      download(ctx, piece.data, part.data());
+      copy_part({part.data(), piece.at}, {bytes.data(), whole}, piece.at, size);
+    }
+  }
+}
+
+// `seed`: of draws alone; weights begin alike.
+Trained train(const Shape& shape, const Job& job, int steps = kSteps, uint64_t seed = 5) {
+  Trained trained;
+  std::mutex mutex;
+  test::ThreadWorld world(shape.ranks());
+  world.run([&](comm::Transport& transport) {
+    omp_set_num_threads(1);
+    const Job mine = job_of(shape, job, transport.rank());
+    Arena planned(Device::Meta, 0);
+    TrainingState dry(planned, kDevice, mine);
+    const Traffic planned_step = dry.rehearse();
+    EXPECT_EQ(planned_step.tensor > 0, shape.tensor > 1);
+    EXPECT_EQ(planned_step.pipeline > 0, shape.pipeline > 1);
+    EXPECT_GE(planned_step.data > 0, shape.data > 1);
+    DeviceMemory memory(kDevice);
+    const Arena& arena = memory.reserve(planned.total_bytes());
+    TrainingState state(memory.arena(), kDevice, mine, &transport);
+    Context& ctx = state.context();
+    ctx.random.seed = seed;
+    state.params().initialize(ctx, 11);
+    Trained own;
+    Traffic sent_before;
+    for (int step = 0; step < steps; ++step) {
+      ctx.random.step = static_cast<uint32_t>(step);
+      if (step == 1) sent_before = state.groups().sent();  // groups on a GPU greet each other in the first step
+      std::vector<Batch> batches;
+      double weight = 0;
+      for (int i = 0; i < kGlobalMicroBatches; ++i) {
+        Batch batch(mine, step, i);
+        weight += batch.weight();
+        if (i % shape.data == mine.parallelism.data_rank()) batches.push_back(std::move(batch));
+      }
+      std::vector<MicroBatch> views;
+      for (Batch& batch : batches) views.push_back(batch.view());
+      state.grads().begin_step(ctx, static_cast<int>(views.size()));
+      state.forward_backward(views, static_cast<float>(1 / weight));
+      state.optimizer().step(ctx, 3e-3, {});
+      own.losses.push_back(state.take_loss() / weight);
+      own.norms.push_back(state.optimizer().result(ctx).grad_norm);
+    }
+    const Traffic sent = state.groups().sent() - sent_before;
+    const auto times = [&](uint64_t bytes) { return bytes * static_cast<uint64_t>(steps - 1); };
+    EXPECT_EQ(sent.tensor, times(planned_step.tensor)) << shape.text();
+    EXPECT_EQ(sent.data, times(planned_step.data)) << shape.text();
+    EXPECT_EQ(sent.pipeline, times(planned_step.pipeline)) << shape.text();
+    Batch held_out(mine, 1000, 0);
+    state.evaluate(held_out.view());
+    own.valid_loss = state.take_loss() / shape.data;
+    state.logits(held_out.view(), 5, [&](std::span<const float> l) { own.logits.assign(l.begin(), l.end()); });
+    EXPECT_LE(arena.total_bytes(), planned.total_bytes()) << shape.text();
+    EXPECT_EQ(arena.owned_bytes(), planned.owned_bytes()) << shape.text();
+
+    const std::lock_guard lock(mutex);
+    if (!trained.losses.empty()) {  // all ranks say the same
+      EXPECT_EQ(own.losses, trained.losses);
+      EXPECT_EQ(own.norms, trained.norms);
+      EXPECT_EQ(own.logits, trained.logits);
+    }
+    own.stored = std::move(trained.stored);
+    own.in_flight = std::move(trained.in_flight);
+    own.in_flight[mine.parallelism.stage()] = state.saved().most_in_use();
+    trained = std::move(own);
+    gather(ctx, state.named_tensors(), trained);
+  });
+  return trained;
+}
+
+Job exact_job() {
+  model::ModelConfig model = test::tiny_model();
+  model.layers = 4;
+  Job job = test::tiny_job(model);
+  job.recipe = model::make_recipe(model, model::LayerSpec(model), model::Policy::Fp32, model::Recompute::None, "");
+  job.precision = {DType::F32, model::MasterForm::Fp32, codec::Codec::Fp32,
+                   false,      codec::Codec::Fp32,      codec::Codec::Fp32};
+  return job;
+}
+
+Job agoq_job(DType compute = DType::F32) {
+  model::ModelConfig model = test::tiny_model();
+  model.layers = 4;
+  Job job = test::tiny_job(model);
+  job.precision.compute = compute;
+  return job;
+}
+
+// Skipped without a GPU, where they are built for one.
+class Mesh : public testing::Test {
+ protected:
+  void SetUp() override {
+    if constexpr (kCudaBuild && kDevice == Device::Cuda)
+      if (const std::string why = why_no_gpu(); !why.empty()) GTEST_SKIP() << why;
+  }
+};
+class Meshes : public Mesh, public testing::WithParamInterface<Shape> {};
+
+TEST_P(Meshes, ExactTrainingIsThatOfOneProcess) {
+  const Trained one = train({}, exact_job()), many = train(GetParam(), exact_job());
+  EXPECT_NEAR(many.losses[0], one.losses[0], 1e-5);
+  for (size_t i = 0; i < one.losses.size(); ++i) {
+    EXPECT_NEAR(many.losses[i], one.losses[i], 1e-4) << "step " << i;
+    EXPECT_NEAR(many.norms[i], one.norms[i], 1e-3 * one.norms[i]) << "step " << i;
+  }
+  EXPECT_LT(one.losses.back(), one.losses.front() - 0.5) << "or nothing was learnt";
+  EXPECT_NEAR(many.valid_loss, one.valid_loss, 1e-2);
+  ASSERT_EQ(many.stored.size(), one.stored.size());
+  for (const auto& [name, bytes] : one.stored) EXPECT_EQ(many.stored.at(name).size(), bytes.size()) << name;
+}
+
+// A mesh changes the order of sums, and so what is rounded up or down: no more than another seed does.
+TEST_P(Meshes, QuantizedTrainingIsWithinTheSpreadOfSeedsAndRepeatsToTheBit) {
+  std::vector<Trained> one;
+  for (const uint64_t seed : {5, 6, 7, 8}) one.push_back(train({}, agoq_job(), kSteps, seed));
+  const Trained many = train(GetParam(), agoq_job());
+  EXPECT_NEAR(many.losses[0], one[0].losses[0], 1e-5) << "forward is exact";
+  double spread = 0;
+  for (size_t i = 0; i < kSteps; ++i) {
+    const auto [low, high] = std::minmax({one[0].losses[i], one[1].losses[i], one[2].losses[i], one[3].losses[i]});
+    spread = std::max(spread, high - low);  // steps differ in it; the largest so far, since errors stay
+    EXPECT_NEAR(many.losses[i], (low + high) / 2, 1.5 * spread + 1e-5) << "step " << i;
+  }
+  EXPECT_LT(spread, 0.1) << "or it says nothing";
+  EXPECT_TRUE(train(GetParam(), agoq_job()) == many);
+}
+
+TEST_P(Meshes, InBf16WhatIsExactIsSliced) {
+  const Trained one = train({}, agoq_job(DType::BF16), 4), many = train(GetParam(), agoq_job(DType::BF16), 4);
+  for (size_t i = 0; i < one.losses.size(); ++i) EXPECT_NEAR(many.losses[i], one.losses[i], 0.05) << "step " << i;
+  for (const auto& [name, bytes] : one.stored) EXPECT_EQ(many.stored.at(name).size(), bytes.size()) << name;
+}
+
+// The first and the last stage have addends of one gradient.
+TEST_F(Mesh, TiedEmbeddingsOfAPipelineTrainAsThoseOfOneProcess) {
+  Job job = exact_job();
+  job.model.tied_embeddings = true;
+  const Trained one = train({}, job);
+  for (const Shape& shape : {Shape{1, 2, 2, 1}, Shape{1, 2, 2, 2}, Shape{2, 2, 2, 1}, Shape{1, 4, 2, 1}}) {
+    SCOPED_TRACE(shape.text());
+    const Trained many = train(shape, job);
+    for (size_t i = 0; i < one.losses.size(); ++i) {
+      EXPECT_NEAR(many.losses[i], one.losses[i], 1e-4) << "step " << i;
+      EXPECT_NEAR(many.norms[i], one.norms[i], 1e-3 * one.norms[i]) << "step " << i;
+    }
+  }
+}
+
+TEST_F(Mesh, AsManyActivationsAreInFlightAsTheScheduleSays) {
+  Job job = exact_job();
+  job.model.layers = 8;
+  job.recipe =
+      model::make_recipe(job.model, model::LayerSpec(job.model), model::Policy::Fp32, model::Recompute::None, "");
+  using Counts = std::map<int, int>;
+  EXPECT_EQ(train({1, 4, 1, 2}, job, 2).in_flight, (Counts{{0, 11}, {1, 9}, {2, 7}, {3, 5}}));
+  EXPECT_EQ(train({1, 4, 1, 1}, job, 2).in_flight, (Counts{{0, 4}, {1, 3}, {2, 2}, {3, 1}}));
+  EXPECT_EQ(train({}, job, 2).in_flight, (Counts{{0, 1}}));
+}
+
+std::vector<Shape> all_meshes() {
+  std::vector<Shape> meshes;
+  for (const int tensor : {1, 2})
+    for (const int pipeline : {1, 2})
+      for (const int data : {1, 2})
+        for (const int chunks : {1, 2})
+          if (pipeline > 1 || chunks == 1)
+            if (tensor * pipeline * data > 1) meshes.push_back({tensor, pipeline, data, chunks});
+  meshes.push_back({1, 4, 1, 1});
+  meshes.push_back({1, 1, 4, 1});
+  meshes.push_back({1, 1, 3, 1});
+  return meshes;
+}
+INSTANTIATE_TEST_SUITE_P(All, Meshes, testing::ValuesIn(all_meshes()),
+                         [](const auto& info) { return info.param.text(); });
+
+}  // namespace
+}  // namespace agoq::parallel

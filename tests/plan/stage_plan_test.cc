@@ -1,0 +1,266 @@
+// Stages of a pipeline: none needs more memory than the first, and none leaves much of it.
+#include "plan/stage_plan.h"
+
+#include <gmock/gmock.h>
+
+#include <omp.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "comm/thread_transport.h"
+#include "parallel/tiny_state.h"
+
+namespace agoq::plan {
+namespace {
+
+using codec::Codec;
+using model::Kept;
+using testing::ElementsAre;
+using testing::HasSubstr;
+
+parallel::Job pipeline_job(const std::string& preset, const comm::Mesh& mesh, int chunks, int micro_batches,
+                           int64_t sequence) {
+  parallel::Job job;
+  job.model = model::preset(preset);
+  job.recipe =
+      model::make_recipe(job.model, model::LayerSpec(job.model), model::Policy::Agoq, model::Recompute::None, "");
+  job.precision.compute = DType::BF16;
+  job.sequence_length = sequence;
+  job.parallelism.mesh = mesh;
+  job.parallelism.chunks = chunks;
+  job.parallelism.micro_batches = micro_batches;
+  return job;
+}
+
+parallel::Job llama3(int chunks) {
+  return pipeline_job("llama3-8b", comm::Mesh({1, 1, 4}), chunks, 8, 8192);
+}
+
+std::vector<int> in_flight(const std::vector<RankPlan>& stages) {
+  std::vector<int> counts;
+  for (const RankPlan& stage : stages) counts.push_back(stage.in_flight);
+  return counts;
+}
+
+// Whether no norm or MLP input of a stage, of the layers that share a place in a slot, could be one step wider within
+// `limit` bytes.
+bool full(const parallel::Job& job, const RankPlan& stage, size_t limit) {
+  const std::vector<Codec> widths = {Codec::Fp4, Codec::Fp5, Codec::Fp6, Codec::Int8, Codec::Bf16};
+  for (int64_t place = 0; place < stage.chunks[0].count(); ++place)
+    for (const Kept kept : {Kept::X1, Kept::X2, Kept::GateUp}) {
+      parallel::Job wider = job;
+      wider.parallelism.rank = stage.rank;
+      for (const parallel::LayerRange& chunk : stage.chunks) {
+        const auto now = std::find(widths.begin(), widths.end(), job.recipe.at(chunk.begin + place, kept));
+        wider.recipe.set(chunk.begin + place, kept, now + 1 == widths.end() ? *now : *(now + 1));
+      }
+      if (wider.recipe.layers != job.recipe.layers && plan_layout(wider, Device::Cuda).total <= limit) return false;
+    }
+  return true;
+}
+
+void expect_flat_peaks(const parallel::Job& given) {
+  const parallel::Job job = with_stage_widths(given, Device::Cuda);
+  const std::vector<RankPlan> stages = plan_stages(job, Device::Cuda);
+  const auto first = static_cast<double>(stages[0].layout.total);
+  for (const RankPlan& stage : stages) {
+    const auto total = static_cast<double>(stage.layout.total);
+    EXPECT_LE(total, first) << stage.stage;
+    EXPECT_TRUE(total >= 0.98 * first || full(job, stage, stages[0].layout.total))
+        << stage.stage << ": " << total / first << " " << stage.widths;
+  }
+  EXPECT_EQ(stages[0].layout.total, plan_stages(given, Device::Cuda)[0].layout.total);
+  EXPECT_EQ(largest(stages).layout.total, largest_total(given, Device::Cuda));
+}
+
+TEST(StagePlan, PeaksOfAPipelineAreFlat) {
+  expect_flat_peaks(llama3(1));
+  EXPECT_THAT(in_flight(plan_stages(llama3(1), Device::Cuda)), ElementsAre(4, 3, 2, 1));
+}
+
+TEST(StagePlan, PeaksOfAnInterleavedPipelineAreFlat) {
+  expect_flat_peaks(llama3(2));
+  EXPECT_THAT(in_flight(plan_stages(llama3(2), Device::Cuda)), ElementsAre(11, 9, 7, 5));
+}
+
+TEST(StagePlan, PeaksAreFlatWhereStagesAreDividedFurther) {
+  expect_flat_peaks(pipeline_job("llama3-8b", comm::Mesh({2, 2, 4}), 2, 8, 8192));
+  expect_flat_peaks(pipeline_job("llama2-7b", comm::Mesh({1, 1, 8}), 1, 8, 4096));
+}
+
+TEST(StagePlan, WidthsAreTheSameOnAllRanksAndOnlyWiden) {
+  parallel::Job job = pipeline_job("llama3-8b", comm::Mesh({2, 2, 4}), 1, 8, 8192);
+  job.recipe = model::make_recipe(job.model, model::LayerSpec(job.model), model::Policy::Agoq, model::Recompute::None,
+                                  "layers=0-31,x1=int8;layers=20,mlp=bf16;layers=9,norm=nf4");
+  const model::Recipe chosen = with_stage_widths(job, Device::Cuda).recipe;
+  for (int rank = 1; rank < job.parallelism.mesh.ranks(); ++rank) {
+    job.parallelism.rank = rank;
+    EXPECT_EQ(with_stage_widths(job, Device::Cuda).recipe.layers, chosen.layers) << rank;
+  }
+  bool wider = false;
+  for (int64_t layer = 0; layer < job.model.layers; ++layer)
+    for (size_t k = 0; k < model::kKept; ++k) {
+      const Codec before = job.recipe.at(layer, static_cast<Kept>(k)), after = chosen.at(layer, static_cast<Kept>(k));
+      if (before == after) continue;
+      wider = true;
+      EXPECT_GE(layer, 8) << "the first stage stays as it is";
+      EXPECT_GT(codec::code_bits(after), codec::code_bits(before));
+    }
+  EXPECT_TRUE(wider);
+}
+
+TEST(StagePlan, NothingChangesWithoutStagesOrWhereWidthsAreToBeTheSame) {
+  for (const bool wanted : {true, false}) {
+    parallel::Job job = pipeline_job("llama3-8b", comm::Mesh({2, 2, wanted ? 1 : 4}), 1, 8, 4096);
+    job.parallelism.stage_widths = wanted;
+    EXPECT_EQ(with_stage_widths(job, Device::Cuda).recipe.layers, job.recipe.layers);
+  }
+}
+
+// A head much larger than the layers: the last stage is over the limit already, and stays as it is.
+TEST(StagePlan, AStageWithoutRoomKeepsItsRecipe) {
+  parallel::Job job = pipeline_job("demo", comm::Mesh({1, 1, 2}), 1, 2, 64);
+  job.model.vocab_size = 200000;
+  job.model.tied_embeddings = false;
+  const auto before = plan_stages(job, Device::Cuda);
+  ASSERT_GT(before[1].layout.total, before[0].layout.total);
+  EXPECT_EQ(with_stage_widths(job, Device::Cuda).recipe.layers, job.recipe.layers);
+}
+
+// Vocabulary and rows that neither axis divides.
+TEST(StagePlan, NoRankHoldsMoreThanTheLargestStage) {
+  for (const auto& extent : {comm::Coordinates{2, 3, 2}, comm::Coordinates{4, 1, 4}, comm::Coordinates{1, 5, 3}}) {
+    parallel::Job job = pipeline_job("llama3.2-1b", comm::Mesh(extent), 1, 4, 1024);
+    job.model.vocab_size = 128257;
+    job = with_stage_widths(job, Device::Cuda);
+    const std::vector<RankPlan> ranks = plan_ranks(job, Device::Cuda), stages = plan_stages(job, Device::Cuda);
+    ASSERT_EQ(static_cast<int>(ranks.size()), job.parallelism.mesh.ranks());
+    size_t least = ranks[0].layout.total;
+    for (const RankPlan& rank : ranks) {
+      EXPECT_LE(rank.layout.total, stages[static_cast<size_t>(rank.stage)].layout.total) << rank.rank;
+      least = std::min(least, rank.layout.total);
+    }
+    EXPECT_LT(least, largest(stages).layout.total);
+  }
+}
+
+TEST(StagePlan, StagesTogetherHoldTheModel) {
+  const parallel::Job job = llama3(2);
+  int64_t parameters = 0;
+  std::vector<bool> held(static_cast<size_t>(job.model.layers));
+  for (const RankPlan& stage : plan_stages(job, Device::Cuda)) {
+    parameters += stage.parameters;
+    EXPECT_EQ(stage.chunks.size(), 2U);
+    for (const parallel::LayerRange& chunk : stage.chunks)
+      for (int64_t layer = chunk.begin; layer < chunk.end; ++layer) held[static_cast<size_t>(layer)] = true;
+  }
+  EXPECT_EQ(parameters, job.model.parameters());
+  EXPECT_THAT(held, testing::Each(true));
+}
+
+// From the shapes of LLaMA3-8B: bf16 activations of 8192 x 4096, of 8 micro-batches, forward and back.
+TEST(StagePlan, SendsActivationsToTheNeighbours) {
+  constexpr uint64_t kStream = uint64_t{8192} * 4096 * 2 * 8;
+  std::vector<uint64_t> sent, interleaved;
+  for (const RankPlan& stage : plan_stages(llama3(1), Device::Cuda))
+    sent.push_back(stage.layout.sent.pipeline / kStream);
+  for (const RankPlan& stage : plan_stages(llama3(2), Device::Cuda))
+    interleaved.push_back(stage.layout.sent.pipeline / kStream);
+  EXPECT_THAT(sent, ElementsAre(1, 2, 2, 1));
+  EXPECT_THAT(interleaved, ElementsAre(3, 4, 4, 3));
+}
+
+// Codes and scales of gradients to the other, bf16 weights and their corrections back: a half of each.
+TEST(StagePlan, SendsGradientsAndWeightsOnceAStep) {
+  const parallel::Job job = pipeline_job("llama3-8b", comm::Mesh({1, 2, 1}), 1, 4, 1024);
+  const RankPlan plan = plan_rank(job, Device::Cuda);
+  const double bytes = static_cast<double>(job.model.parameters()) / 2 * (1 + 2. / 128 + 2);
+  EXPECT_NEAR(static_cast<double>(plan.layout.sent.data), bytes, 0.001 * bytes);
+  EXPECT_EQ(plan.layout.sent.tensor, 0U);
+}
+
+// Two steps on threads, in memory of the planned size: what ranks keep and send is what was planned.
+void expect_training_as_planned(const parallel::Job& job) {
+  const std::vector<RankPlan> plans = plan_ranks(job, Device::Cpu);
+  test::ThreadWorld world(static_cast<int>(plans.size()));
+  world.run([&](comm::Transport& transport) {
+    omp_set_num_threads(1);
+    const RankPlan& plan = plans[static_cast<size_t>(transport.rank())];
+    Arena arena(Device::Cpu, plan.layout.total);
+    parallel::TrainingState state(arena, Device::Cpu, at_rank(job, plan.rank), &transport);
+    state.params().initialize(state.context(), 1);
+    std::vector<int32_t> ids(static_cast<size_t>(job.tokens())), positions(ids.size()), starts(ids.size());
+    std::vector<float> weights(ids.size(), 1.0f);
+    for (int64_t t = 0; t < job.tokens(); ++t) {
+      const auto at = static_cast<size_t>(t);
+      ids[at] = static_cast<int32_t>(t * 5 % 257);
+      positions[at] = static_cast<int32_t>(t % job.sequence_length);
+      starts[at] = static_cast<int32_t>(t - t % job.sequence_length);
+    }
+    const auto tensor = [](auto& v) { return host_tensor(v.data(), {static_cast<int64_t>(v.size())}); };
+    const parallel::MicroBatch batch{tensor(ids), tensor(ids), tensor(weights), tensor(positions), tensor(starts)};
+    const std::vector<parallel::MicroBatch> batches(static_cast<size_t>(job.parallelism.micro_batches), batch);
+    std::vector<double> losses;
+    for (int step = 0; step < 2; ++step) {
+      const parallel::Traffic before = state.groups().sent();
+      state.grads().begin_step(state.context(), job.parallelism.micro_batches);
+      state.forward_backward(batches, 1 / static_cast<float>(batches.size() * ids.size()));
+      state.optimizer().step(state.context(), 1e-2, {});
+      losses.push_back(state.take_loss());
+      const parallel::Traffic sent = state.groups().sent() - before;
+      EXPECT_EQ(sent.tensor, plan.layout.sent.tensor) << plan.rank;
+      EXPECT_EQ(sent.data, plan.layout.sent.data) << plan.rank;
+      EXPECT_EQ(sent.pipeline, plan.layout.sent.pipeline) << plan.rank;
+    }
+    EXPECT_LT(losses[1], losses[0]);
+    EXPECT_EQ(state.saved().most_in_use(), plan.in_flight);
+    EXPECT_LE(arena.total_bytes(), plan.layout.total);
+  });
+}
+
+parallel::Job tiny_job(const comm::Mesh& mesh, int chunks, bool tied = false) {
+  model::ModelConfig model = test::tiny_model();
+  model.layers = 8;
+  model.tied_embeddings = tied;
+  parallel::Job job = test::tiny_job(model);
+  job.sequence_length = 64;
+  job.parallelism.mesh = mesh;
+  job.parallelism.chunks = chunks;
+  job.parallelism.micro_batches = 4;
+  return job;
+}
+
+// Ranks of a tensor group gather codes of the chosen widths.
+TEST(StagePlan, WidenedStagesTrainAsPlanned) {
+  const parallel::Job job = tiny_job(comm::Mesh({2, 1, 2}), 2), wider = with_stage_widths(job, Device::Cpu);
+  ASSERT_NE(wider.recipe.layers, job.recipe.layers);
+  expect_training_as_planned(wider);
+}
+
+TEST(StagePlan, EveryExchangeOfGradientsIsPlanned) {
+  expect_training_as_planned(tiny_job(comm::Mesh({2, 2, 2}), 1, /*tied=*/true));
+  parallel::Job all_alike = tiny_job(comm::Mesh({2, 2, 1}), 1);
+  all_alike.parallelism.shard_optimizer = false;
+  expect_training_as_planned(all_alike);
+  parallel::Job encoded = tiny_job(comm::Mesh({1, 2, 2}), 1);
+  encoded.precision.main_grads = Codec::Fp32;
+  ASSERT_EQ(encoded.parallelism.grad_reduce, Codec::Int8);
+  expect_training_as_planned(encoded);
+}
+
+TEST(StagePlan, RefusesWhatCannotBeDivided) {
+  const auto error_of = [](const parallel::Job& job) -> std::string {
+    try {
+      plan_stages(with_stage_widths(job, Device::Cuda), Device::Cuda);
+    } catch (const Error& error) {
+      return error.what();
+    }
+    return "";
+  };
+  EXPECT_THAT(error_of(pipeline_job("llama3-8b", comm::Mesh({3, 1, 1}), 1, 1, 1024)), HasSubstr("use 1, 2, 4, 8"));
+  EXPECT_THAT(error_of(pipeline_job("llama3-8b", comm::Mesh({1, 1, 33}), 1, 1, 1024)), HasSubstr("at most 32 stages"));
+}
+
+}  // namespace
+}  // namespace agoq::plan
