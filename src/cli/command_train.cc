@@ -92,8 +92,8 @@ void print_end(const train::RunPlan& run, const train::Summary& summary, const s
                save);
 }
 
-// What the model writes now: all processes compute it, one shows it. The run is saved and done, so a tokenizer that does
-// not open is only told.
+// What the model writes now: all processes compute it, one shows it. The run is saved and done, so a tokenizer that
+// does not open is only told.
 void print_sample(train::Trainer& trainer, bool show) {
   const train::TrainConfig& config = trainer.plan().config;
   if (config.sample_tokens == 0) return;

@@ -19,7 +19,6 @@ using std::chrono::seconds;
 // A process that knows that the run is over, but whose main thread is stuck (in a call of a library, say), ends by
 // itself.
 constexpr seconds kGrace{30};
-constexpr int kFailed = 1;
 
 // So that a reader of the output of all sees who says what, and a long text once.
 std::string told_by(const comm::Launch& launch, const std::string& text) {

@@ -19,8 +19,6 @@
 namespace agoq::cli {
 namespace {
 
-constexpr int kFailed = 1, kWrongUsage = 2;
-
 constexpr const char* kAbout =
     "AGoQ trains LLaMA-architecture language models in a fraction of the usual memory: activations in about 4 bits,\n"
     "gradients and Adam's moments in 8.";

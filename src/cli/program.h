@@ -6,7 +6,8 @@
 
 namespace agoq::cli {
 
-// Exit status: 0 done, 1 it failed (one line on stderr says why), 2 the command line is wrong.
+// Exit status: 0 done, kFailed (one line on stderr says why), kWrongUsage: the command line is wrong.
+inline constexpr int kFailed = 1, kWrongUsage = 2;
 int run_program(int argc, char** argv);
 // What a person is told of an error.
 std::string text_of(const std::exception& error);

@@ -50,6 +50,7 @@ struct TensorShard {
 struct Range {
   int64_t begin = 0, end = 0;
   int64_t count() const { return end - begin; }
+  bool operator==(const Range&) const = default;
 };
 inline Range part_of(int64_t extent, const TensorShard& shard) {
   return {extent * shard.rank / shard.size, extent * (shard.rank + 1) / shard.size};

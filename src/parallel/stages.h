@@ -4,13 +4,11 @@
 #include <cstdint>
 #include <vector>
 
+#include "model/layer_spec.h"
+
 namespace agoq::parallel {
 
-struct LayerRange {
-  int64_t begin = 0, end = 0;
-  int64_t count() const { return end - begin; }
-  bool operator==(const LayerRange&) const = default;
-};
+using LayerRange = model::Range;
 
 // Layers that the first and the last stage are told to have (--decoder-first-pipeline-num-layers,
 // --decoder-last-pipeline-num-layers); 0: as many as an even division gives.

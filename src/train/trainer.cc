@@ -2,6 +2,7 @@
 
 #include <omp.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <filesystem>
@@ -53,12 +54,12 @@ Json bytes_by_owner(const std::vector<OwnerBytes>& owners) {
 }  // namespace
 
 double RunPlan::bytes_per_parameter(const plan::Layout& of) const {
-  return static_cast<double>(of.model_state()) / static_cast<double>(model.parameters());
+  return static_cast<double>(of.model_state()) / static_cast<double>(parameters);
 }
 
 double RunPlan::saved_bytes_per_token_layer(const plan::Layout& of) const {
   const int64_t tokens = config.micro_batch_size * config.seq_length;
-  return static_cast<double>(of.starting_with("saved ")) / static_cast<double>(tokens * model.layers);
+  return static_cast<double>(of.starting_with("saved ")) / static_cast<double>(tokens * kept_layers);
 }
 
 class Trainer::Run : public RunPlan {
@@ -125,7 +126,11 @@ Trainer::Run::Run(const TrainConfig& given, Observer watcher, const Processes& p
   settle_tokenizer(config, model, origin.tokenizer);
   const parallel::Job job = plan::with_stage_widths(make_job(config, model, crew_.place()), target);
   parallelism = job.parallelism;
-  layout = plan::plan_layout(job, target);
+  const plan::RankPlan own = plan::plan_rank(job, target);
+  layout = own.layout;
+  parameters = own.parameters;
+  for (const parallel::LayerRange& chunk : own.chunks)
+    kept_layers = std::max(kept_layers, own.in_flight * chunk.count());
   reference = plan::plan_layout(plan::reference_job(job), target);
   memory.emplace(target, processes.local_rank);
   device = memory->gpu() ? memory->gpu()->name() : "cpu";
@@ -221,12 +226,15 @@ void Trainer::Run::take_over(const Checkpoint& checkpoint) {
 
 // What was planned beside what is held; the stack's peak is known after a step.
 void Trainer::Run::write_memory() const {
-  if (!folder_) return;
+  if (!saver_) return;
   Json json;
-  json["rank"] = 0;
+  json["rank"] = crew_.rank();
   json["predicted"] = bytes_by_owner(layout.owners);
   json["allocated"] = bytes_by_owner(memory->arena().by_owner());
+  const std::vector<std::string> of_ranks = crew_.gather(json.dump());
+  if (!folder_) return;
   json["reference_bytes"] = bytes_by_owner(reference.owners);
+  for (size_t rank = 1; rank < of_ranks.size(); ++rank) json["other_ranks"].push_back(Json::parse(of_ranks[rank]));
   folder_->write_json("memory.json", json.dump());
 }
 

@@ -20,8 +20,10 @@ struct RunPlan {
   model::ModelConfig model;
   std::string device;  // "cpu", or the GPU's name
   parallel::Parallelism parallelism;
-  plan::Layout layout;     // what this process holds
-  plan::Layout reference;  // what unquantized training of the same micro-batch would hold
+  int64_t parameters = 0;   // of this process's part of the model
+  int64_t kept_layers = 0;  // whose activations it keeps, each micro-batch in flight counted
+  plan::Layout layout;      // what this process holds
+  plan::Layout reference;   // what unquantized training of the same micro-batch would hold
 
   // Of either layout.
   double bytes_per_parameter(const plan::Layout& of) const;  // weights, corrections, gradients, moments
