@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <memory>
 #include <span>
 
 namespace agoq::model {
@@ -31,7 +32,7 @@ float standard_deviation(const ModelConfig& config, Init init) {
                                       : config.init_std;
 }
 
-constexpr int64_t kFloatsAtOnce = 1 << 24;  // of random numbers: 64 MiB
+constexpr int64_t kFloatsAtOnce = 1 << 21;  // of random numbers: 8 MiB, which the allocator keeps from use to use
 
 // values[i] depends only on (seed, tensor, row, i).
 void fill_normal(const RandomKey& key, int64_t row, float deviation, std::span<float> values) {
@@ -44,22 +45,19 @@ void fill_normal(const RandomKey& key, int64_t row, float deviation, std::span<f
   }
 }
 
-// `count` rows of a matrix's shard as they are in the beginning, from row `first` of the logical tensor on.
-std::vector<float> initial_rows(const ModelConfig& config, const ParamRow& row, const RandomKey& key, int64_t first,
-                                int64_t count) {
-  const auto cols = static_cast<size_t>(row.cols);
+// values: `count` rows of a matrix's shard as they are in the beginning, from row `first` of the logical tensor on.
+void fill_rows(const ModelConfig& config, const ParamRow& row, const RandomKey& key, int64_t first, int64_t count,
+               float* values) {
   const float deviation = standard_deviation(config, row.init);
-  std::vector<float> values(static_cast<size_t>(count) * cols);
 #pragma omp parallel
   {
     std::vector<float> whole_row(static_cast<size_t>(row.logical_cols));
 #pragma omp for
     for (int64_t r = 0; r < count; ++r) {
       fill_normal(key, first + r, deviation, whole_row);
-      std::copy_n(whole_row.begin() + row.first_col, cols, values.begin() + r * row.cols);
+      std::copy_n(whole_row.begin() + row.first_col, row.cols, values + r * row.cols);
     }
   }
-  return values;
 }
 
 }  // namespace
@@ -127,11 +125,12 @@ void Parameters::initialize(const Context& ctx, uint64_t seed) {
     }
     const RandomKey key{seed, Purpose::Initialization, 0, 0, id.tensor()};
     const int64_t step = std::max<int64_t>(kFloatsAtOnce / row.cols, 1);
+    const auto values = std::make_unique_for_overwrite<float[]>(static_cast<size_t>(step * row.cols));
     for (const RowPiece& piece : row.pieces)
       for (int64_t begin = 0; begin < piece.count; begin += step) {
         const int64_t count = std::min(step, piece.count - begin), local = piece.local_begin + begin;
-        const std::vector<float> values = initial_rows(config_, row, key, piece.global_begin + begin, count);
-        store_rows(ctx, id, {local, local + count}, values.data());
+        fill_rows(config_, row, key, piece.global_begin + begin, count, values.get());
+        store_rows(ctx, id, {local, local + count}, values.get());
       }
   }
 }

@@ -1,5 +1,6 @@
 #include "ops/weight.h"
 
+#include <memory>
 #include <vector>
 
 #include "device/transfer.h"
@@ -35,20 +36,21 @@ Tensor part_range(const Tensor& t, int64_t begin, int64_t end) {
   return t.view({t.count(), 1}).row_range(begin, end).view({end - begin});
 }
 
-// Room for a weight's parts in host memory.
+// A weight's parts in host memory: themselves where they are, otherwise room for them.
 class HostCopy {
  public:
-  explicit HostCopy(const Weight& w) : weight_(w) {
+  HostCopy(const Context& ctx, const Weight& w) : weight_(w) {
     for (Tensor* part : {&weight_.value, &weight_.correction, &weight_.master}) {
-      if (!*part) continue;
-      part->data = bytes_.emplace_back(part->bytes()).data();
+      if (!*part || !ctx.cuda()) continue;
+      part->data = bytes_.emplace_back(std::make_unique_for_overwrite<uint8_t[]>(part->bytes())).get();
       part->device = Device::Cpu;
     }
   }
   const Weight& weight() const { return weight_; }
-  // body(part of w, part of the copy)
+  // body(part of w, its copy), if there is one
   template <class Body>
   void for_parts(const Weight& w, Body&& body) const {
+    if (bytes_.empty()) return;
     body(w.value, weight_.value);
     if (w.correction) body(w.correction, weight_.correction);
     if (w.master) body(w.master, weight_.master);
@@ -56,7 +58,7 @@ class HostCopy {
 
  private:
   Weight weight_;
-  std::vector<std::vector<uint8_t>> bytes_;
+  std::vector<std::unique_ptr<uint8_t[]>> bytes_;
 };
 
 }  // namespace
@@ -87,7 +89,8 @@ Tensor in_compute_type(const Context& ctx, const Weight& w) {
 
 void store_fp32(const Context& ctx, const Weight& w, const float* values) {
   check(w, "store_fp32");
-  const HostCopy copy(w);
+  if (ctx.meta()) return;
+  const HostCopy copy(ctx, w);
   const int64_t bad = cpu::write_weight(copy.weight(), values);
   require(bad < 0,
           "store_fp32: element {} of a weight {} is {}, which bf16 cannot hold (largest finite: 3.39e38); "
@@ -100,7 +103,7 @@ void load_fp32(const Context& ctx, const Weight& w, float* values) {
   check(w, "load_fp32");
   require(!ctx.meta(), "load_fp32: the weights of a dry run have no values");
   require(!is_high(w), "load_fp32: only the bf16 half of a weight {} is here", w.value.shape.text());
-  const HostCopy copy(w);
+  const HostCopy copy(ctx, w);
   copy.for_parts(w, [&](const Tensor& there, const Tensor& here) { download(ctx, there, here.data); });
   cpu::read_weight(copy.weight(), host_tensor(values, w.value.shape));
 }
