@@ -44,7 +44,7 @@ enum class Purpose : uint32_t {
   Gradient,
   EmbeddingGradient,
   FirstMoment,
-  SecondMoment,
+  SecondMoment,  // draws of FirstMoment, exchanged (codec/formats.h)
   DataOrder,
   Sampling,
   WireGradient,    // an fp32 addend in the format that it travels in

@@ -96,8 +96,8 @@ void encode_block(const Quantized& q, int64_t row, int64_t block, const float* x
   encode_blocks_cpu(q, row, block, block + 1, x, rounding);
 }
 
-void decode_block(const Quantized& q, int64_t row, int64_t block, float* x) {
-  decode_blocks_cpu(q, row, block, block + 1, x);
+void decode_block(const Quantized& q, int64_t row, int64_t block, float* x, float factor) {
+  decode_blocks_cpu(q, row, block, block + 1, x, factor);
 }
 
 }  // namespace agoq::codec

@@ -29,8 +29,8 @@ void zero(const Context& ctx, const Quantized& q);
 // One row on the CPU; `x` has q.row.cols numbers.
 void encode_row(const Quantized& q, int64_t row, const float* x, const Rounding& rounding);
 void decode_row(const Quantized& q, int64_t row, float* x);
-// One block on the CPU; `x` has q.row.size(block) numbers (at most 128).
+// One block on the CPU; `x` has q.row.size(block) numbers (at most 128). Decoded numbers are code · (scale · factor).
 void encode_block(const Quantized& q, int64_t row, int64_t block, const float* x, const Rounding& rounding);
-void decode_block(const Quantized& q, int64_t row, int64_t block, float* x);
+void decode_block(const Quantized& q, int64_t row, int64_t block, float* x, float factor = 1);
 
 }  // namespace agoq::codec

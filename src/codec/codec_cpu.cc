@@ -118,12 +118,11 @@ Bf16 encode_scaled(const float* x, int64_t n, const uint16_t* draws, uint8_t* ou
 
 // Writes 128 numbers, of which the first n mean something.
 template <class F>
-void decode_scaled(const uint8_t* in, int64_t n, Bf16 scale, float* x) {
+void decode_scaled(const uint8_t* in, int64_t n, float scale, float* x) {
   alignas(64) uint8_t codes[kBlock];
   if (n < kBlock) std::memset(codes, 0, sizeof codes);
   unpack<F::kBits>(in, n, codes);
-  const float s = to_float(scale);
-  for (int i = 0; i < kBlock; ++i) x[i] = F::decode(codes[i]) * s;
+  for (int i = 0; i < kBlock; ++i) x[i] = F::decode(codes[i]) * scale;
 }
 
 template <class F>
@@ -134,10 +133,10 @@ void encode_plain(const float* x, int64_t n, const uint16_t* draws, uint8_t* out
 }
 
 template <class F>
-void decode_plain(const uint8_t* in, int64_t n, float* x) {
+void decode_plain(const uint8_t* in, int64_t n, float factor, float* x) {
   typename F::Stored stored[kBlock] = {};
   std::memcpy(stored, in, static_cast<size_t>(n) * sizeof(typename F::Stored));
-  for (int i = 0; i < kBlock; ++i) x[i] = F::decode(stored[i]);
+  for (int i = 0; i < kBlock; ++i) x[i] = F::decode(stored[i]) * factor;
 }
 
 // Calls visit(block, size, offset of its codes) for blocks [begin, end) of a row.
@@ -185,7 +184,7 @@ void encode_blocks(const Quantized& q, int64_t row, int64_t begin, int64_t end, 
 }
 
 template <class F, class Number>
-void decode_blocks(const Quantized& q, int64_t row, int64_t begin, int64_t end, Number* x) {
+void decode_blocks(const Quantized& q, int64_t row, int64_t begin, int64_t end, Number* x, float factor) {
   const uint8_t* codes = q.row_codes(row);
   const Bf16* scales = F::kScaled ? q.row_scales(row) : nullptr;
   for_blocks<F>(q.row, begin, end, [&](int64_t b, int64_t n, int64_t offset) {
@@ -195,9 +194,9 @@ void decode_blocks(const Quantized& q, int64_t row, int64_t begin, int64_t end, 
       if (n == kBlock) numbers = x;
     }
     if constexpr (F::kScaled) {
-      decode_scaled<F>(codes + offset, n, scales[b], numbers);
+      decode_scaled<F>(codes + offset, n, to_float(scales[b]) * factor, numbers);
     } else {
-      decode_plain<F>(codes + offset, n, numbers);
+      decode_plain<F>(codes + offset, n, factor, numbers);
     }
     if (numbers == padded)
       for (int64_t i = 0; i < n; ++i) x[i] = from_float<Number>(padded[i]);
@@ -229,11 +228,11 @@ template void encode_blocks_cpu(const Quantized&, int64_t, int64_t, int64_t, con
 template void encode_blocks_cpu(const Quantized&, int64_t, int64_t, int64_t, const Bf16*, const Rounding&);
 
 template <class Number>
-void decode_blocks_cpu(const Quantized& q, int64_t row, int64_t begin, int64_t end, Number* x) {
-  dispatch(q.codec, [&]<class F>() { decode_blocks<F>(q, row, begin, end, x); });
+void decode_blocks_cpu(const Quantized& q, int64_t row, int64_t begin, int64_t end, Number* x, float factor) {
+  dispatch(q.codec, [&]<class F>() { decode_blocks<F>(q, row, begin, end, x, factor); });
 }
-template void decode_blocks_cpu(const Quantized&, int64_t, int64_t, int64_t, float*);
-template void decode_blocks_cpu(const Quantized&, int64_t, int64_t, int64_t, Bf16*);
+template void decode_blocks_cpu(const Quantized&, int64_t, int64_t, int64_t, float*, float);
+template void decode_blocks_cpu(const Quantized&, int64_t, int64_t, int64_t, Bf16*, float);
 
 void encode_cpu(const Tensor& x, const Quantized& out, const Rounding& rounding) {
   for_pieces(out, [&](int64_t row, int64_t begin, int64_t end) {

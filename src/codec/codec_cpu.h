@@ -14,6 +14,6 @@ template <class Number>
 void encode_blocks_cpu(const Quantized& q, int64_t row, int64_t begin, int64_t end, const Number* x,
                        const Rounding& rounding);
 template <class Number>
-void decode_blocks_cpu(const Quantized& q, int64_t row, int64_t begin, int64_t end, Number* x);
+void decode_blocks_cpu(const Quantized& q, int64_t row, int64_t begin, int64_t end, Number* x, float factor = 1);
 
 }  // namespace agoq::codec

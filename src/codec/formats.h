@@ -1,6 +1,7 @@
 // What a code means: one struct per codec, for host and device, bit for bit the same on both.
 //
-// A block of up to 128 numbers shares one bf16 scale. Arithmetic is fp32 with IEEE division and without FMA:
+// A block of up to 128 numbers shares one bf16 scale. Arithmetic is fp32 with IEEE division and without FMA (but where
+// one is written):
 //
 //   amax = max |x|;  scale = scale_of<F>(amax);  inv = reciprocal(scale);  code = F::encode(scaled<F>(x, inv) [, draw])
 //   x'   = F::decode(code) * to_float(scale)
@@ -8,10 +9,11 @@
 // A block with scale 0 (all zeros) or NaN (a NaN or Inf inside) has all codes zero. Code 0 means 0 in every format.
 // Nearest rounding takes ties to even. Stochastic rounding measures the number in 65536ths of the step between its
 // neighbours (to nearest even), adds a 16-bit draw and shifts it away: unbiased to 2^-17 of a step. Cubes, whose steps
-// would take a division, compare with the draw's part of the step instead, which is as unbiased.
+// would take a division, compare with the draw's part of the step instead, and are unbiased to 2^-16.
 #pragma once
 
 #include <bit>
+#include <cmath>
 #include <cstdint>
 #include <limits>
 #include <utility>
@@ -41,22 +43,35 @@ AGOQ_HD constexpr uint32_t round_up_by(float fine, uint32_t draw) {
   return (to_nearest(fine) + draw) >> 16;
 }
 
-// The middle of the draw's share of [0, 1), where all draws have shares alike.
-AGOQ_HD constexpr float middle_of(uint32_t draw) {
-  return (static_cast<float>(static_cast<int32_t>(draw)) + 0.5f) * 0x1p-16f;
+AGOQ_HD inline float multiply_add(float a, float b, float c) {  // a·b + c, rounded once
+#if defined(__CUDA_ARCH__)
+  return __fmaf_rn(a, b, c);
+#else
+  return std::fma(a, b, c);
+#endif
 }
 
 // Eight 16-bit draws for the eight elements of a group (RandomKey::draw). Micro-batches 2i and 2i+1 share a draw, the
 // second as its mirror image 65535 - draw: each rounds without bias, and where the first errs upwards the second tends
 // to err downwards, which halves the variance of their sum.
+//
+// The second moments of a group take the draws of the first ones, its last four numbers those of the first four and
+// the other way round: one call serves both, and the two draws of a number are independent.
+AGOQ_HD inline Philox4 halves_exchanged(const Philox4& words) {
+  return {words[2], words[3], words[0], words[1]};
+}
 AGOQ_HD inline Philox4 rounding_draws(RandomKey key, uint64_t group) {
+  const bool second = key.purpose == Purpose::SecondMoment;
+  if (second) key.purpose = Purpose::FirstMoment;
   const uint32_t mirror = 0u - (key.micro_batch & 1u);
   key.micro_batch &= ~1u;
-  const Philox4 words = key.draw(group);
-  return {words[0] ^ mirror, words[1] ^ mirror, words[2] ^ mirror, words[3] ^ mirror};
+  Philox4 words = key.draw(group);
+  for (uint32_t& word : words) word ^= mirror;
+  return second ? halves_exchanged(words) : words;
 }
 
-// rounding_draws for many groups of one key: the keys of the rounds are made once, with the mirror in the last of them.
+// rounding_draws for many groups of one key (not of SecondMoment): the keys of the rounds are made once, with the
+// mirror in the last of them.
 class PreparedDraws {
  public:
   PreparedDraws() = default;
@@ -66,8 +81,11 @@ class PreparedDraws {
     for (size_t round = 1; round < kPhiloxRounds; ++round) rounds_[round] = next_key(rounds_[round - 1]);
     for (uint32_t& word : rounds_.back()) word ^= mirror_;
   }
-  AGOQ_HD Philox4 of(uint64_t group) const {
-    Philox4 words = key_.counter(group);
+  AGOQ_HD Philox4 of(uint64_t group) const { return of(key_.tensor, group); }
+  AGOQ_HD Philox4 of(uint32_t tensor, uint64_t group) const {  // of another tensor
+    RandomKey key = key_;
+    key.tensor = tensor;
+    Philox4 words = key.counter(group);
     for (size_t round = 0; round < kPhiloxRounds; ++round) words = philox_round(words, rounds_[round]);
     return {words[0], words[1] ^ mirror_, words[2], words[3] ^ mirror_};
   }
@@ -229,6 +247,17 @@ struct NormalFloat4 {
   }
 };
 
+// What a draw stands for where numbers are compared with it: a place in its share of [-1/2, 1/2), and in its
+// neighbour's, since the last bit is not used. They are in the middle of what the two have.
+AGOQ_HD constexpr float centred(uint32_t draw) {
+  return static_cast<float>(static_cast<int32_t>(draw | 1u)) * 0x1p-16f - 0.5f;
+}
+// Negative if a >= 0 is more than a part t + 1/2 of the way from the cube of s - 1/2 to that of s + 1/2, which is at
+// (s² + 3/4)(s + 3t) - 2t. For an integer s - 1/2 below 255 and |t| < 1/2 in 65536ths only a + 2t is rounded.
+AGOQ_HD inline float before_part_of_cubes(float a, float s, float t) {
+  return multiply_add(multiply_add(s, s, 0.75f), multiply_add(t, 3.0f, s), -multiply_add(t, 2.0f, a));
+}
+
 // Cubes of integers, for Adam's moments: the step near a value x is proportional to x^(2/3), so that steps are fine at
 // the top and the range is wide (2^21 signed, 2^24 unsigned). 255^3 < 2^24: all values are exact in fp32. Nearest
 // rounding takes a tie towards zero. With a sign: sign and magnitude.
@@ -250,9 +279,10 @@ struct Cubic {
     const Place place = place_of(y);
     return finish(y, place.root + (place.above + place.above > place.gap));
   }
-  AGOQ_HD static constexpr uint32_t encode(float y, uint32_t draw) {
+  AGOQ_HD static uint32_t encode(float y, uint32_t draw) {
     const Place place = place_of(y);
-    return finish(y, place.root + (place.above >= place.gap * middle_of(draw)));
+    const float s = static_cast<float>(static_cast<int32_t>(place.root)) + 0.5f;
+    return finish(y, place.root + (before_part_of_cubes(place.size, s, centred(draw)) < 0.0f));
   }
 
   AGOQ_HD static constexpr float max() { return cube_of(kMaxCode); }
@@ -260,8 +290,9 @@ struct Cubic {
 
  private:
   struct Place {
-    uint32_t root;  // the largest integer whose cube is at most |y|
-    float above;    // |y| - root^3, exact
+    float size;     // |y|, at most the largest
+    uint32_t root;  // the largest integer whose cube is at most that
+    float above;    // size - root^3, exact
     float gap;      // (root + 1)^3 - root^3, exact
   };
   AGOQ_HD static constexpr float cube_of(uint32_t root) {
@@ -280,7 +311,7 @@ struct Cubic {
     root -= cube_of(root) > z;
     root += cube_of(root + 1) <= z;
     const float cube = cube_of(root);
-    return {root, z - cube, cube_of(root + 1) - cube};
+    return {z, root, z - cube, cube_of(root + 1) - cube};
   }
   AGOQ_HD static constexpr uint32_t finish(float y, uint32_t code) {
     return kHasSign ? code | std::bit_cast<uint32_t>(y) >> 31 << 7 : code;
@@ -348,6 +379,11 @@ AGOQ_HD constexpr Bf16 scale_of(float amax) {
 // A block with this scale has codes that mean something.
 AGOQ_HD constexpr bool carries_codes(Bf16 scale) {
   return scale.bits != 0 && scale.bits != kNanScale;
+}
+
+// So has a block of numbers whose largest magnitude is amax: not zero, and finite.
+AGOQ_HD constexpr bool has_codes(float amax) {
+  return std::bit_cast<uint32_t>(amax) - 1u < kInfBits - 1u;
 }
 
 AGOQ_HD inline float reciprocal(Bf16 scale) {

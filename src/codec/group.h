@@ -17,6 +17,8 @@
 
 namespace agoq::codec {
 
+inline constexpr uint32_t kOneBits = std::bit_cast<uint32_t>(1.0f);
+
 inline constexpr int kGroup = 8;  // numbers that share a call of Philox
 using Numbers = float[kGroup];
 
@@ -27,14 +29,6 @@ struct Packed {
 };
 
 // --- instructions ---------------------------------------------------------------------------------------------------
-
-AGOQ_HD inline float multiply_add(float a, float b, float c) {  // a·b + c, rounded once
-#if defined(__CUDA_ARCH__)
-  return __fmaf_rn(a, b, c);
-#else
-  return std::fma(a, b, c);
-#endif
-}
 
 // Byte i of the result is the byte of b:a that nibble i of `which` names; with 8 added, eight times its sign bit.
 AGOQ_HD inline uint32_t bytes_of(uint32_t a, uint32_t b, uint32_t which) {
@@ -51,6 +45,15 @@ AGOQ_HD inline uint32_t bytes_of(uint32_t a, uint32_t b, uint32_t which) {
     bytes |= (selector & 8u ? (byte >> 7) * 255u : byte) << (8 * i);
   }
   return bytes;
+#endif
+}
+
+// The greatest integer up to x, plus 2^23, of which it is the last bits, for 0 <= x < 2^23.
+AGOQ_HD inline float floor_in_bits(float x) {
+#if defined(__CUDA_ARCH__)
+  return __fadd_rd(x, 0x1p23f);
+#else
+  return std::floor(x) + 0x1p23f;
 #endif
 }
 
@@ -170,12 +173,16 @@ AGOQ_HD inline uint32_t negate_bytes(uint32_t magnitudes, uint32_t negative) {
   return less ^ 0x80808080u ^ negative;
 }
 
-// Byte i of `bytes` as the number 2^23 + byte.
+// Byte i of `bytes` as the number 1 + byte / 32768.
 AGOQ_HD inline float byte_number(uint32_t bytes, int i) {
-  return std::bit_cast<float>(bytes_of(bytes, 0x4b000000u, 0x7540u | static_cast<uint32_t>(i)));
+  return std::bit_cast<float>(bytes_of(bytes, kOneBits, 0x7604u | static_cast<uint32_t>(i) << 4));
+}
+// byte - minus, exact.
+AGOQ_HD inline float byte_less(uint32_t bytes, int i, float minus) {
+  return multiply_add(byte_number(bytes, i), 0x1p15f, -(0x1p15f + minus));
 }
 
-// The same of a byte that is a sign and seven bits: ±(2^23 + those). The middle bytes are the sign of what has none.
+// A byte that is a sign and seven bits as ±(2^23 + those). The middle bytes are the sign of what has none.
 AGOQ_HD inline float signed_byte_number(uint32_t bytes, int i) {
   const auto byte = static_cast<uint32_t>(i);
   return std::bit_cast<float>(
@@ -187,7 +194,7 @@ AGOQ_HD inline float with_sign_of(float number, float magnitude) {
 }
 
 inline constexpr float kUnit = 0x1p23f;  // numbers from here to 2^24 are a unit apart
-inline constexpr uint32_t kUnitBits = (23u + 127u) << 23;
+inline constexpr uint32_t kUnitBits = std::bit_cast<uint32_t>(kUnit);
 
 AGOQ_HD inline float magnitude(float y) {
 #if defined(__CUDA_ARCH__)
@@ -225,16 +232,17 @@ AGOQ_HD inline float group_scaled(float x, float inv) {
 
 // What a group rounds with: nothing (nearest), or the words of its draws.
 struct Nearest {
-  static constexpr bool kDraws = false;
+  static constexpr bool kDraws = false, kBounded = false;
 };
 struct Stochastic {
   static constexpr bool kDraws = true, kBounded = false;
   Philox4 words;
   AGOQ_HD uint32_t draw(int i) const { return draw16(words, i); }
-  // middle_of(draw(i)): behind the bits of 128, a draw is that many 65536ths.
-  AGOQ_HD float middle(int i) const {
-    const uint32_t bits = bytes_of(words[static_cast<size_t>(i / 2)], 0x43000000u, i % 2 ? 0x7632u : 0x7610u);
-    return std::bit_cast<float>(bits) - (128.0f - 0x1p-17f);
+  // centred(draw(i)): behind the bits of 1, a draw is that many parts in 2^23.
+  AGOQ_HD float centre(int i) const {
+    const uint32_t odd = words[static_cast<size_t>(i / 2)] | 0x00010001u;
+    const auto number = std::bit_cast<float>(bytes_of(odd, kOneBits, i % 2 ? 0x7632u : 0x7610u));
+    return multiply_add(number, 128.0f, -128.5f);
   }
   // bits + draw(i)
   AGOQ_HD uint32_t added_to(uint32_t bits, int i) const {
@@ -334,27 +342,25 @@ AGOQ_HD inline uint32_t nearest_cube(float a, float estimate) {
   return std::bit_cast<uint32_t>(root + kUnit) + (above + above > gap);
 }
 
-// 1.5 · 2^23 + the code of 0 <= a with a draw whose middle_of is `middle`, as bits, from an estimate of the root within
-// 0.01. Codes end where a number is a part `middle` of the way from a cube to the next. That is a cubic equation of the
-// root, whose solution is at most root - middle, and at least 0.385 less; so the nearest integer to root - middle is
-// the code or the one below, and one comparison decides: that of the format if the integer is the largest whose cube is
-// at most a, and far from equal if not.
-AGOQ_HD inline uint32_t drawn_cube(float a, float estimate, float middle) {
-  constexpr float kMagic = 1.5f * kUnit;  // takes -1 too
-  const float shifted = (estimate - middle) + kMagic, low = shifted - kMagic, square = low * low;
-  const float above = multiply_add(-square, low, a);  // rounded once, as the cube is exact
-  const float gap = multiply_add(square, 3.0f, multiply_add(low, 3.0f, 1.0f));
-  return std::bit_cast<uint32_t>(shifted) + (above >= gap * middle);
+// 2^23 + the code of 0 <= a with a draw that is `t` when centred, as bits, from an estimate of the root within 0.01.
+// Where a number is a part t + 1/2 of the way from the cube of an integer c to the next, its root is at least c + t +
+// 1/2 and at most 0.385 more. So the code is the greatest integer up to root - t, or the next; and one comparison
+// decides: that of the format if the integer is the greatest whose cube is at most a, and far from equal if not. A
+// difference below zero, where both are 0, is as good as its magnitude.
+AGOQ_HD inline uint32_t drawn_cube(float a, float estimate, float t) {
+  const float low = floor_in_bits(magnitude(estimate - t));
+  const float before = before_part_of_cubes(a, low - (kUnit - 0.5f), t);
+  return std::bit_cast<uint32_t>(low) + (std::bit_cast<uint32_t>(before) >> 31);
 }
 
 template <class F, class Rounded>
 AGOQ_HD inline Packed encode_cubes(const Words& y, const Rounded& rounding) {
   Words codes;
   for (int i = 0; i < kGroup; ++i) {
-    const float a = lesser(magnitude(std::bit_cast<float>(y[i])), F::max());
-    const float estimate = rough_cube_root(a);
+    const float size = magnitude(std::bit_cast<float>(y[i]));
+    const float a = Rounded::kBounded ? size : lesser(size, F::max()), estimate = rough_cube_root(a);
     if constexpr (Rounded::kDraws)
-      codes[i] = drawn_cube(a, estimate, rounding.middle(i));
+      codes[i] = drawn_cube(a, estimate, rounding.centre(i));
     else
       codes[i] = nearest_cube(a, estimate);
   }
@@ -420,17 +426,17 @@ template <class F>
 AGOQ_HD inline void decode_group(const Packed& packed, float scale, Numbers& x) {
   for (int i = 0; i < kGroup; ++i) {
     if constexpr (F::kLevels == Levels::Integer && F::kBits == 8) {
-      x[i] = (byte_number((i < 4 ? packed.low : packed.high) ^ 0x80808080u, i & 3) - (kUnit + 128.0f)) * scale;
+      x[i] = byte_less((i < 4 ? packed.low : packed.high) ^ 0x80808080u, i & 3, 128.0f) * scale;
     } else if constexpr (F::kLevels == Levels::Integer) {
       const uint32_t nibbles = packed.low ^ 0x88888888u;
-      x[i] = (byte_number((i & 1 ? nibbles >> 4 : nibbles) & 0x0f0f0f0fu, i / 2) - (kUnit + 8.0f)) * scale;
+      x[i] = byte_less((i & 1 ? nibbles >> 4 : nibbles) & 0x0f0f0f0fu, i / 2, 8.0f) * scale;
     } else if constexpr (F::kLevels == Levels::Cube) {
       const uint32_t bytes = i < 4 ? packed.low : packed.high;
       if constexpr (F::kSigned) {
         const float number = signed_byte_number(bytes, i & 3), root = magnitude(number) - kUnit;
         x[i] = with_sign_of(number, root * root * root * scale);
       } else {
-        const float root = byte_number(bytes, i & 3) - kUnit;
+        const float root = byte_less(bytes, i & 3, 0.0f);
         x[i] = root * root * root * scale;
       }
     } else if constexpr (F::kLevels == Levels::Table) {
@@ -441,19 +447,34 @@ AGOQ_HD inline void decode_group(const Packed& packed, float scale, Numbers& x) 
   }
 }
 
-// x += those numbers, each sum rounded once. Int8: 1 + code / 32768 comes out of one instruction; times the scale and
-// less the scale it is exact; and 32768 is brought back by the FMA that adds, since scale · 32768 might overflow.
+// Int8 codes times scale / 32768: 1 + code / 32768 comes out of one instruction; times the scale and less the scale it
+// is exact. 32768 is left to what follows, since scale · 32768 might overflow.
+AGOQ_HD inline void decode_integers(const Packed& packed, float scale, Numbers& x) {
+  constexpr float kZero = 1.0f + 0x1p-8f;  // 128 / 32768 more, so that codes are not negative
+  const float zero = -kZero * scale;
+  for (int i = 0; i < kGroup; ++i)
+    x[i] = multiply_add(byte_number((i < 4 ? packed.low : packed.high) ^ 0x80808080u, i & 3), scale, zero);
+}
+
+// Those numbers times `factor`, each product rounded once; factor · 32768 is finite.
+template <class F>
+AGOQ_HD inline void decode_times(const Packed& packed, float scale, float factor, Numbers& x) {
+  if constexpr (F::kLevels == Levels::Integer && F::kBits == 8) {
+    decode_integers(packed, scale, x);
+    factor *= 0x1p15f;
+  } else {
+    decode_group<F>(packed, scale, x);
+  }
+  for (int i = 0; i < kGroup; ++i) x[i] *= factor;
+}
+
+// x += those numbers, each sum rounded once.
 template <class F>
 AGOQ_HD inline void add_group(const Packed& packed, float scale, Numbers& x) {
   if constexpr (F::kLevels == Levels::Integer && F::kBits == 8) {
-    constexpr float kZero = 1.0f + 0x1p-8f;  // 128 / 32768 more, so that codes are not negative
-    const float zero = -kZero * scale;
-    for (int i = 0; i < kGroup; ++i) {
-      const uint32_t bytes = (i < 4 ? packed.low : packed.high) ^ 0x80808080u;
-      const auto number =
-          std::bit_cast<float>(bytes_of(bytes, 0x3f800000u, 0x7604u | static_cast<uint32_t>(i & 3) << 4));
-      x[i] = multiply_add(multiply_add(number, scale, zero), 0x1p15f, x[i]);
-    }
+    Numbers addend;
+    decode_integers(packed, scale, addend);
+    for (int i = 0; i < kGroup; ++i) x[i] = multiply_add(addend[i], 0x1p15f, x[i]);
   } else {
     Numbers addend;
     decode_group<F>(packed, scale, addend);

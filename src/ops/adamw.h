@@ -60,15 +60,18 @@ AGOQ_HD inline void decide(UpdateScalars& s, double sum, uint32_t non_finite, do
   s.root_correction = static_cast<float>(std::sqrt(1 - std::pow(config.beta2, step)));
 }
 
-// What all updates of a step multiply by, computed in double and rounded once, as PyTorch does.
+// What all updates of a step multiply by, computed in double and rounded once. With h = √(1 - beta2) · g
+//   m = beta1 · m + m_part · h        v = beta2 · v + h² = (root_beta2 · √v)² + h²
 struct AdamWFactors {
   AdamWFactors(double lr, const AdamWConfig& c)
       : decay(static_cast<float>(1 - lr * c.weight_decay)),
-        one_minus_beta1(static_cast<float>(1 - c.beta1)),
+        h(static_cast<float>(std::sqrt(1 - c.beta2))),
+        beta1(static_cast<float>(c.beta1)),
+        m_part(static_cast<float>((1 - c.beta1) / std::sqrt(1 - c.beta2))),
         beta2(static_cast<float>(c.beta2)),
-        one_minus_beta2(static_cast<float>(1 - c.beta2)),
+        root_beta2(static_cast<float>(std::sqrt(c.beta2))),
         eps(static_cast<float>(c.eps)) {}
-  float decay, one_minus_beta1, beta2, one_minus_beta2, eps;
+  float decay, h, beta1, m_part, beta2, root_beta2, eps;
 };
 
 }  // namespace agoq::ops

@@ -12,17 +12,18 @@ using codec::kBlock;
 
 constexpr int64_t kSerialBlocks = 64;  // fewer are done before the threads have woken up
 
-// A block of each operand, in fp32.
+// A block of each operand, in fp32; m and v times beta1 and beta2.
 struct Block {
   alignas(64) float g[kBlock], m[kBlock], v[kBlock], p[kBlock];
 };
 
 // Whole blocks always, so that the loop has a fixed length; what lies behind a short block is not stored.
 void update(const AdamWFactors& f, const UpdateScalars& s, float decay, Block& b) {
+  const float of_gradient = f.h * s.gradient_scale;
   for (int i = 0; i < kBlock; ++i) {
-    const float g = b.g[i] * s.gradient_scale;
-    b.m[i] += f.one_minus_beta1 * (g - b.m[i]);
-    b.v[i] = b.v[i] * f.beta2 + f.one_minus_beta2 * (g * g);
+    const float h = b.g[i] * of_gradient;
+    b.m[i] = std::fma(f.m_part, h, b.m[i]);
+    b.v[i] = std::fma(h, h, b.v[i]);
     const float denominator = std::sqrt(b.v[i]) / s.root_correction + f.eps;
     b.p[i] = b.p[i] * decay - s.step_size * (b.m[i] / denominator);
   }
@@ -88,8 +89,8 @@ void adamw(const RandomKey& key, const AdamWState& state, const AdamWFactors& fa
     const int64_t r = i / blocks, block = i % blocks, n = row.size(block), first = r * row.cols + row.begin(block);
     Block b = {};
     decode_block(state.grad, r, block, b.g);
-    codec::decode_block(state.m, r, block, b.m);
-    codec::decode_block(state.v, r, block, b.v);
+    codec::decode_block(state.m, r, block, b.m, factors.beta1);
+    codec::decode_block(state.v, r, block, b.v, v_is_root ? factors.root_beta2 : factors.beta2);
     load(state.weight, first, n, b.p);
     if (v_is_root)
       for (float& v : b.v) v *= v;

@@ -38,7 +38,7 @@ struct Parameter {
   Blocks blocks;
   WholeBlocks whole;
   uint32_t tensor = 0;
-  bool decays = true;
+  float decay = 1;
 };
 
 // Which forms of a weight code is for: all of them, or the split one, which most weights have.
@@ -57,10 +57,10 @@ struct StoredWeight {
   template <bool kWhole, class C>
   __device__ void load(const WeightView& w, const C& cell) {
     if (is_split<kForm>(w)) {
-      halves[0].load<kWhole>(w.value + cell.first(), cell.n);
-      halves[1].load<kWhole>(w.correction + cell.first(), cell.n);
+      halves[0].load<kWhole>(cell.template in<2>(w.value), cell.n);
+      halves[1].load<kWhole>(cell.template in<2>(w.correction), cell.n);
     } else {
-      exact.load<kWhole>(w.exact + cell.first(), cell.n);
+      exact.load<kWhole>(cell.template in<4>(w.exact), cell.n);
     }
   }
   __device__ void decode(const WeightView& w, Numbers& p) const {
@@ -70,9 +70,10 @@ struct StoredWeight {
 
  private:
   __device__ float joined(int i) const {  // join_fp32
-    const auto corrections = static_cast<int32_t>(halves[1].words[i / 2]);
-    const int32_t correction = i % 2 ? corrections >> 16 : static_cast<int16_t>(corrections);
-    return __uint_as_float(__float_as_uint(halves[0].as_float(i)) + static_cast<uint32_t>(correction));
+    const uint32_t corrections = halves[1].words[i / 2];
+    const uint32_t correction = i % 2 ? static_cast<uint32_t>(static_cast<int32_t>(corrections) >> 16)
+                                      : codec::bytes_of(corrections, 0, 0x9910u);  // each with its sign
+    return __uint_as_float(__float_as_uint(halves[0].as_float(i)) + correction);
   }
 };
 
@@ -82,20 +83,18 @@ __device__ void store(const WeightView& w, const C& cell, const Numbers& p) {
     Raw<4> exact;
 #pragma unroll
     for (int i = 0; i < kGroup; ++i) exact.words[i] = __float_as_uint(p[i]);
-    exact.store<kWhole>(w.exact + cell.first(), cell.n);
+    exact.store<kWhole>(cell.template in<4>(w.exact), cell.n);
     if (!w.value) return;
   }
-  Raw<2> value, correction;
+  Raw<2> value, correction;  // split_fp32, two at a time
 #pragma unroll
-  for (int i = 0; i < kGroup; ++i) {
-    Bf16 high;
-    int16_t low;
-    split_fp32(p[i], high, low);
-    value.words[i / 2] |= uint32_t{high.bits} << (16 * (i % 2));
-    correction.words[i / 2] |= uint32_t{static_cast<uint16_t>(low)} << (16 * (i % 2));
+  for (int i = 0; i < kGroup; i += 2) {
+    const uint32_t first = __float_as_uint(p[i]), second = __float_as_uint(p[i + 1]);
+    value.words[i / 2] = codec::bytes_of(first + 0x8000u, second + 0x8000u, 0x7632u);
+    correction.words[i / 2] = codec::bytes_of(first, second, 0x5410u);
   }
-  value.store<kWhole>(w.value + cell.first(), cell.n);
-  if (is_split<kForm>(w)) correction.store<kWhole>(w.correction + cell.first(), cell.n);
+  value.store<kWhole>(cell.template in<2>(w.value), cell.n);
+  if (is_split<kForm>(w)) correction.store<kWhole>(cell.template in<2>(w.correction), cell.n);
 }
 
 __device__ float fast_sqrt(float x) {
@@ -108,6 +107,16 @@ __device__ float fast_reciprocal(float x) {
   asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(x));
   return inverse;
 }
+
+// p -= m / (of_root · √v + eps): what AdamW divides by, times 1 / step_size.
+struct Divisor {
+  float of_root, eps;
+  __device__ Divisor(const UpdateScalars& s, const AdamWFactors& f) {
+    const float inverse = fast_reciprocal(fmaxf(s.step_size, 1e-30f));  // an update by so little changes nothing
+    of_root = inverse * fast_reciprocal(s.root_correction);
+    eps = inverse * f.eps;
+  }
+};
 
 // All that a lane reads for a cell.
 template <class G, class M, class V, Form kForm>
@@ -126,37 +135,45 @@ struct Operands {
   }
 };
 
-template <Purpose kPurpose>
-__device__ RandomKey key_of(RandomKey key, const Parameter& p) {
-  key.purpose = kPurpose;
-  key.micro_batch = 0;
-  key.tensor = p.tensor;
-  return key;
+// The gradient, summed and times `factor`.
+template <class G, bool kSum, class C>
+__device__ void decode_gradient(const Stored<G>& stored, const Pieces& pieces, const C& cell, float factor,
+                                Numbers& g) {
+  if constexpr (kSum) {
+    stored.decode(g);
+    add_pieces<G>(pieces, cell, g);
+#pragma unroll
+    for (float& number : g) number *= factor;
+  } else {
+    stored.decode_times(factor, g);
+  }
+}
+
+// A moment to be encoded has a finite square, or the block's other one is infinite and marks it as broken: so a
+// format's limits need no care.
+__device__ codec::Bounded bounded(const Philox4& words) {
+  codec::Bounded draws;
+  draws.words = words;
+  return draws;
 }
 
 // Moments exactly as on the CPU; their root, and so the weight, within two roundings.
 template <class G, class M, class V, bool kSum, Form kForm, class C>
-__device__ void update(const Parameter& param, const C& cell, const AdamWFactors& f, const UpdateScalars& s,
-                       const RandomKey& key) {
+__device__ void update(const Parameter& param, const C& cell, const AdamWFactors& f, const Divisor& divisor,
+                       float of_gradient, const codec::PreparedDraws& draws) {
   Operands<G, M, V, kForm> stored;
   load(stored, param, cell);
-  Numbers g, m, v, p;
-  stored.grad.decode(g);
-  if constexpr (kSum) add_pieces<G>(param.grad, cell, g);
-  stored.m.decode(m);
-  stored.v.decode(v);
+  Numbers h, m, v, p;
+  decode_gradient<G, kSum>(stored.grad, param.grad, cell, of_gradient, h);
+  stored.m.decode(m, f.beta1);
+  stored.v.decode(v, V::kScaled ? f.root_beta2 : f.beta2);
   stored.weight.decode(param.weight, p);
-  const float decay = param.decays ? f.decay : 1.0f;
-  const float inverse_correction = fast_reciprocal(s.root_correction);
 #pragma unroll
   for (int i = 0; i < kGroup; ++i) {
-    if constexpr (V::kScaled) v[i] *= v[i];
-    const float scaled_g = g[i] * s.gradient_scale;
-    m[i] += f.one_minus_beta1 * (scaled_g - m[i]);
-    v[i] = v[i] * f.beta2 + f.one_minus_beta2 * (scaled_g * scaled_g);
+    m[i] = fmaf(f.m_part, h[i], m[i]);
+    v[i] = fmaf(h[i], h[i], V::kScaled ? v[i] * v[i] : v[i]);
     const float root = fast_sqrt(v[i]);
-    const float step = m[i] * fast_reciprocal(fmaf(root, inverse_correction, f.eps));
-    p[i] = fmaf(-s.step_size, step, p[i] * decay);
+    p[i] = fmaf(-m[i], fast_reciprocal(fmaf(root, divisor.of_root, divisor.eps)), p[i] * param.decay);
     if constexpr (V::kScaled) v[i] = root;
   }
   if (cell.whole) {
@@ -164,28 +181,35 @@ __device__ void update(const Parameter& param, const C& cell, const AdamWFactors
   } else {
     store<kForm, false>(param.weight, cell, p);
   }
-  const int whole = param.whole.of(cell.index);
-  encode<M>(param.m, cell, m, draws_of(key_of<Purpose::FirstMoment>(key, param), whole, cell));
-  encode<V>(param.v, cell, v, draws_of(key_of<Purpose::SecondMoment>(key, param), whole, cell));
+  const auto block = static_cast<uint64_t>(param.whole.of(cell.block));
+  const Philox4 words = draws.of(param.tensor, block * kLanes + static_cast<uint64_t>(cell.lane));
+  encode<M>(param.m, cell, m, bounded(words));
+  encode<V>(param.v, cell, v, bounded(codec::halves_exchanged(words)));
 }
 
+// Blocks of threads that a multiprocessor holds at once: as many as the registers suffice for.
+template <class M, class V, bool kSum>
+constexpr int kAtOnce = kSum || (!M::kScaled && !V::kScaled) ? 3 : 4;
+
 template <class G, class M, class V, bool kSum>
-__global__ void __launch_bounds__(kThreads, 3)
-    adamw_tiles(const __grid_constant__ TensorList<Parameter> list, const AdamWFactors factors, const RandomKey key,
-                const UpdateScalars* scalars) {
+__global__ void __launch_bounds__(kThreads, kAtOnce<M, V, kSum>)
+    adamw_tiles(const __grid_constant__ TensorList<Parameter> list, const __grid_constant__ AdamWFactors factors,
+                const __grid_constant__ codec::PreparedDraws draws, const UpdateScalars* scalars) {
   const UpdateScalars s = *scalars;
   if (s.non_finite != 0) return;
+  const Divisor divisor(s, factors);
+  const float of_gradient = factors.h * s.gradient_scale;
   const int tile = static_cast<int>(blockIdx.x);
   const int tensor = list.tensor_of(tile);
-  const Parameter& p = list.entries[tensor];
+  const Parameter p = list.entries[tensor];  // in registers: what is read by reference is read again behind a store
   const int lane = static_cast<int>(threadIdx.x) % kLanes, slot = static_cast<int>(threadIdx.x) / kLanes;
   const int begin = (tile - list.first[tensor]) * kTile, end = min(begin + kTile, p.blocks.count);
   if (p.blocks.whole_pairs() && p.weight.correction) {
     for (int index = begin + slot; index < end; index += kBlocksAtOnce)
-      update<G, M, V, kSum, Form::Split>(p, WholeCell{index, lane}, factors, s, key);
+      update<G, M, V, kSum, Form::Split>(p, WholeCell{index, lane}, factors, divisor, of_gradient, draws);
   } else {  // a warp has two blocks and stays whole: the second may lie beyond the last one
     for (int index = begin + slot; (index & ~1) < end; index += kBlocksAtOnce)
-      update<G, M, V, kSum, Form::Any>(p, Cell(p.blocks, index, lane), factors, s, key);
+      update<G, M, V, kSum, Form::Any>(p, Cell(p.blocks, index, lane), factors, divisor, of_gradient, draws);
   }
 }
 
@@ -214,9 +238,21 @@ void dispatch_moments(Codec m, Codec v, Fn&& fn) {
   fn.template operator()<Dyn8, Dyn8Unsigned>();
 }
 
-Parameter parameter_of(const AdamWState& state) {
-  Parameter p{WeightView(state.weight),           Pieces(state.grad), Planes(state.m), Planes(state.v), Blocks(state.m),
-              WholeBlocks(state.m, state.origin), state.tensor,       state.decay};
+RandomKey key_of_moments(RandomKey key) {
+  key.purpose = Purpose::FirstMoment;
+  key.micro_batch = 0;
+  return key;
+}
+
+Parameter parameter_of(const AdamWState& state, const AdamWFactors& factors) {
+  Parameter p{WeightView(state.weight),
+              Pieces(state.grad),
+              Planes(state.m),
+              Planes(state.v),
+              Blocks(state.m),
+              WholeBlocks(state.m, state.origin),
+              state.tensor,
+              state.decay ? factors.decay : 1.0f};
   p.blocks.aligned &= p.weight.aligned() && p.grad.aligned() && p.m.aligned() && p.v.aligned();
   return p;
 }
@@ -233,19 +269,19 @@ void adamw(const Context& ctx, std::span<const AdamWState> states, double lr, co
            const UpdateScalars* scalars) {
   using Kernel = std::tuple<Codec, bool, Codec, Codec>;  // format of the gradient, whether it is a sum, of the moments
   std::map<Kernel, std::vector<TensorList<Parameter>>> lists;
+  const AdamWFactors factors(lr, config);
   for (const AdamWState& state : states) {
-    const Parameter p = parameter_of(state);
+    const Parameter p = parameter_of(state, factors);
     append(lists[{state.grad.first.codec, state.grad.pieces > 1, state.m.codec, state.v.codec}], p,
            codec::cuda::ceil_div(p.blocks.count, kTile));
   }
-  const AdamWFactors factors(lr, config);
+  const codec::PreparedDraws draws(key_of_moments(ctx.random));
   for (const auto& [kernel, parts] : lists) {
     const auto [grad, sum, m, v] = kernel;
     dispatch_gradient(grad, sum, [&]<class G, bool kSum>() {
       dispatch_moments(m, v, [&]<class M, class V>() {
         for (const TensorList<Parameter>& list : parts)
-          agoq::cuda::launch(ctx, adamw_tiles<G, M, V, kSum>, list.tiles(), kThreads, list, factors, ctx.random,
-                             scalars);
+          agoq::cuda::launch(ctx, adamw_tiles<G, M, V, kSum>, list.tiles(), kThreads, list, factors, draws, scalars);
       });
     });
   }

@@ -69,7 +69,8 @@ struct Blocks {
   Blocks() = default;
   explicit Blocks(const codec::Quantized& q) {
     const int64_t blocks = q.rows * q.row.blocks();
-    require(blocks < int64_t{1} << 31, "a tensor of {} blocks is too large: kernels count them in 31 bits", blocks);
+    require(blocks < int64_t{1} << 27, "a tensor of {} blocks is too large: kernels count their groups of 8 in 31 bits",
+            blocks);
     count = static_cast<int>(blocks);
     segment = static_cast<int>(q.row.segment % kBlock == 0 ? kBlock : q.row.segment);
     per_segment = codec::cuda::ceil_div(segment, static_cast<int>(kBlock));
@@ -81,12 +82,12 @@ struct Blocks {
 
 // A lane's eight numbers, or fewer. A cell beyond the last block has none.
 struct Cell {
-  int index, lane;
+  int block, lane;
   int size = 0, n = 0;  // numbers of the block and of the lane
   int64_t begin;        // the block's first number
   bool whole;           // all eight are there and can be loaded at once
 
-  __device__ Cell(const Blocks& blocks, int block, int lane_of_block) : index(block), lane(lane_of_block) {
+  __device__ Cell(const Blocks& blocks, int index, int lane_of_block) : block(index), lane(lane_of_block) {
     int segment = index, within = 0;
     if (blocks.per_segment > 1) {
       segment = index / blocks.per_segment;
@@ -97,15 +98,28 @@ struct Cell {
     n = min(max(size - lane * kGroup, 0), kGroup);
     whole = blocks.aligned && n == kGroup;
   }
-  __device__ int64_t first() const { return begin + lane * kGroup; }
+  // Where the lane's numbers are in an array that has kBytes for each; and its block's scale among others.
+  template <int kBytes>
+  __device__ uint8_t* in(void* array) const {
+    return static_cast<uint8_t*>(array) + (begin + lane * kGroup) * kBytes;
+  }
+  __device__ Bf16* scale_in(Bf16* scales) const { return scales + block; }
 };
 
-// The same where all blocks are whole and aligned.
+// The same where all blocks are whole and aligned: an address is then one instruction.
 struct WholeCell {
   static constexpr int n = kGroup;
   static constexpr bool whole = true;
-  int index, lane;
-  __device__ int64_t first() const { return int64_t{index} * kBlock + lane * kGroup; }
+  int block, lane;
+
+  template <int kBytes>
+  __device__ uint8_t* in(void* array) const {
+    struct Eight {
+      uint8_t bytes[kGroup * kBytes];
+    };
+    return static_cast<Eight*>(array)[static_cast<uint32_t>(block * kLanes + lane)].bytes;
+  }
+  __device__ Bf16* scale_in(Bf16* scales) const { return scales + static_cast<uint32_t>(block); }
 };
 
 // Codes and scales of a tensor whose numbers take whole bytes.
@@ -123,49 +137,47 @@ struct Planes {
 struct WholeBlocks {
   int begin[codec::Origin::kRuns] = {};  // the part's block at which a run of rows begins
   int shift[codec::Origin::kRuns] = {};  // what is added to get blocks of the whole
-  int per_row = 1;                       // blocks of the part
+  codec::cuda::Divisor per_row;          // blocks of the part
   int skipped = 0;                       // of the whole's row, beside the part's
+  bool in_sequence = true;               // one run of whole rows
 
   WholeBlocks() = default;
   explicit WholeBlocks(const codec::Quantized& q, const codec::Origin& origin) {
     const int64_t own = q.row.blocks(), of_whole = origin.blocks_per_row ? origin.blocks_per_row : own;
-    per_row = static_cast<int>(own);
+    per_row = codec::cuda::Divisor(static_cast<uint32_t>(own));
     skipped = static_cast<int>(of_whole - own);
     for (int i = 0; i < codec::Origin::kRuns; ++i) {
       const bool used = origin.begin[i] < origin.first_row + q.rows;
       begin[i] = used ? static_cast<int>((origin.begin[i] - origin.first_row) * own) : std::numeric_limits<int>::max();
       shift[i] = static_cast<int>((origin.first_row + origin.shift[i]) * of_whole + origin.first_block);
+      in_sequence &= skipped == 0 && (i == 0 || !used);
     }
   }
   __device__ int of(int block) const {
+    if (in_sequence) return block + shift[0];
     int add = shift[0];
 #pragma unroll
     for (int i = 1; i < codec::Origin::kRuns; ++i)
       if (block >= begin[i]) add = shift[i];
-    return block + add + (skipped ? block / per_row * skipped : 0);
+    return block + add + static_cast<int>(per_row.divide(static_cast<uint32_t>(block))) * skipped;
   }
 };
 
-// The draws of a cell; `block` is its block of the whole tensor.
-template <class C>
-__device__ codec::Stochastic draws_of(const RandomKey& key, int block, const C& cell) {
-  return {codec::rounding_draws(key, static_cast<uint64_t>(block) * kLanes + static_cast<uint64_t>(cell.lane))};
-}
-
 // x -> codes and scale of the cell's block. Called by whole warps.
-template <class F, class C>
-__device__ void encode(const Planes& planes, const C& cell, const Numbers& x, const codec::Stochastic& draws) {
-  uint8_t* to = planes.codes + cell.first() * (F::kBits / 8);
+template <class F, class C, class Rounded>
+__device__ void encode(const Planes& planes, const C& cell, const Numbers& x, const Rounded& rounding) {
+  uint8_t* to = cell.template in<F::kBits / 8>(planes.codes);
   if constexpr (F::kScaled) {
     static_assert(F::kBits == 8);
-    const Bf16 scale = codec::group_scale<F>(codec::cuda::block_amax(x));
-    codec::Packed codes = codec::encode_group<F>(x, codec::group_reciprocal<F>(scale), draws);
-    if (!codec::carries_codes(scale)) codes = {};
+    const float amax = codec::cuda::block_amax(x);
+    const Bf16 scale = codec::group_scale<F>(amax);
+    codec::Packed codes = codec::encode_group<F>(x, codec::group_reciprocal<F>(scale), rounding);
+    if (!codec::has_codes(amax)) codes = {};
     if (cell.whole)
       *reinterpret_cast<uint2*>(to) = make_uint2(codes.low, codes.high);
     else
       codec::cuda::store_bytes(to, cell.n, uint64_t{codes.high} << 32 | codes.low);
-    if (cell.lane == 0 && cell.n > 0) planes.scales[cell.index] = scale;
+    if (cell.lane == 0 && cell.n > 0) *cell.scale_in(planes.scales) = scale;
   } else {
     static_assert(F::kBits == 32, "plain moments are fp32, which are stored as they are");
     codec::cuda::store8(reinterpret_cast<float*>(to), cell.n, x);
@@ -237,16 +249,43 @@ struct Stored {
 
   template <bool kWhole, class C>
   __device__ void load(const Planes& planes, const C& cell) {
-    raw.template load<kWhole>(planes.codes + cell.first() * (F::kBits / 8), cell.n);
+    raw.template load<kWhole>(cell.template in<F::kBits / 8>(planes.codes), cell.n);
     if constexpr (F::kScaled)
-      if (kWhole || cell.n > 0) scale = planes.scales[cell.index];
+      if (kWhole || cell.n > 0) scale = *cell.scale_in(planes.scales);
   }
+  __device__ codec::Packed codes() const { return {raw.words[0], raw.words[1]}; }
   __device__ void decode(Numbers& x) const {
     if constexpr (F::kScaled) {
-      codec::decode_group<F>({raw.words[0], raw.words[1]}, to_float(scale), x);
+      codec::decode_group<F>(codes(), to_float(scale), x);
     } else {
 #pragma unroll
       for (int i = 0; i < kGroup; ++i) x[i] = raw.as_float(i);
+    }
+  }
+  // code · (scale · factor)
+  __device__ void decode(Numbers& x, float factor) const {
+    if constexpr (F::kScaled) {
+      codec::decode_group<F>(codes(), to_float(scale) * factor, x);
+    } else {
+#pragma unroll
+      for (int i = 0; i < kGroup; ++i) x[i] = raw.as_float(i) * factor;
+    }
+  }
+  // (code · scale) · factor
+  __device__ void decode_times(float factor, Numbers& x) const {
+    if constexpr (F::kScaled) {
+      codec::decode_times<F>(codes(), to_float(scale), factor, x);
+    } else {
+      decode(x, factor);
+    }
+  }
+  // x += the numbers
+  __device__ void add_to(Numbers& x) const {
+    if constexpr (F::kScaled) {
+      codec::add_group<F>(codes(), to_float(scale), x);
+    } else {
+#pragma unroll
+      for (int i = 0; i < kGroup; ++i) x[i] += raw.as_float(i);
     }
   }
 };
@@ -299,10 +338,7 @@ __device__ void add_pieces(const Pieces& pieces, const C& cell, Numbers& g) {
 #pragma unroll
     for (int k = 0; k < kAtOnce; ++k) {
       if (first + k >= pieces.count) break;
-      Numbers addend;
-      stored[k].decode(addend);
-#pragma unroll
-      for (int i = 0; i < kGroup; ++i) g[i] += addend[i];
+      stored[k].add_to(g);
     }
   }
 }

@@ -222,7 +222,7 @@ void expect_codes_of_cubes(float a, uint32_t draw) {
   for (const float off : {-0.01f, 0.0f, 0.01f}) {
     const float estimate = std::fmax(std::cbrt(a) + off, 0.0f);
     ASSERT_EQ(nearest_cube(a, estimate) & 255u, nearest) << a << " off by " << off;
-    ASSERT_EQ(drawn_cube(a, estimate, middle_of(draw)) & 255u, drawn) << a << " off by " << off << ", draw " << draw;
+    ASSERT_EQ(drawn_cube(a, estimate, centred(draw)) & 255u, drawn) << a << " off by " << off << ", draw " << draw;
   }
 }
 
@@ -244,17 +244,17 @@ TEST(Cubes, CodesAreThoseOfTheFormatForAnyEstimate) {
           expect_codes_of_cubes(std::fmin(neighbour(edge, ulps), Dyn8Unsigned::max()), draw);
     for (uint32_t draw = 0; draw < 65536; draw += draw < 64 || draw > 65400 ? 1 : 7)
       for (int ulps = -1; ulps <= 1; ++ulps)
-        expect_codes_of_cubes(neighbour(cube + (next - cube) * middle_of(draw), ulps), draw);
+        expect_codes_of_cubes(neighbour(cube + (next - cube) * (centred(draw) + 0.5f), ulps), draw);
     if (HasFatalFailure()) return;
   }
 }
 
-TEST(Cubes, DrawsFromAWordAreMiddles) {
+TEST(Cubes, DrawsFromAWordAreCentred) {
   std::mt19937 engine(5);
   for (int round = 0; round < 10000; ++round) {
     Stochastic rounding{{}};
     for (uint32_t& word : rounding.words) word = static_cast<uint32_t>(engine());
-    for (int i = 0; i < kGroup; ++i) ASSERT_EQ(rounding.middle(i), middle_of(rounding.draw(i)));
+    for (int i = 0; i < kGroup; ++i) ASSERT_EQ(rounding.centre(i), centred(rounding.draw(i)));
   }
 }
 

@@ -158,8 +158,11 @@ inline size_t stochastic_level(const Format& f, double y, uint32_t draw) {
   const size_t low = floor_level(f, y);
   if (low + 1 == f.levels.size()) return low;
   const double a = f.levels[low].value, gap = f.levels[low + 1].value - a;
-  if (f.tie == Tie::Lower && f.max() != 1.0)  // cubes: where the draw's part of the gap ends, rounded to fp32
-    return y - a >= static_cast<float>(gap * (draw + 0.5) / 65536) ? low + 1 : low;
+  if (f.tie == Tie::Lower && f.max() != 1.0) {  // cubes: beyond the draw's part of the gap
+    const double part = (draw | 1) / 65536.0, offset = 2 * part - 1;
+    const double rounded = static_cast<float>(y + offset) - offset;  // to what fp32 holds of the number so moved
+    return rounded > a + gap * part ? low + 1 : low;
+  }
   double fine = (y - a) / gap * 65536;
   if (f.max() == 1.0) {  // nf4 multiplies with an fp32 constant
     const auto above = static_cast<float>(y - a);
@@ -230,8 +233,10 @@ inline Row encode_row(Codec codec, int64_t cols, int64_t segment, const float* x
       for (int64_t i = 0; i < n && scale != 0 && scale != nan_scale(); ++i) {
         RandomKey key = rounding.key;
         key.micro_batch -= key.micro_batch % 2;
+        int64_t j = i % 8;  // of the group's draws
+        if (key.purpose == Purpose::SecondMoment) key.purpose = Purpose::FirstMoment, j = (j + 4) % 8;
         const Philox4 words = key.draw(static_cast<uint64_t>(16 * place + i / 8));
-        const uint32_t drawn = words[static_cast<size_t>(i % 8 / 2)] >> (i % 2 ? 16 : 0) & 0xffff;
+        const uint32_t drawn = words[static_cast<size_t>(j / 2)] >> (j % 2 ? 16 : 0) & 0xffff;
         const uint32_t draw = rounding.key.micro_batch % 2 ? 65535 - drawn : drawn;
         set_code(bytes.data(), f, n, i, encode(f, block[i], scale, rounding.stochastic ? &draw : nullptr));
       }
