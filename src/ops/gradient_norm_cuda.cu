@@ -10,7 +10,7 @@ namespace {
 
 using codec::Int8;
 
-constexpr int kInFlight = 4;  // cells whose loads a thread starts before it needs the first
+constexpr int kInFlight = 8;  // cells whose loads a thread starts before it needs the first
 constexpr int kTile = static_cast<int>(kNormTile);
 static_assert(kTile % (kBlocksAtOnce * kInFlight) == 0);
 
@@ -65,12 +65,31 @@ __device__ double sum_over_threads(double x) {
 }
 
 // The same of the sum of all pieces, `g` being of the first.
-template <class F>
-__device__ double sum_of_squares(const Stored<F>& g, const Pieces& pieces, const Cell& cell) {
+template <class F, class C>
+__device__ double sum_of_squares(const Stored<F>& g, const Pieces& pieces, const C& cell) {
   Numbers sum;
   g.decode(sum);
   add_pieces<F>(pieces, cell, sum);
   return sum_of_squares(sum);
+}
+
+// Σ g² of what a thread has of blocks [begin, end); cell_of(block) is its part of one.
+template <class F, bool kSum, class CellOf>
+__device__ double sum_of_squares(const Gradient& g, int begin, int end, const CellOf& cell_of) {
+  double sum = 0;
+  for (int index = begin + static_cast<int>(threadIdx.x) / kLanes; index < end; index += kInFlight * kBlocksAtOnce) {
+    Stored<F> stored[kInFlight];
+#pragma unroll
+    for (int k = 0; k < kInFlight; ++k) load(stored[k], g.pieces.first, cell_of(index + k * kBlocksAtOnce));
+#pragma unroll
+    for (int k = 0; k < kInFlight; ++k) {
+      if constexpr (kSum)
+        sum += sum_of_squares(stored[k], g.pieces, cell_of(index + k * kBlocksAtOnce));
+      else
+        sum += sum_of_squares(stored[k]);
+    }
+  }
+  return sum;
 }
 
 // partial[tile] = Σ g² of the tile.
@@ -83,19 +102,10 @@ __global__ void __launch_bounds__(kThreads)
   const int lane = static_cast<int>(threadIdx.x) % kLanes;
   const int begin = (tile - list.first[tensor]) * kTile, end = min(begin + kTile, g.blocks.count);
   double sum = 0;
-  for (int index = begin + static_cast<int>(threadIdx.x) / kLanes; index < end; index += kInFlight * kBlocksAtOnce) {
-    const auto cell = [&](int k) { return Cell(g.blocks, index + k * kBlocksAtOnce, lane); };
-    Stored<F> stored[kInFlight];
-#pragma unroll
-    for (int k = 0; k < kInFlight; ++k) load(stored[k], g.pieces.first, cell(k));
-#pragma unroll
-    for (int k = 0; k < kInFlight; ++k) {
-      if constexpr (kSum)
-        sum += sum_of_squares(stored[k], g.pieces, cell(k));
-      else
-        sum += sum_of_squares(stored[k]);
-    }
-  }
+  if (g.blocks.whole_pairs() && end - begin == kTile)
+    sum = sum_of_squares<F, kSum>(g, begin, end, [&](int block) { return WholeCell{block, lane}; });
+  else
+    sum = sum_of_squares<F, kSum>(g, begin, end, [&](int block) { return Cell(g.blocks, block, lane); });
   sum = sum_over_threads(sum);
   if (threadIdx.x == 0) partial[tile] = sum;
 }

@@ -8,7 +8,7 @@
 namespace agoq::ops::cuda {
 
 // A partial sum belongs to a fixed number of blocks, whatever the GPU, so that results and memory do not depend on it.
-inline constexpr int64_t kNormTile = 512;
+inline constexpr int64_t kNormTile = 256;
 inline int64_t norm_tiles(const GradientSum& grad) {
   return (grad.first.rows * grad.first.row.blocks() + kNormTile - 1) / kNormTile;
 }

@@ -192,6 +192,23 @@ TEST(Draws, PreparedOnesAreTheSame) {
   }
 }
 
+// One call serves both of a number's moments: pairs of draws are uniform on 16 x 16 squares, and neither repeats.
+TEST(Draws, OfBothMomentsAreIndependent) {
+  constexpr int kGroups = 20000, kBins = 16;
+  std::vector<double> pairs(kBins * kBins);
+  RandomKey first{.seed = 3, .purpose = Purpose::FirstMoment, .step = 7, .tensor = 5}, second = first;
+  second.purpose = Purpose::SecondMoment;
+  for (uint64_t group = 0; group < kGroups; ++group) {
+    const Philox4 m = rounding_draws(first, group), v = rounding_draws(second, group);
+    ASSERT_EQ(halves_exchanged(m), v);
+    for (int i = 0; i < kGroup; ++i) pairs[draw16(m, i) / 4096 * kBins + draw16(v, i) / 4096] += 1;
+  }
+  const double expected = kGroups * kGroup / static_cast<double>(pairs.size());
+  double chi2 = 0;
+  for (const double count : pairs) chi2 += (count - expected) * (count - expected) / expected;
+  EXPECT_NEAR(chi2, 255, 5 * std::sqrt(2 * 255.0));
+}
+
 TEST_P(Group, DecodesEveryCodeAsTheFormatDoes) {
   dispatch(GetParam(), [&]<class F>() {
     if constexpr (F::kScaled) {
