@@ -14,6 +14,8 @@
 
 namespace agoq::codec::cuda {
 
+using agoq::cuda::Given;
+
 inline constexpr int kLanes = 16;  // that share a block
 using codec::kGroup;               // numbers of a lane
 using codec::Numbers;
@@ -34,7 +36,7 @@ __device__ inline bool any(AllOrNone n) {
 // --- plain numbers -------------------------------------------------------------------------------------------------
 
 template <class Word>
-__device__ inline bool aligned(const void* p) {
+__host__ __device__ inline bool aligned(const void* p) {
   return (reinterpret_cast<uintptr_t>(p) & (sizeof(Word) - 1)) == 0;
 }
 
@@ -95,10 +97,11 @@ template <class Number, class Count>
 __device__ inline void load8(const Number* p, Count n, Numbers& x) {
   unpack8(fetch8(p, n), x);
 }
+// To global memory. An assignment of sixteen bytes may become four of four, which moves four times as many sectors.
 __device__ inline void store8(Bf16* p, AllOrNone n, const Numbers& x) {
   if (n.all)
-    *reinterpret_cast<uint4*>(p) =
-        make_uint4(pack_bf16(x[0], x[1]), pack_bf16(x[2], x[3]), pack_bf16(x[4], x[5]), pack_bf16(x[6], x[7]));
+    __stwb(reinterpret_cast<uint4*>(p),
+           make_uint4(pack_bf16(x[0], x[1]), pack_bf16(x[2], x[3]), pack_bf16(x[4], x[5]), pack_bf16(x[6], x[7])));
 }
 __device__ inline void store8(float* p, AllOrNone n, const Numbers& x) {
   if (!n.all) return;
@@ -163,6 +166,14 @@ struct WholePlace {
   static constexpr int size = kBlock;
   int offset = 0;
 };
+
+// Whether the row has that block.
+__device__ inline bool exists(const Place& p) {
+  return p.size > 0;
+}
+__device__ inline bool exists(const WholePlace& p) {
+  return p.n.all;
+}
 
 __host__ __device__ constexpr int ceil_div(int a, int b) {
   return (a + b - 1) / b;
@@ -246,12 +257,17 @@ struct View {
         scales(q.scales ? static_cast<Bf16*>(q.scales.data) : nullptr),
         row_bytes(q.kept() ? q.codes.cols() : 0),
         row(q.row.segment > 0 ? Row(q.row) : Row()) {}
-  // The same without its first rows: a kernel that goes down row by row saves the products.
+  // The same without its first rows: a kernel that goes down row by row saves the products. A step that is always the
+  // same is best given in bytes and blocks, multiplied once.
   __device__ View below(int64_t rows) const {
     View view = *this;
     view.codes += rows * row_bytes;
     view.scales += rows * row.blocks;
     return view;
+  }
+  __device__ void advance(int64_t bytes, int64_t blocks) {
+    codes += bytes;
+    scales += blocks;
   }
   template <class P>
   __device__ uint8_t* codes_of(int64_t r, const P& p) const {
@@ -393,6 +409,29 @@ __device__ inline void encode(const View& q, int64_t r, const P& p, const Number
     encode_rounded<F>(q, r, p, x, draws.of(r, p));
   else
     encode_rounded<F>(q, r, p, x, Nearest{});
+}
+
+// The same of two blocks at once, to the nearest, for less: each half of the lanes finds the scale of one of them.
+template <class F, class P>
+__device__ inline void encode_two(const View& q, int64_t r, const P (&places)[2], const Numbers (&x)[2]) {
+  if constexpr (F::kScaled) {
+    const bool second = places[0].lane >= kLanes / 2;
+    float amax[2] = {group_amax(x[0]), group_amax(x[1])};
+    const Bf16 scale = group_scale<F>(amax_of_share(amax, places[0].lane));
+    const float mine = carries_codes(scale) ? group_reciprocal<F>(scale) : 0.0f;
+    const float others = __shfl_xor_sync(kWholeWarp, mine, kLanes / 2);
+    const float inverses[2] = {second ? others : mine, second ? mine : others};
+#pragma unroll
+    for (int k = 0; k < 2; ++k) {
+      const Packed codes = encode_group<F>(x[k], inverses[k], Nearest{});
+      const P& p = places[k];
+      if (any(p.n)) store_codes<F>(q.codes_of(r, p), p, inverses[k] != 0.0f ? codes : Packed{});
+      if (exists(p) && p.lane == k * (kLanes / 2)) *q.scale_of(r, p) = scale;
+    }
+  } else {
+#pragma unroll
+    for (int k = 0; k < 2; ++k) encode<F>(q, r, places[k], x[k]);
+  }
 }
 
 // A lane's share of a block as it lies in memory.

@@ -8,39 +8,58 @@ namespace {
 constexpr int kTurns = 4;  // blocks of a half-warp, all fetched before the first is worked on
 constexpr int kThreads = BlockTasks::kThreads;
 
+template <class Number>
+struct Encoding {
+  const Number* x;
+  View q;
+  BlockTasks tasks;
+  Draws draws;
+};
+
 template <class F, class Number>
-__global__ void __launch_bounds__(kThreads) encode_kernel(const Number* x, View q, BlockTasks tasks, Draws draws) {
+__global__ void __launch_bounds__(kThreads) encode_kernel(const __grid_constant__ Given<Encoding<Number>> given) {
+  const Encoding<Number>& e = given.wait();
+  const View& q = e.q;
   Fetched8<Number> fetched[kTurns];
 #pragma unroll
   for (uint32_t i = 0; i < kTurns; ++i) {
-    const BlockTasks::Task task = tasks.mine(i);
+    const BlockTasks::Task task = e.tasks.mine(i);
     const Place p = q.row.place<F>(task.block, task.lane);
-    fetched[i] = fetch8(x + task.row * q.row.cols + p.col, p.n);
+    fetched[i] = fetch8(e.x + task.row * q.row.cols + p.col, p.n);
   }
 #pragma unroll
   for (uint32_t i = 0; i < kTurns; ++i) {
-    const BlockTasks::Task task = tasks.mine(i);
+    const BlockTasks::Task task = e.tasks.mine(i);
     Numbers numbers;
     unpack8(fetched[i], numbers);
-    encode<F>(q, task.row, q.row.place<F>(task.block, task.lane), numbers, draws);
+    encode<F>(q, task.row, q.row.place<F>(task.block, task.lane), numbers, e.draws);
   }
 }
 
+template <class Number>
+struct Decoding {
+  View q;
+  Number* x;
+  BlockTasks tasks;
+};
+
 template <class F, class Number>
-__global__ void __launch_bounds__(kThreads) decode_kernel(View q, Number* x, BlockTasks tasks) {
+__global__ void __launch_bounds__(kThreads) decode_kernel(const __grid_constant__ Given<Decoding<Number>> given) {
+  const Decoding<Number>& d = given.wait();
+  const View& q = d.q;
   Fetched<F> fetched[kTurns];
 #pragma unroll
   for (uint32_t i = 0; i < kTurns; ++i) {
-    const BlockTasks::Task task = tasks.mine(i);
+    const BlockTasks::Task task = d.tasks.mine(i);
     fetched[i] = fetch<F>(q, task.row, q.row.place<F>(task.block, task.lane));
   }
 #pragma unroll
   for (uint32_t i = 0; i < kTurns; ++i) {
-    const BlockTasks::Task task = tasks.mine(i);
+    const BlockTasks::Task task = d.tasks.mine(i);
     const Place p = q.row.place<F>(task.block, task.lane);
     Numbers numbers;
     decode<F>(fetched[i], numbers);
-    store8(x + task.row * q.row.cols + p.col, p.n, numbers);
+    store8(d.x + task.row * q.row.cols + p.col, p.n, numbers);
   }
 }
 
@@ -66,8 +85,8 @@ void encode(const Context& ctx, const Tensor& x, const Quantized& out, const Rou
   const BlockTasks tasks(out.rows, out.row.blocks(), kTurns);
   dispatch(out.codec, [&]<class F>() {
     by_type(x.dtype, [&]<class Number>() {
-      agoq::cuda::launch(ctx, encode_kernel<F, Number>, tasks.grid(), kThreads, x.as<Number>(), View(out), tasks,
-                         Draws(rounding, out.row));
+      agoq::cuda::launch(ctx, encode_kernel<F, Number>, tasks.grid(), kThreads,
+                         Encoding<Number>{x.as<Number>(), View(out), tasks, Draws(rounding, out.row)});
     });
   });
 }
@@ -77,7 +96,8 @@ void decode(const Context& ctx, const Quantized& in, const Tensor& out) {
   const BlockTasks tasks(in.rows, in.row.blocks(), kTurns);
   dispatch(in.codec, [&]<class F>() {
     by_type(out.dtype, [&]<class Number>() {
-      agoq::cuda::launch(ctx, decode_kernel<F, Number>, tasks.grid(), kThreads, View(in), out.as<Number>(), tasks);
+      agoq::cuda::launch(ctx, decode_kernel<F, Number>, tasks.grid(), kThreads,
+                         Decoding<Number>{View(in), out.as<Number>(), tasks});
     });
   });
 }

@@ -211,6 +211,15 @@ AGOQ_HD inline float lesser(float a, float b) {
 #endif
 }
 
+// The least of three numbers from kUnit on, whose order is that of their bits.
+AGOQ_HD inline float least_unit(float a, float b, float c) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  return __uint_as_float(__vimin3_u32(__float_as_uint(a), __float_as_uint(b), __float_as_uint(c)));
+#else
+  return lesser(lesser(a, b), c);
+#endif
+}
+
 AGOQ_HD inline float greater(float a, float b) {
 #if defined(__CUDA_ARCH__)
   return fmaxf(a, b);
@@ -273,7 +282,7 @@ AGOQ_HD inline float code_of_magnitude(float a) {
   constexpr float kSlope = kFine << F::kMantissaBits;
   const float low = multiply_add(a, kSlope, kUnit), middle = multiply_add(a, kSlope / 2, kUnit + kSlope);
   const float high = multiply_add(a, kSlope / 4, kUnit + 2 * kSlope);
-  return lesser(lesser(low, middle), high);
+  return least_unit(low, middle, high);
 }
 
 // 2^23 + fine, in 65536ths of a code up to the largest, plus the draw: the code is its third byte.

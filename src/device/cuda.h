@@ -3,6 +3,9 @@
 
 #include <cuda_runtime.h>
 
+#include <algorithm>
+#include <utility>
+
 #include "base/error.h"
 #include "device/context.h"
 #include "device/gpu.h"
@@ -68,13 +71,50 @@ class SideStream {
 };
 
 #if defined(__CUDACC__)
+// Whether CTAs of a kernel may be started while the kernel before it on the stream ends (programmatic dependent
+// launch), which hides a start's microseconds. All code must then be for GPUs that have it, 9.0 and newer: older code
+// would run on them without waiting. To see what it gains, set it to false.
+inline constexpr bool kOverlapLaunches = std::min({__CUDA_ARCH_LIST__}) >= 900;
+
+// All that a kernel is given, as its one parameter. It gets at it by waiting until the work before it on its stream has
+// ended and can be seen, so it cannot touch memory too early, and launch() knows that it may be started early. Called
+// first, by all threads.
+template <class T>
+class Given {
+ public:
+  Given(const T& given) : given_(given) {}
+  __device__ const T& wait() const {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    cudaGridDependencySynchronize();
+    cudaTriggerProgrammaticLaunchCompletion();  // the next kernel may come when all CTAs of this one have
+#endif
+    return given_;
+  }
+
+ private:
+  T given_;
+};
+template <class Parameter>
+inline constexpr bool kIsGiven = false;
+template <class T>
+inline constexpr bool kIsGiven<Given<T>> = true;
+
+inline constexpr size_t kUnaskedSharedMemory = size_t{48} << 10;  // beyond that a kernel must be allowed to have it
+
 // Starts a kernel on the context's stream; its CTAs have `shared` bytes of memory beside what it declares.
 template <class... Parameters, class... Arguments>
 void launch_with(const Context& ctx, void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared,
                  Arguments&&... arguments) {
   if (grid.x == 0 || grid.y == 0) return;
-  kernel<<<grid, block, shared, stream(ctx)>>>(std::forward<Arguments>(arguments)...);
-  AGOQ_CUDA_CHECK(cudaGetLastError());
+  if (shared > kUnaskedSharedMemory)
+    AGOQ_CUDA_CHECK(
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)));
+  cudaLaunchAttribute early{};
+  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  early.val.programmaticStreamSerializationAllowed = 1;
+  const bool overlap = kOverlapLaunches && (kIsGiven<Parameters> && ...);
+  const cudaLaunchConfig_t config{grid, block, shared, stream(ctx), &early, overlap ? 1u : 0u};
+  AGOQ_CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, std::forward<Arguments>(arguments)...));
 }
 template <class... Parameters, class... Arguments>
 void launch(const Context& ctx, void (*kernel)(Parameters...), dim3 grid, dim3 block, Arguments&&... arguments) {

@@ -26,6 +26,14 @@ void check_numbers(const Tensor& t, const char* op, const char* name) {
           "{}: {} is {} {}, expected fp32 or bf16 of two dimensions", op, name, name_of(t.dtype), t.shape.text());
 }
 
+// Of a parameter with one dimension, which gets the column sums of `rows`.
+void check_vector_grad(const MainGrad& grad, const Tensor& rows, const char* op) {
+  check_grad(grad, op);
+  require(grad.data.rows == 1 && grad.data.row.cols == rows.cols(),
+          "{}: columns of {} are added up, but the gradient is [{}, {}]", op, rows.shape.text(), grad.data.rows,
+          grad.data.row.cols);
+}
+
 Tensor row_room(const Context& ctx, const MainGrad& grad) {
   return cpu::thread_scratch(ctx, grad.data.row.cols);
 }
@@ -136,26 +144,36 @@ void accumulate_dw(const Context& ctx, const MainGrad& grad, const Tensor& dy, c
 }
 
 void accumulate_db(const Context& ctx, const MainGrad& grad, const Tensor& dy) {
-  check_grad(grad, "accumulate_db");
+  check_vector_grad(grad, dy, "accumulate_db");
   check_numbers(dy, "accumulate_db", "dy");
-  require(grad.data.rows == 1 && grad.data.row.cols == dy.cols(),
-          "accumulate_db: dy is {}, but the gradient of the bias is [{}, {}]", dy.shape.text(), grad.data.rows,
-          grad.data.row.cols);
   Scope scope(ctx);
+  if (ctx.target() == Device::Cuda) {
+    const Tensor slices = ctx.empty(DType::F32, {cuda::kSlices, dy.cols()});
+    if constexpr (kCudaBuild)
+      if (ctx.cuda()) cuda::column_sums(ctx, dy, slices);
+    return accumulate_slices(ctx, grad, slices);
+  }
   const Tensor sums = ctx.empty(DType::F32, {1, dy.cols()});
   const Tensor room = row_room(ctx, grad);
-  const Tensor partial = ctx.scratch(Device::Cuda, DType::F32, {cuda::kSlices, dy.cols()});
   if (ctx.meta()) return;
-  if constexpr (kCudaBuild) {
-    if (ctx.cuda()) {
-      cuda::column_sums(ctx, dy, partial, sums);
-      return cuda::accumulate(ctx, grad, sums, 0);
-    }
-  }
   cpu::require_cpu(ctx, "accumulate_db");
   Timed timed(ctx.profile, Work::Elementwise);
   cpu::column_sums(dy, sums);
   cpu::accumulate(ctx, grad, sums, 0, false, room);
+}
+
+void accumulate_slices(const Context& ctx, const MainGrad& grad, const Tensor& slices) {
+  check_vector_grad(grad, slices, "accumulate_slices");
+  const bool plain = grad.data.codec == codec::Codec::Fp32;
+  Scope scope(ctx);
+  const Tensor sum = plain ? Tensor{} : ctx.empty(DType::F32, {1, slices.cols()});
+  if (ctx.meta()) return;
+  require(ctx.cuda(), "accumulate_slices: is for GPUs");
+  if constexpr (kCudaBuild) {
+    if (plain) return cuda::add_slices(ctx, slices, !grad.fresh, grad.data.plain());
+    cuda::add_slices(ctx, slices, false, sum);
+    cuda::accumulate(ctx, grad, sum, 0);
+  }
 }
 
 }  // namespace agoq::ops

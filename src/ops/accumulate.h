@@ -26,5 +26,7 @@ void accumulate(const Context& ctx, const MainGrad& grad, const Tensor& delta, i
 void accumulate_dw(const Context& ctx, const MainGrad& grad, const Tensor& dy, const Tensor& x);
 // main += column sums of dy [T, out], for a bias (grad is [1, out]).
 void accumulate_db(const Context& ctx, const MainGrad& grad, const Tensor& dy);
+// On a GPU: the same of `slices` [n, cols] fp32, sums over a slice of the tokens each.
+void accumulate_slices(const Context& ctx, const MainGrad& grad, const Tensor& slices);
 
 }  // namespace agoq::ops

@@ -120,7 +120,9 @@ constexpr bool kByStrips = std::is_same_v<F, codec::Int8> || std::is_same_v<F, c
 constexpr int kCtas = 8;  // of an SM: as many as have registers for a strip
 
 template <class F, class T>
-__global__ void __launch_bounds__(Strips::kThreads, kCtas) add_blocks(const __grid_constant__ Accumulation<T> a) {
+__global__ void __launch_bounds__(Strips::kThreads, kCtas)
+    add_blocks(const __grid_constant__ Given<Accumulation<T>> given) {
+  const Accumulation<T>& a = given.wait();
   const Strip strip = a.strips.mine();
   if constexpr (kByStrips<F>) {
     const bool two_blocks = (strip.block | 1) < a.main.row.blocks;  // one for each half of the warp
@@ -171,13 +173,35 @@ __global__ void __launch_bounds__(32 * kWarps) sum_slices(const T* x, int64_t ro
   partial[int64_t{blockIdx.y} * cols + first + mine] = total;
 }
 
-__global__ void add_slices(const float* partial, int slices, int64_t cols, float* out) {
-  const int64_t col = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
-  if (col >= cols) return;
-  float total = 0;
-#pragma unroll 8
-  for (int s = 0; s < slices; ++s) total += partial[s * cols + col];
-  out[col] = total;
+constexpr int kSumColumns = 32, kSumRows = 16;  // of a CTA's threads that add slices
+
+struct SliceSum {
+  const float* slices;  // [count, cols]
+  int count, cols;
+  bool add;  // to what is there
+  float* sum;
+};
+
+// Each thread sums every kSumRows-th slice in order, then kSumRows lanes add the sums of a column.
+__global__ void __launch_bounds__(kSumColumns* kSumRows) add_up_slices(const __grid_constant__ Given<SliceSum> given) {
+  const SliceSum& s = given.wait();
+  __shared__ float sums[kSumRows][kSumColumns + 1];
+  const int thread = static_cast<int>(threadIdx.x), first = static_cast<int>(blockIdx.x) * kSumColumns;
+  const int row = thread / kSumColumns, col = thread % kSumColumns;
+  float sum = 0;
+  if (first + col < s.cols) {
+#pragma unroll 16
+    for (int i = row; i < s.count; i += kSumRows) sum += s.slices[int64_t{i} * s.cols + first + col];
+  }
+  sums[row][col] = sum;
+  __syncthreads();
+  const int lane = thread % kSumRows, mine = thread / kSumRows;
+  float total = sums[lane][mine];
+#pragma unroll
+  for (int other = kSumRows / 2; other > 0; other /= 2) total += __shfl_xor_sync(kWholeWarp, total, other);
+  if (lane > 0 || first + mine >= s.cols) return;
+  float& to = s.sum[first + mine];
+  to = s.add ? to + total : total;
 }
 
 unsigned ctas(int64_t count, int64_t per_cta) {
@@ -223,14 +247,17 @@ void dw_rows(const Context& ctx, const Tensor& dy, const Tensor& x, int64_t begi
   multiply(ctx, p, workspace);
 }
 
-void column_sums(const Context& ctx, const Tensor& x, const Tensor& partial, const Tensor& out) {
-  const int64_t cols = x.cols(), slices = partial.shape[0];
+void column_sums(const Context& ctx, const Tensor& x, const Tensor& slices) {
+  const dim3 grid(ctas(x.cols(), kColumns), static_cast<unsigned>(slices.rows()));
   by_type(x.dtype, [&]<class T>() {
-    agoq::cuda::launch(ctx, sum_slices<T>, dim3(ctas(cols, kColumns), static_cast<unsigned>(slices)), kSummers,
-                       x.as<T>(), x.shape[0], cols, partial.as<float>());
+    agoq::cuda::launch(ctx, sum_slices<T>, grid, kSummers, x.as<T>(), x.shape[0], x.cols(), slices.as<float>());
   });
-  agoq::cuda::launch(ctx, add_slices, ctas(cols, 256), 256, partial.as<float>(), static_cast<int>(slices), cols,
-                     out.as<float>());
+}
+
+void add_slices(const Context& ctx, const Tensor& slices, bool add, const Tensor& sum) {
+  const SliceSum s{slices.as<float>(), static_cast<int>(slices.rows()), static_cast<int>(slices.cols()), add,
+                   sum.as<float>()};
+  agoq::cuda::launch(ctx, add_up_slices, ctas(slices.cols(), kSumColumns), kSumColumns * kSumRows, s);
 }
 
 }  // namespace agoq::ops::cuda

@@ -12,8 +12,10 @@ void accumulate(const Context& ctx, const MainGrad& grad, const Tensor& delta, i
 void dw_rows(const Context& ctx, const Tensor& dy, const Tensor& x, int64_t begin, bool add, const Tensor& dw,
              const Tensor& workspace);
 
-// out [1, columns] fp32 = column sums of x, by way of those of kSlices ranges of rows.
+// slices [n, cols] fp32 = column sums of n ranges of the rows of x.
 inline constexpr int64_t kSlices = 64;
-void column_sums(const Context& ctx, const Tensor& x, const Tensor& partial, const Tensor& out);
+void column_sums(const Context& ctx, const Tensor& x, const Tensor& slices);
+// sum [cols] fp32 = (or +=, if add) column sums of slices.
+void add_slices(const Context& ctx, const Tensor& slices, bool add, const Tensor& sum);
 
 }  // namespace agoq::ops::cuda

@@ -84,7 +84,8 @@ __device__ inline void add_rows(const Runs<T>& r, int first, const Place& p, Num
 
 // A half-warp adds, for one block of columns and run after run of the same token, the run's rows to the token's.
 template <class F, class T>
-__global__ void __launch_bounds__(kThreads) add_runs(const __grid_constant__ Runs<T> r) {
+__global__ void __launch_bounds__(kThreads) add_runs(const __grid_constant__ Given<Runs<T>> given) {
+  const Runs<T>& r = given.wait();
   const int block = static_cast<int>(blockIdx.y * kBlocksPerCta + threadIdx.x / kLanes);
   const Place p = r.grad.row.template place<F>(block, static_cast<int>(threadIdx.x % kLanes));
   const int runs = *r.runs;

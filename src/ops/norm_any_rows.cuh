@@ -28,12 +28,14 @@ __device__ inline float row_sum(CtaSum& cta_sum, const codec::cuda::Row& row, Fn
 }
 
 template <Norm kNorm, class F>
-__global__ void __launch_bounds__(kAnyThreads) norm_any_forward_kernel(const __grid_constant__ NormForward f) {
+__global__ void __launch_bounds__(kAnyThreads)
+    norm_any_forward_kernel(const __grid_constant__ Given<NormForward> given) {
+  const NormForward& f = given.wait();
   constexpr bool kCentred = kNorm == Norm::Layer, kKept = !std::is_same_v<F, NotKept>;
   using Format = std::conditional_t<kKept, F, codec::Fp32>;  // only places follow from it if nothing is kept
   const codec::cuda::Row& shape = f.keep.row;
   CtaSum cta_sum;
-  for (int64_t row = blockIdx.x; row < f.rows; row += gridDim.x) {
+  for (int64_t row = blockIdx.x; row < f.rows.count; row += f.rows.step) {
     const int64_t first = row * shape.cols;
     float mean = 0, squares = row_sum<Format>(cta_sum, shape, [&](const Place&p) {
                       Numbers x;
@@ -65,11 +67,12 @@ __global__ void __launch_bounds__(kAnyThreads) norm_any_forward_kernel(const __g
 }
 
 template <Norm kNorm, class F>
-__global__ void __launch_bounds__(kAnyThreads) norm_any_again_kernel(const __grid_constant__ NormAgain a) {
+__global__ void __launch_bounds__(kAnyThreads) norm_any_again_kernel(const __grid_constant__ Given<NormAgain> given) {
+  const NormAgain& a = given.wait();
   constexpr bool kCentred = kNorm == Norm::Layer;
   const codec::cuda::Row& shape = a.kept.row;
   CtaSum cta_sum;
-  for (int64_t row = blockIdx.x; row < a.rows; row += gridDim.x) {
+  for (int64_t row = blockIdx.x; row < a.rows.count; row += a.rows.step) {
     float mean = 0;
     if constexpr (kCentred)
       mean = a.share * row_sum<F>(cta_sum, shape, [&](const Place& p) {
@@ -91,7 +94,9 @@ __global__ void __launch_bounds__(kAnyThreads) norm_any_again_kernel(const __gri
 
 // One CTA, one slice of the rows. Its sums for dw grow where they lie, each touched by one thread alone.
 template <Norm kNorm, class F>
-__global__ void __launch_bounds__(kAnyThreads) norm_any_backward_kernel(const __grid_constant__ NormBackward b) {
+__global__ void __launch_bounds__(kAnyThreads)
+    norm_any_backward_kernel(const __grid_constant__ Given<NormBackward> given) {
+  const NormBackward& b = given.wait();
   constexpr bool kCentred = kNorm == Norm::Layer;
   const codec::cuda::Row& shape = b.kept.row;
   const Slice slice(b.rows);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <limits>
 
 #include "ops/norm_any_rows.cuh"
 #include "ops/norm_whole_rows.cuh"
@@ -26,6 +27,7 @@ inline bool whole_rows(const codec::RowBlocks& row, int most_threads, std::initi
 
 // CTAs that loop over rows: as many as a GPU runs at once if a multiprocessor has registers for `most_threads`.
 inline dim3 row_ctas(const Context& ctx, int64_t rows, int threads, int most_threads) {
+  require(rows <= std::numeric_limits<int32_t>::max() / 2, "a norm over {} rows: use smaller micro-batches", rows);
   const int64_t at_once = int64_t{ctx.gpu().multiprocessors()} * std::max(most_threads / threads, 1);
   return {static_cast<unsigned>(std::min(rows, at_once))};
 }
@@ -39,14 +41,19 @@ template <Norm kNorm>
 void norm_forward(const Context& ctx, const Tensor& x, const Tensor& w, float eps, const codec::Quantized& keep_x,
                   const Tensor& rstd, const Tensor& n) {
   const codec::RowBlocks row = keep_x.kept() ? keep_x.row : codec::RowBlocks(x.cols());
-  NormForward f{AnyNumbers(x), AnyNumbers(w), eps, share_of(row.cols), View(keep_x), rstd ? rstd.as<float>() : nullptr,
-                AnyNumbers(n), x.rows()};
-  f.keep.row = codec::cuda::Row(row);
+  View keep(keep_x);
+  keep.row = codec::cuda::Row(row);
   const bool whole = whole_rows(row, kMostThreads, {x, n}, w, keep_x);
   const int threads = whole ? held_threads(row) : kAnyThreads;
   const dim3 ctas = row_ctas(ctx, x.rows(), threads, kMostThreads), cta(static_cast<unsigned>(threads));
+  const NormForward f{AnyNumbers(x), AnyNumbers(w),
+                      eps,           share_of(row.cols),
+                      keep,          rstd ? rstd.as<float>() : nullptr,
+                      AnyNumbers(n), Rows(x.rows(), ctas, keep)};
+  const size_t shared = whole && w ? OwnMemory<kWeightWords>::bytes(threads) : 0;
   const auto launch = [&]<class F>() {
-    agoq::cuda::launch(ctx, whole ? norm_forward_kernel<kNorm, F> : norm_any_forward_kernel<kNorm, F>, ctas, cta, f);
+    agoq::cuda::launch_with(ctx, whole ? norm_forward_kernel<kNorm, F> : norm_any_forward_kernel<kNorm, F>, ctas, cta,
+                            shared, f);
   };
   keep_x.kept() ? codec::dispatch(keep_x.codec, launch) : launch.template operator()<NotKept>();
 }
@@ -55,10 +62,12 @@ template <Norm kNorm>
 void norm_again(const Context& ctx, const codec::Quantized& kept_x, const Tensor& rstd, const Tensor& w,
                 const Tensor& n) {
   const codec::RowBlocks& row = kept_x.row;
-  const NormAgain a{View(kept_x), share_of(row.cols), rstd.as<float>(), AnyNumbers(w), AnyNumbers(n), n.rows()};
+  const View kept(kept_x);
   const bool whole = whole_rows(row, kMostThreads, {n}, w, kept_x);
   const int threads = whole ? held_threads(row) : kAnyThreads;
   const dim3 ctas = row_ctas(ctx, n.rows(), threads, kMostThreads), cta(static_cast<unsigned>(threads));
+  const NormAgain a{kept,          share_of(row.cols), rstd.as<float>(),
+                    AnyNumbers(w), AnyNumbers(n),      Rows(n.rows(), ctas, kept)};
   codec::dispatch(kept_x.codec, [&]<class F>() {
     agoq::cuda::launch(ctx, whole ? norm_again_kernel<kNorm, F> : norm_any_again_kernel<kNorm, F>, ctas, cta, a);
   });
@@ -77,7 +86,7 @@ void norm_backward(const Context& ctx, const Tensor& dn, const codec::Quantized&
   const int threads = whole ? held_threads(row) : kAnyThreads;
   const dim3 ctas =
       partial ? dim3(static_cast<unsigned>(partial.rows())) : row_ctas(ctx, dn.rows(), threads, kMostBackwardThreads);
-  const size_t shared = whole && residual ? ComingResiduals::bytes(threads) : 0;
+  const size_t shared = whole ? BackwardMemory::bytes(threads) : 0;
   codec::dispatch(kept_x.codec, [&]<class F>() {
     agoq::cuda::launch_with(ctx, whole ? norm_backward_kernel<kNorm, F> : norm_any_backward_kernel<kNorm, F>, ctas,
                             dim3(static_cast<unsigned>(threads)), shared, b);

@@ -9,6 +9,7 @@ namespace agoq::ops::cuda {
 using codec::cuda::AllOrNone;
 using codec::cuda::fetch8;
 using codec::cuda::Fetched8;
+using codec::cuda::Given;
 using codec::cuda::kGroup;
 using codec::cuda::kLanes;
 using codec::cuda::kWholeWarp;
@@ -94,21 +95,30 @@ __device__ inline float lane_sum(float x) {
   return x;
 }
 
-// The sum over the CTA, in all its threads, in an order that its size alone decides. Two of them take turns in a loop,
-// so that one barrier for each is enough.
+// The sum over the CTA, in all its threads, in an order that its size alone decides: in two steps, so that other work
+// can hide what the first takes. Two sums take turns in a loop, so that one barrier for each is enough.
 class CtaSum {
  public:
-  __device__ float operator()(float x) {
-    __shared__ float sums[2][kWarp];
-    const int lane = static_cast<int>(threadIdx.x) % kWarp, warps = static_cast<int>(blockDim.x) / kWarp;
+  __device__ void give(float x) {
     turn_ ^= 1;
     x = lane_sum(x);
-    if (lane == 0) sums[turn_][threadIdx.x / kWarp] = x;
+    if (threadIdx.x % kWarp == 0) sums()[threadIdx.x / kWarp] = x;
+  }
+  __device__ float take() const {
+    const int lane = static_cast<int>(threadIdx.x) % kWarp, warps = static_cast<int>(blockDim.x) / kWarp;
     __syncthreads();
-    return lane_sum(lane < warps ? sums[turn_][lane] : 0.0f);
+    return lane_sum(lane < warps ? sums()[lane] : 0.0f);
+  }
+  __device__ float operator()(float x) {
+    give(x);
+    return take();
   }
 
  private:
+  __device__ float* sums() const {  // of the warps
+    __shared__ float sums[2][kWarp];
+    return sums[turn_];
+  }
   int turn_ = 0;
 };
 
@@ -144,6 +154,20 @@ struct AnyNumbers {
 // The format of an x that forward does not keep.
 struct NotKept {};
 
+// The rows of a kernel whose CTAs take them in turn, and how far it is from a row of a CTA to its next one.
+struct Rows {
+  int count = 0, step = 0;
+  int64_t numbers = 0, bytes = 0, blocks = 0;  // a step in numbers, in bytes of their codes, and in scales
+
+  Rows() = default;
+  Rows(int64_t rows, dim3 ctas, const View& kept)
+      : count(static_cast<int>(rows)),
+        step(static_cast<int>(ctas.x)),
+        numbers(int64_t{ctas.x} * kept.row.cols),
+        bytes(ctas.x * kept.row_bytes),
+        blocks(int64_t{ctas.x} * kept.row.blocks) {}
+};
+
 struct NormForward {
   AnyNumbers x, w;  // [rows, H]; [H] for Norm::Rms
   float eps = 0;
@@ -151,7 +175,7 @@ struct NormForward {
   View keep;              // its row is that of x even if nothing is kept
   float* rstd = nullptr;  // or none
   AnyNumbers n;
-  int64_t rows = 0;
+  Rows rows;
 };
 
 struct NormAgain {
@@ -159,7 +183,7 @@ struct NormAgain {
   float share = 0;
   const float* rstd = nullptr;
   AnyNumbers w, n;
-  int64_t rows = 0;
+  Rows rows;
 };
 
 struct NormBackward {
@@ -176,10 +200,11 @@ struct NormBackward {
 
 // The rows of one CTA where each has a slice of them.
 struct Slice {
-  int64_t begin, end;
+  int begin, end;
 
   __device__ explicit Slice(int64_t rows)
-      : begin(rows * blockIdx.x / gridDim.x), end(rows * (blockIdx.x + 1) / gridDim.x) {}
+      : begin(static_cast<int>(rows * blockIdx.x / gridDim.x)),
+        end(static_cast<int>(rows * (blockIdx.x + 1) / gridDim.x)) {}
 };
 
 }  // namespace agoq::ops::cuda

@@ -10,7 +10,7 @@
 
 namespace agoq::ops::cuda {
 
-inline constexpr int kHeld = 2;  // groups of a row that a thread holds
+inline constexpr int kHeld = 2;  // groups of a row that a thread holds; encode_two takes two
 // Threads of a CTA at most, which leaves a thread 64 registers, and in backward 96: a multiprocessor then runs two CTAs
 // of backward for rows of up to 5120 numbers.
 inline constexpr int kMostThreads = 1024, kMostBackwardThreads = 640;
@@ -76,54 +76,98 @@ struct HeldNumbers {
 };
 
 __device__ inline void load_weights(const AnyNumbers& w, const Held& held, Numbers (&to)[kHeld]) {
-  each_held([&](int g) { w.load8(held.first_col() + Held::col(g), held.n(g), to[g]); });
+  const auto load = [&](const auto* first) {
+    decltype(fetch8(first, AllOrNone{})) groups[kHeld];
+    each_held([&](int g) { groups[g] = fetch8(first + Held::col(g), held.n(g)); });
+    each_held([&](int g) { unpack8(groups[g], to[g]); });
+  };
+  w.bf16 ? load(w.as<Bf16>() + held.first_col()) : load(w.as<float>() + held.first_col());
+}
+
+// Shared memory that a thread has to itself, for what its registers have no room for: kWords times sixteen bytes.
+template <int kWords>
+class OwnMemory {
+ public:
+  static constexpr size_t bytes(int threads) { return kWords * sizeof(uint4) * static_cast<size_t>(threads); }
+
+  __device__ OwnMemory() {
+    extern __shared__ uint4 words[];
+    first_ = words + threadIdx.x / kWarp * (kWarp * kWords) + threadIdx.x % kWarp;
+  }
+  template <class Word>
+  __device__ Word& at(int i) const {
+    static_assert(sizeof(Word) == sizeof(uint4));
+    return reinterpret_cast<Word&>(first_[i * kWarp]);
+  }
+
+ private:
+  uint4* first_;  // a warp's words lie side by side
+};
+
+// The thread's weights in the first words of its memory.
+inline constexpr int kWeightWords = 2 * kHeld;
+template <class Memory>
+__device__ inline void keep_weights(const AnyNumbers& w, const Held& held, const Memory& memory) {
+  Numbers numbers[kHeld];
+  load_weights(w, held, numbers);
+  each_held([&](int g) {
+    const Numbers& x = numbers[g];
+    memory.template at<float4>(2 * g) = make_float4(x[0], x[1], x[2], x[3]);
+    memory.template at<float4>(2 * g + 1) = make_float4(x[4], x[5], x[6], x[7]);
+  });
+}
+template <class Memory>
+__device__ inline void scale_by_weights(const Memory& memory, int g, Numbers& x) {
+  Numbers w;
+  unpack8({memory.template at<float4>(2 * g), memory.template at<float4>(2 * g + 1)}, w);
+  scale(x, w);
 }
 
 template <Norm kNorm, class F>
-__global__ void __launch_bounds__(kMostThreads) norm_forward_kernel(const __grid_constant__ NormForward f) {
+__global__ void __launch_bounds__(kMostThreads) norm_forward_kernel(const __grid_constant__ Given<NormForward> given) {
+  const NormForward& f = given.wait();
   constexpr bool kCentred = kNorm == Norm::Layer, kKept = !std::is_same_v<F, NotKept>;
-  const int64_t step = gridDim.x, cols = f.keep.row.cols;
   const Held held(f.keep.row);
   CtaSum cta_sum;
-  Numbers w[kHeld];
-  if constexpr (!kCentred) load_weights(f.w, held, w);
-  int64_t place = held.place_of(blockIdx.x);  // of the row that is worked on: the thread's first number
+  const OwnMemory<kWeightWords> memory;
+  const Bf16* x = held.of(f.x.as<Bf16>(), blockIdx.x);
+  Bf16* n = held.of(f.n.as<Bf16>(), blockIdx.x);
   View keep;
   if constexpr (kKept) keep = held.of<F>(f.keep, blockIdx.x);
   HeldNumbers next;
-  next.fetch(held, f.x.as<Bf16>() + place);
-  for (int64_t row = blockIdx.x; row < f.rows; row += step, place += step * cols) {
+  next.fetch(held, x);
+  if constexpr (!kCentred) keep_weights(f.w, held, memory);  // while the first row is on its way
+  for (int row = static_cast<int>(blockIdx.x); row < f.rows.count; row += f.rows.step, n += f.rows.numbers) {
     const HeldNumbers now = next;
-    if (row + step < f.rows) next.fetch(held, f.x.as<Bf16>() + place + step * cols);
+    x += f.rows.numbers;
+    if (row + f.rows.step < f.rows.count) next.fetch(held, x);
+    Numbers row_x[kHeld];
     float sum = 0;  // of x, or of its squares where no mean is taken off
     each_held([&](int g) {
-      Numbers numbers;
-      unpack8(now.groups[g], numbers);
-      sum = kCentred ? sum_of(numbers, sum) : sum_of_squares(numbers, sum);
-      if constexpr (kKept) codec::cuda::encode<F>(keep, 0, held.place<F>(g), numbers);
+      unpack8(now.groups[g], row_x[g]);
+      sum = kCentred ? sum_of(row_x[g], sum) : sum_of_squares(row_x[g], sum);
     });
-    if constexpr (kKept) keep = keep.below(step);
-    float mean = 0, squares = cta_sum(sum);
+    cta_sum.give(sum);
+    if constexpr (kKept) {
+      codec::cuda::encode_two<F>(keep, 0, {held.place<F>(0), held.place<F>(1)}, row_x);
+      keep.advance(f.rows.bytes, f.rows.blocks);
+    }
+    float mean = 0, squares = cta_sum.take();
     if constexpr (kCentred) {
       mean = squares * f.share;
       float centred_squares = 0;
       each_held([&](int g) {
-        Numbers numbers;
-        unpack8(now.groups[g], numbers);
-        centre(numbers, held.n(g), mean);
-        centred_squares = sum_of_squares(numbers, centred_squares);
+        centre(row_x[g], held.n(g), mean);
+        centred_squares = sum_of_squares(row_x[g], centred_squares);
       });
       squares = cta_sum(centred_squares);
     }
     const float rstd = rstd_of(squares * f.share, f.eps);
     if (f.rstd && threadIdx.x == 0) f.rstd[row] = rstd;
     each_held([&](int g) {
-      Numbers numbers;
-      unpack8(now.groups[g], numbers);
-      if constexpr (kCentred) centre(numbers, held.n(g), mean);
-      scale(numbers, rstd);
-      if constexpr (!kCentred) scale(numbers, w[g]);
-      store8(f.n.as<Bf16>() + place + Held::col(g), held.n(g), numbers);
+      scale(row_x[g], rstd);
+      if constexpr (!kCentred) scale_by_weights(memory, g, row_x[g]);
+      store8(n + Held::col(g), held.n(g), row_x[g]);
     });
   }
 }
@@ -150,21 +194,21 @@ struct HeldCodes {
 };
 
 template <Norm kNorm, class F>
-__global__ void __launch_bounds__(kMostThreads) norm_again_kernel(const __grid_constant__ NormAgain a) {
+__global__ void __launch_bounds__(kMostThreads) norm_again_kernel(const __grid_constant__ Given<NormAgain> given) {
+  const NormAgain& a = given.wait();
   constexpr bool kCentred = kNorm == Norm::Layer;
-  const int64_t step = gridDim.x, cols = a.kept.row.cols;
   const Held held(a.kept.row);
   CtaSum cta_sum;
-  Numbers w[kHeld];
-  if constexpr (!kCentred) load_weights(a.w, held, w);
   View kept = held.of<F>(a.kept, blockIdx.x);
   Bf16* n = held.of(a.n.as<Bf16>(), blockIdx.x);
   HeldCodes<F> next;
   next.fetch(held, kept, a.rstd + blockIdx.x);
-  for (int64_t row = blockIdx.x; row < a.rows; row += step, n += step * cols) {
+  Numbers w[kHeld];
+  if constexpr (!kCentred) load_weights(a.w, held, w);
+  for (int row = static_cast<int>(blockIdx.x); row < a.rows.count; row += a.rows.step, n += a.rows.numbers) {
     const HeldCodes<F> now = next;
-    kept = kept.below(step);
-    if (row + step < a.rows) next.fetch(held, kept, a.rstd + row + step);
+    kept.advance(a.rows.bytes, a.rows.blocks);
+    if (row + a.rows.step < a.rows.count) next.fetch(held, kept, a.rstd + row + a.rows.step);
     Numbers x[kHeld];
     const float sum = now.decode(x);
     float mean = 0;
@@ -178,18 +222,18 @@ __global__ void __launch_bounds__(kMostThreads) norm_again_kernel(const __grid_c
   }
 }
 
+using BackwardMemory = OwnMemory<kWeightWords + 2 * kHeld>;
+
 // The residuals of a row and of the next, on their way to shared memory while the CTA works: registers have no room for
 // them. A thread reads what it asked for itself, so it waits for no other.
 class ComingResiduals {
  public:
-  static constexpr size_t bytes(int threads) {
-    return size_t{2} * kHeld * sizeof(uint4) * static_cast<size_t>(threads);
-  }
+  __device__ explicit ComingResiduals(const BackwardMemory& memory) : memory_(memory) {}
 
   __device__ void ask_for(const Held& held, const Bf16* row) {  // or none
     turn_ ^= 1;
     each_held([&](int g) {
-      if (row && held.n(g).all) __pipeline_memcpy_async(slot(turn_, g), row + Held::col(g), sizeof(uint4));
+      if (row && held.n(g).all) __pipeline_memcpy_async(&word(turn_, g), row + Held::col(g), sizeof(uint4));
     });
     __pipeline_commit();
   }
@@ -198,46 +242,49 @@ class ComingResiduals {
   __device__ void wait() { asm volatile("cp.async.wait_group 1;" ::: "memory"); }
   __device__ void add_to(int g, Numbers& x) const {
     Numbers residual;
-    unpack8(*slot(turn_ ^ 1, g), residual);
+    unpack8(word(turn_ ^ 1, g), residual);
     add(x, residual);
   }
 
  private:
-  __device__ static uint4* slot(int turn, int g) {
-    extern __shared__ uint4 slots[];
-    return slots + (turn * kHeld + g) * blockDim.x + threadIdx.x;
-  }
+  __device__ uint4& word(int turn, int g) const { return memory_.at<uint4>(kWeightWords + turn * kHeld + g); }
+
+  const BackwardMemory& memory_;
   int turn_ = 0;
 };
 
 // One CTA, one slice of the rows; dw stays in registers until its end.
 template <Norm kNorm, class F>
-__global__ void __launch_bounds__(kMostBackwardThreads) norm_backward_kernel(const __grid_constant__ NormBackward b) {
+__global__ void __launch_bounds__(kMostBackwardThreads)
+    norm_backward_kernel(const __grid_constant__ Given<NormBackward> given) {
+  const NormBackward& b = given.wait();
   constexpr bool kCentred = kNorm == Norm::Layer;
   const int64_t cols = b.kept.row.cols;
   const Slice slice(b.rows);
   const Held held(b.kept.row);
   CtaSum cta_sum;
-  Numbers w[kHeld], dw[kHeld] = {};
-  if constexpr (!kCentred) load_weights(b.w, held, w);
+  const BackwardMemory memory;
+  Numbers dw[kHeld] = {};
   HeldNumbers next_dn;
   HeldCodes<F> next;
-  ComingResiduals residuals;
+  ComingResiduals residuals(memory);
   View kept = held.of<F>(b.kept, slice.begin);  // of the row to fetch next
-  const auto fetch = [&](int64_t row, int64_t at) {
+  int64_t place = held.place_of(slice.begin);   // the same: the thread's first number
+  const auto fetch = [&](int row) {
     const bool there = row < slice.end;
-    if (there) next_dn.fetch(held, b.dn.as<Bf16>() + at);
+    if (there) next_dn.fetch(held, b.dn.as<Bf16>() + place);
     if (there) next.fetch(held, kept, b.rstd + row);
-    residuals.ask_for(held, there && b.residual ? b.residual.as<Bf16>() + at : nullptr);
+    residuals.ask_for(held, there && b.residual ? b.residual.as<Bf16>() + place : nullptr);
     kept = kept.below(1);
+    place += cols;
   };
-  int64_t place = held.place_of(slice.begin);  // of the row that is worked on: the thread's first number
-  fetch(slice.begin, place);
-  Bf16* dx = b.dx.as<Bf16>() + place;
-  for (int64_t row = slice.begin; row < slice.end; ++row, place += cols, dx += cols) {
+  fetch(slice.begin);
+  if constexpr (!kCentred) keep_weights(b.w, held, memory);
+  Bf16* dx = held.of(b.dx.as<Bf16>(), slice.begin);
+  for (int row = slice.begin; row < slice.end; ++row, dx += cols) {
     const HeldNumbers now_dn = next_dn;
     const HeldCodes<F> now = next;
-    fetch(row + 1, place + cols);
+    fetch(row + 1);
     Numbers hat[kHeld];  // x̂
     float mean = 0, mean_dn = 0, products = 0;
     const float sum = now.decode(hat);
@@ -248,7 +295,7 @@ __global__ void __launch_bounds__(kMostBackwardThreads) norm_backward_kernel(con
       Numbers grad;
       unpack8(now_dn.groups[g], grad);
       if constexpr (!kCentred) add_products(grad, hat[g], dw[g]);
-      if constexpr (!kCentred) scale(grad, w[g]);
+      if constexpr (!kCentred) scale_by_weights(memory, g, grad);
       products = sum_of_products(grad, hat[g], products);
     });
     const float mean_product = cta_sum(products) * b.share;
@@ -256,7 +303,7 @@ __global__ void __launch_bounds__(kMostBackwardThreads) norm_backward_kernel(con
     each_held([&](int g) {
       Numbers grad;
       unpack8(now_dn.groups[g], grad);
-      if constexpr (!kCentred) scale(grad, w[g]);
+      if constexpr (!kCentred) scale_by_weights(memory, g, grad);
       differentiate(grad, hat[g], now.rstd, mean_dn, mean_product);
       if (b.residual) residuals.add_to(g, grad);
       store8(dx + Held::col(g), held.n(g), grad);

@@ -17,7 +17,8 @@ struct Sum {
 };
 
 template <class F, class Out>
-__global__ void __launch_bounds__(BlockTasks::kThreads) sum_kernel(const __grid_constant__ Sum s) {
+__global__ void __launch_bounds__(BlockTasks::kThreads) sum_kernel(const __grid_constant__ Given<Sum> given) {
+  const Sum& s = given.wait();
   const BlockTasks::Task task = s.tasks.mine();
   const Place p = s.first.row.place<F>(task.block, task.lane);
   const auto row_of = [&](int j) { return task.row + j * s.piece_rows; };

@@ -20,12 +20,6 @@ Tensor fp32_weights(const Context& ctx, std::initializer_list<Tensor> weights) {
   return all;
 }
 
-// fp32 room for the partial sums of dw, on the device that the layout is for.
-Tensor sums_of_slices(const Context& ctx, int64_t rows, int64_t cols) {
-  if (ctx.target() == Device::Cuda) return ctx.scratch(Device::Cuda, DType::F32, {cuda::norm_slices(rows, cols), cols});
-  return cpu::scratch(ctx, DType::F32, {cpu::slices(rows), cols});
-}
-
 void check_heads(const Context& ctx, const Tensor& qkv, const Heads& heads, const Tensor& wq, const Tensor& wk,
                  const char* op) {
   check_rows(ctx, qkv, heads.cols(), op, "qkv");
@@ -90,14 +84,18 @@ void rms_norm_backward_into(const Context& ctx, const Tensor& dn, const codec::Q
   check_rstd(rstd, {rows}, "rms_norm_backward");
   check_gradients(ctx, dn, residual, dx, "rms_norm_backward");
   Scope scope(ctx);
+  if (ctx.target() == Device::Cuda) {
+    const Tensor partial = ctx.empty(DType::F32, {cuda::norm_slices(rows, cols), cols});
+    if constexpr (kCudaBuild)
+      if (ctx.cuda()) cuda::rms_norm_backward(ctx, dn, kept_x, rstd, w, residual, dx, partial);
+    return accumulate_slices(ctx, dw, partial);
+  }
   const Tensor dw_sum = ctx.empty(DType::F32, {1, cols});
   {
     Scope kernel(ctx);
-    const Tensor partial = sums_of_slices(ctx, rows, cols);
+    const Tensor partial = cpu::scratch(ctx, DType::F32, {cpu::slices(rows), cols});
     const Tensor room = row_room(ctx, cols, true), weights = fp32_weights(ctx, {w});
-    if (ctx.cuda()) {
-      if constexpr (kCudaBuild) cuda::rms_norm_backward(ctx, dn, kept_x, rstd, w, residual, dx, dw_sum, partial);
-    } else if (!ctx.meta()) {
+    if (!ctx.meta()) {
       Timed timed(ctx.profile, Work::Elementwise);
       cpu::rms_norm_backward(dn, kept_x, rstd, weights, residual, dx, dw_sum, partial, room);
     }
@@ -142,14 +140,20 @@ void qk_norm_backward(const Context& ctx, const Tensor& dqkv, const Tensor& qkv_
           qkv_before.shape.text(), name_of(dqkv.dtype), dqkv.shape.text());
   check_rstd(rstd, {dqkv.rows(), heads.query + heads.kv}, "qk_norm_backward");
   Scope scope(ctx);
+  if (ctx.target() == Device::Cuda) {
+    const int64_t slices = cuda::norm_slices(dqkv.rows(), 2 * heads.dim);
+    const Tensor partial = ctx.empty(DType::F32, {2, slices, heads.dim}), rows = partial.view({2 * slices, heads.dim});
+    if constexpr (kCudaBuild)
+      if (ctx.cuda()) cuda::qk_norm_backward(ctx, dqkv, qkv_before, heads, {wq, wk}, rstd, partial);
+    accumulate_slices(ctx, dwq, rows.row_range(0, slices));
+    return accumulate_slices(ctx, dwk, rows.row_range(slices, 2 * slices));
+  }
   const Tensor dw_sum = ctx.empty(DType::F32, {2, heads.dim});
   {
     Scope kernel(ctx);
-    const Tensor partial = sums_of_slices(ctx, dqkv.rows(), 2 * heads.dim);
+    const Tensor partial = cpu::scratch(ctx, DType::F32, {cpu::slices(dqkv.rows()), 2 * heads.dim});
     const Tensor weights = fp32_weights(ctx, {wq, wk});
-    if (ctx.cuda()) {
-      if constexpr (kCudaBuild) cuda::qk_norm_backward(ctx, dqkv, qkv_before, heads, {wq, wk}, rstd, dw_sum, partial);
-    } else if (!ctx.meta()) {
+    if (!ctx.meta()) {
       Timed timed(ctx.profile, Work::Elementwise);
       cpu::qk_norm_backward(dqkv, qkv_before, heads, weights, rstd, dw_sum, partial);
     }

@@ -6,35 +6,6 @@
 namespace agoq::ops::cuda {
 namespace {
 
-// --- sums of slices -------------------------------------------------------------------------------------------------
-
-constexpr int kSumColumns = 32, kSumRows = 32;  // of a CTA's threads
-
-// to[c] = Σ partial[s, c]: each thread sums a stride of slices in order, then a warp adds the sums of a column.
-__global__ void __launch_bounds__(kSumColumns* kSumRows)
-    sum_slices_kernel(const float* partial, int slices, int cols, float* to) {
-  __shared__ float sums[kSumRows][kSumColumns + 1];
-  const int x = static_cast<int>(threadIdx.x), y = static_cast<int>(threadIdx.y);
-  const int first_col = static_cast<int>(blockIdx.x) * kSumColumns;
-  float sum = 0;
-  if (first_col + x < cols) {
-#pragma unroll 8
-    for (int s = y; s < slices; s += kSumRows) sum += partial[int64_t{s} * cols + first_col + x];
-  }
-  sums[y][x] = sum;
-  __syncthreads();
-  const float total = lane_sum(sums[x][y]);
-  if (x == 0 && first_col + y < cols) to[first_col + y] = total;
-}
-static_assert(kSumColumns == kWarp && kSumRows == kWarp);
-
-void sum_slices(const Context& ctx, const Tensor& partial, const Tensor& to) {
-  const int cols = static_cast<int>(partial.cols());
-  agoq::cuda::launch(ctx, sum_slices_kernel, dim3(static_cast<unsigned>(codec::cuda::ceil_div(cols, kSumColumns))),
-                     dim3(kSumColumns, kSumRows), partial.as<float>(), static_cast<int>(partial.rows()), cols,
-                     to.as<float>());
-}
-
 // --- heads ----------------------------------------------------------------------------------------------------------
 
 constexpr int kHeadThreads = 256;
@@ -79,7 +50,8 @@ struct HeadNorm {
 };
 
 template <class T, int kGroups>
-__global__ void __launch_bounds__(kHeadThreads) head_norm_kernel(const __grid_constant__ HeadNorm<T> f) {
+__global__ void __launch_bounds__(kHeadThreads) head_norm_kernel(const __grid_constant__ Given<HeadNorm<T>> given) {
+  const HeadNorm<T>& f = given.wait();
   const uint32_t i = blockIdx.x * kHeadsAtOnce + threadIdx.x / kLanes;
   const bool valid = i < f.items;
   const HeadRows::Head head = f.rows.head(valid ? i : 0);
@@ -116,12 +88,14 @@ struct HeadBackward {
   const T* qkv = nullptr;
   AnyNumbers wq, wk;
   const float* rstd = nullptr;
-  float* partial = nullptr;  // [slices, 2 D]
+  float* partial = nullptr;  // [2, slices, D]
 };
 
 // One CTA, one slice of the tokens. Its half-warps take the heads in turn; their sums are added in order at the end.
 template <class T, int kGroups>
-__global__ void __launch_bounds__(kHeadThreads) head_backward_kernel(const __grid_constant__ HeadBackward<T> b) {
+__global__ void __launch_bounds__(kHeadThreads)
+    head_backward_kernel(const __grid_constant__ Given<HeadBackward<T>> given) {
+  const HeadBackward<T>& b = given.wait();
   __shared__ float sums[kHeadsAtOnce][kLanes * kGroup];
   const int64_t slices = gridDim.x, begin = b.tokens * blockIdx.x / slices, end = b.tokens * (blockIdx.x + 1) / slices;
   const auto first_item = static_cast<uint32_t>(begin * b.rows.count);
@@ -170,7 +144,7 @@ __global__ void __launch_bounds__(kHeadThreads) head_backward_kernel(const __gri
       if (c >= static_cast<int>(codec::kBlock) || col >= b.rows.dim) continue;
       float total = 0;
       for (int h = 0; h < kHeadsAtOnce; ++h) total += sums[h][c];
-      b.partial[(int64_t{blockIdx.x} * 2 + kind) * b.rows.dim + col] = total;
+      b.partial[(kind * slices + blockIdx.x) * b.rows.dim + col] = total;
     }
   }
 }
@@ -223,10 +197,8 @@ void rms_norm_again(const Context& ctx, const codec::Quantized& kept_x, const Te
 }
 
 void rms_norm_backward(const Context& ctx, const Tensor& dn, const codec::Quantized& kept_x, const Tensor& rstd,
-                       const Tensor& w, const Tensor& residual, const Tensor& dx, const Tensor& dw,
-                       const Tensor& partial) {
+                       const Tensor& w, const Tensor& residual, const Tensor& dx, const Tensor& partial) {
   norm_backward<Norm::Rms>(ctx, dn, kept_x, rstd, w, residual, dx, partial);
-  sum_slices(ctx, partial, dw);
 }
 
 void qk_norm(const Context& ctx, const Tensor& qkv, const Heads& heads, const HeadWeights& w, float eps,
@@ -240,17 +212,16 @@ void qk_norm_again(const Context& ctx, const Tensor& qkv, const Heads& heads, co
 }
 
 void qk_norm_backward(const Context& ctx, const Tensor& dqkv, const Tensor& qkv_before, const Heads& heads,
-                      const HeadWeights& w, const Tensor& rstd, const Tensor& dw, const Tensor& partial) {
+                      const HeadWeights& w, const Tensor& rstd, const Tensor& partial) {
   head_items(dqkv, heads);
   by_type(dqkv.dtype, [&]<class T>() {
     const HeadBackward<T> b{HeadRows(heads), dqkv.rows(),     dqkv.as<T>(),     qkv_before.as<T>(),
                             AnyNumbers(w.q), AnyNumbers(w.k), rstd.as<float>(), partial.as<float>()};
     with_head_groups(heads, [&]<int kGroups>() {
-      agoq::cuda::launch(ctx, head_backward_kernel<T, kGroups>, dim3(static_cast<unsigned>(partial.rows())),
+      agoq::cuda::launch(ctx, head_backward_kernel<T, kGroups>, dim3(static_cast<unsigned>(partial.shape[1])),
                          dim3(kHeadThreads), b);
     });
   });
-  sum_slices(ctx, partial, dw);
 }
 
 }  // namespace agoq::ops::cuda

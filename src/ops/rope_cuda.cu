@@ -1,5 +1,4 @@
-#include <algorithm>
-#include <type_traits>
+#include <limits>
 
 #include "codec/block_cuda.cuh"
 #include "ops/by_type.h"
@@ -8,25 +7,44 @@
 namespace agoq::ops::cuda {
 namespace {
 
-constexpr int kThreads = 256;  // at most
-constexpr int kHeads = 4;      // whose loads a thread has in flight
+using namespace codec::cuda;
 
-// kWidth neighbouring numbers, in one access where there are eight: a plain load, since the row is rotated in place.
-template <class T, int kWidth>
-struct alignas(sizeof(T) * kWidth <= 16 ? sizeof(T) * kWidth : 16) Chunk {
-  T x[kWidth];
+constexpr int kThreads = 128;
+constexpr int kHeads = 4;  // of a thread, all of them in flight at once
+
+// How the threads of all CTAs share out rows, the heads of a row, and the pairs of a head: by eights.
+struct Shares {
+  int heads, half;      // of a row; pairs of a head
+  int of_head, of_row;  // threads for the pairs of a head; for those of a row, in such teams
+  uint32_t threads;     // of all rows
+  Divisor by_head, by_row;
+
+  Shares(int64_t rows, int64_t row_heads, int64_t dim)
+      : heads(static_cast<int>(row_heads)),
+        half(static_cast<int>(dim / 2)),
+        of_head(ceil_div(half, kGroup)),
+        of_row(ceil_div(heads, kHeads)),
+        threads(static_cast<uint32_t>(rows * of_row * of_head)),
+        by_head(static_cast<uint32_t>(of_head)),
+        by_row(static_cast<uint32_t>(of_row)) {
+    require(rows * of_row * of_head <= std::numeric_limits<int32_t>::max(),
+            "rope: {} tokens of {} heads of {} are too many for one kernel: use smaller micro-batches", rows, heads,
+            dim);
+  }
 };
 
-// To nearest even, in one instruction.
-template <class T>
-__device__ inline T rounded(float x) {
-  if constexpr (std::is_same_v<T, Bf16>) {
-    Bf16 y;
-    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(y.bits) : "f"(x));
-    return y;
+// A thread's eight pairs of every `of_row`-th head of its row.
+struct Share {
+  int64_t row;
+  int head, pair;  // the first ones
+
+  __device__ Share(const Shares& all, uint32_t thread) {
+    const uint32_t team = all.by_head.divide(thread), r = all.by_row.divide(team);
+    row = r;
+    head = static_cast<int>(team - r * static_cast<uint32_t>(all.of_row));
+    pair = static_cast<int>(thread - team * static_cast<uint32_t>(all.of_head)) * kGroup;
   }
-  return from_float<T>(x);
-}
+};
 
 template <class T>
 struct Rotation {
@@ -34,68 +52,66 @@ struct Rotation {
   const float* table;        // cos | sin of each position
   const int32_t* positions;  // of each row
   int64_t cols;
-  int heads, dim;
   float sign;
+  Shares shares;
 };
 
-// A CTA rotates one row. A thread has kWidth pairs (i, i + D/2) of every blockDim.y-th head, whose angles are the same.
-// Operation by operation as on the CPU, so that the bits are the same.
-template <class T, int kWidth>
-__global__ void __launch_bounds__(kThreads) rotate_row(const __grid_constant__ Rotation<T> r) {
-  using Numbers = Chunk<T, kWidth>;
-  using Angles = Chunk<float, kWidth>;
-  const int half = r.dim / 2, step = blockDim.y;
-  T* row = r.qkv + static_cast<int64_t>(blockIdx.x) * r.cols;
-  const float* angles = r.table + static_cast<int64_t>(r.positions[blockIdx.x]) * r.dim;
-  for (int i = threadIdx.x * kWidth; i < half; i += blockDim.x * kWidth) {
-    const Angles cosine = *reinterpret_cast<const Angles*>(angles + i);
-    const Angles sine = *reinterpret_cast<const Angles*>(angles + half + i);
-    for (int first = threadIdx.y; first < r.heads; first += kHeads * step) {
-      const auto at = [&](int j) { return row + static_cast<int64_t>(first + j * step) * r.dim + i; };
-      Numbers a[kHeads], b[kHeads];
+// Pairs are (i, i + D/2), and a thread's angles are the same for all its heads. Operation by operation as on the CPU,
+// so that the bits are the same. Count: AllOrNone where heads are whole eights of pairs, and aligned.
+template <class T, class Count>
+__global__ void __launch_bounds__(kThreads) rotate_heads(const __grid_constant__ Given<Rotation<T>> given) {
+  const Rotation<T>& r = given.wait();
+  const Shares& all = r.shares;
+  const uint32_t thread = blockIdx.x * kThreads + threadIdx.x;
+  if (thread >= all.threads) return;
+  const Share mine(all, thread);
+  const int32_t position = r.positions[mine.row];  // on its way while the numbers are asked for
+  T* const row = r.qkv + mine.row * r.cols + mine.pair;
+  const auto head = [&](int j) { return mine.head + j * all.of_row; };
+  const auto at = [&](int j) { return row + head(j) * 2 * all.half; };
+  const auto count = [&](bool there) {
+    if constexpr (std::is_same_v<Count, AllOrNone>)
+      return AllOrNone{there};
+    else
+      return there ? min(all.half - mine.pair, kGroup) : 0;
+  };
+  Fetched8<T> first[kHeads], second[kHeads];
 #pragma unroll
-      for (int j = 0; j < kHeads; ++j) {
-        if (first + j * step >= r.heads) continue;
-        a[j] = *reinterpret_cast<const Numbers*>(at(j));
-        b[j] = *reinterpret_cast<const Numbers*>(at(j) + half);
-      }
-#pragma unroll
-      for (int j = 0; j < kHeads; ++j) {
-        if (first + j * step >= r.heads) continue;
-#pragma unroll
-        for (int k = 0; k < kWidth; ++k) {
-          const float x = to_float(a[j].x[k]), y = to_float(b[j].x[k]), s = r.sign * sine.x[k];
-          a[j].x[k] = rounded<T>(x * cosine.x[k] - y * s);
-          b[j].x[k] = rounded<T>(y * cosine.x[k] + x * s);
-        }
-        *reinterpret_cast<Numbers*>(at(j)) = a[j];
-        *reinterpret_cast<Numbers*>(at(j) + half) = b[j];
-      }
-    }
+  for (int j = 0; j < kHeads; ++j) {
+    first[j] = fetch8(at(j), count(head(j) < all.heads));
+    second[j] = fetch8(at(j) + all.half, count(head(j) < all.heads));
   }
-}
-
-// As many threads as share out the pairs of a head, times as many heads as leave each thread kHeads of them.
-dim3 threads(int64_t chunks, int64_t heads) {
-  const int64_t x = std::min<int64_t>(chunks, kThreads);
-  const int64_t y = std::clamp<int64_t>((heads + kHeads - 1) / kHeads, 1, kThreads / x);
-  return {static_cast<unsigned>(x), static_cast<unsigned>(y)};
+  __syncwarp();  // keeps the compiler from waiting for the position before that
+  const float* angles = r.table + int64_t{position} * 2 * all.half + mine.pair;
+  Numbers cosine, sine;
+  load8(angles, count(true), cosine);
+  load8(angles + all.half, count(true), sine);
+#pragma unroll
+  for (float& s : sine) s *= r.sign;
+#pragma unroll
+  for (int j = 0; j < kHeads; ++j) {
+    Numbers x, y, turned_x, turned_y;
+    unpack8(first[j], x);
+    unpack8(second[j], y);
+#pragma unroll
+    for (int i = 0; i < kGroup; ++i) {
+      turned_x[i] = x[i] * cosine[i] - y[i] * sine[i];
+      turned_y[i] = y[i] * cosine[i] + x[i] * sine[i];
+    }
+    store8(at(j), count(head(j) < all.heads), turned_x);
+    store8(at(j) + all.half, count(head(j) < all.heads), turned_y);
+  }
 }
 
 }  // namespace
 
 void rotate(const Context& ctx, const Tensor& qkv, int64_t heads, int64_t dim, const Tensor& table, float sign) {
-  const dim3 rows(static_cast<unsigned>(qkv.rows()));
+  const Shares shares(qkv.rows(), heads, dim);
+  const dim3 ctas((shares.threads + kThreads - 1) / kThreads);
+  const bool whole = shares.half % kGroup == 0 && aligned<uint4>(qkv.data) && qkv.cols() % kGroup == 0;
   by_type(qkv.dtype, [&]<class T>() {
-    constexpr int kWidth = codec::cuda::kGroup;
-    const Rotation<T> rotation{qkv.as<T>(), table.as<float>(),       ctx.positions.as<int32_t>(),
-                               qkv.cols(),  static_cast<int>(heads), static_cast<int>(dim),
-                               sign};
-    if (dim % (2 * kWidth) == 0 && reinterpret_cast<uintptr_t>(qkv.data) % 16 == 0) {
-      agoq::cuda::launch(ctx, rotate_row<T, kWidth>, rows, threads(dim / 2 / kWidth, heads), rotation);
-    } else {
-      agoq::cuda::launch(ctx, rotate_row<T, 1>, rows, threads(dim / 2, heads), rotation);
-    }
+    const Rotation<T> rotation{qkv.as<T>(), table.as<float>(), ctx.positions.as<int32_t>(), qkv.cols(), sign, shares};
+    agoq::cuda::launch(ctx, whole ? rotate_heads<T, AllOrNone> : rotate_heads<T, int>, ctas, kThreads, rotation);
   });
 }
 

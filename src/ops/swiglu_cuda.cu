@@ -7,7 +7,6 @@ namespace {
 
 using namespace codec::cuda;
 using codec::Codec;
-using codec::Packed;
 using codec::Quantized;
 using codec::RowBlocks;
 
@@ -34,36 +33,6 @@ __device__ inline Places places(const Strip& strip, const View& gate_up) {
   return {gate, up};
 }
 
-// Encodes a block of gate and its block of up. One half of the lanes finds the scale of the first, the other half that
-// of the second.
-template <class F>
-__device__ inline void encode_both(const View& q, int64_t row, const Places& at, const Numbers& gate,
-                                   const Numbers& up) {
-  if constexpr (F::kScaled) {
-    const bool for_up = at.gate.lane >= kLanes / 2;
-    const float of_gate = group_amax(gate), of_up = group_amax(up);
-    const float theirs = __shfl_xor_sync(kWholeWarp, for_up ? of_gate : of_up, kLanes / 2);
-    float amax = greater_magnitude(for_up ? of_up : of_gate, theirs);
-#pragma unroll
-    for (int other = kLanes / 4; other > 0; other /= 2)
-      amax = greater_magnitude(amax, __shfl_xor_sync(kWholeWarp, amax, other));
-    const Bf16 scale = codec::group_scale<F>(amax);
-    const float mine = codec::carries_codes(scale) ? codec::group_reciprocal<F>(scale) : 0.0f;
-    const float other = __shfl_xor_sync(kWholeWarp, mine, kLanes / 2);
-    const auto store = [&](const Place& p, const Numbers& x, float inverse) {
-      const Packed codes = codec::encode_group<F>(x, inverse, codec::Nearest{});
-      if (p.n > 0) store_codes<F>(q.codes_of(row, p), p, inverse != 0.0f ? codes : Packed{});
-    };
-    store(at.gate, gate, for_up ? other : mine);
-    store(at.up, up, for_up ? mine : other);
-    if (at.gate.size > 0 && at.gate.lane % (kLanes / 2) == 0)
-      q.scales[row * q.row.blocks + (for_up ? at.up.block : at.gate.block)] = scale;
-  } else {
-    encode<F>(q, row, at.gate, gate);
-    encode<F>(q, row, at.up, up);
-  }
-}
-
 template <class T>
 struct Forward {
   const T* gate_up;   // [T, 2F]
@@ -74,7 +43,8 @@ struct Forward {
 };
 
 template <class F, class T>
-__global__ void __launch_bounds__(Strips::kThreads) forward(const __grid_constant__ Forward<T> f) {
+__global__ void __launch_bounds__(Strips::kThreads) forward(const __grid_constant__ Given<Forward<T>> given) {
+  const Forward<T>& f = given.wait();
   const Strip strip = f.strips.mine();
   const Places at = places<F>(strip, f.kept_gate_up);
   const int64_t width = f.kept_gate_up.row.cols / 2;
@@ -90,13 +60,14 @@ __global__ void __launch_bounds__(Strips::kThreads) forward(const __grid_constan
   for (int row = strip.begin; row < strip.end; ++row) {
     const Inputs now = next;
     if (row + 1 < strip.end) next = fetch_row(row + 1);
-    Numbers gate, up, h;
+    Numbers both[2], h;
+    auto& [gate, up] = both;
     unpack8(now.gate, gate);
     unpack8(now.up, up);
 #pragma unroll
     for (int i = 0; i < kGroup; ++i) h[i] = gate[i] * sigmoid(gate[i]) * up[i];
     store8(f.h + row * width + at.gate.col, at.gate.n, h);
-    if (f.kept_gate_up.codes) encode_both<F>(f.kept_gate_up, row, at, gate, up);
+    if (f.kept_gate_up.codes) encode_two<F>(f.kept_gate_up, row, {at.gate, at.up}, both);
     if (f.kept_h.codes) {
 #pragma unroll
       for (int i = 0; i < kGroup; ++i) h[i] = to_float(from_float<T>(h[i]));
@@ -116,7 +87,8 @@ struct Backward {
 
 // silu(x) = x·s(x), silu'(x) = s·(1 + x·(1 - s)).
 template <class F, class T>
-__global__ void __launch_bounds__(Strips::kThreads) backward(const __grid_constant__ Backward<T> b) {
+__global__ void __launch_bounds__(Strips::kThreads) backward(const __grid_constant__ Given<Backward<T>> given) {
+  const Backward<T>& b = given.wait();
   const Strip strip = b.strips.mine();
   const Places at = places<F>(strip, b.gate_up);
   const int64_t width = b.gate_up.row.cols / 2;

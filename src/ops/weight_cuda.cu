@@ -9,8 +9,9 @@ namespace {
 
 using namespace codec::cuda;
 
-constexpr int kThreads = 256;
-constexpr int kPerCta = kThreads * kGroup;  // numbers of a row
+constexpr int kThreads = 128;
+constexpr int kGroups = 4;                            // of a thread
+constexpr int kPerCta = kThreads * kGroups * kGroup;  // numbers of a row
 
 // Where the numbers are read: exact fp32 ones, or bf16 ones with a correction or, for bf16 compute, without.
 struct Source {
@@ -49,20 +50,47 @@ struct RowIds {
   int64_t first = 0, rows = 0;  // of the weight: ids may name others
 };
 
-// A CTA makes kPerCta numbers of one row.
 template <class T>
-__global__ void __launch_bounds__(kThreads) copy_rows(Source from, RowIds which, int64_t cols, T* out) {
+struct RowCopy {
+  Source from;
+  RowIds which;
+  int64_t cols;
+  T* out;
+};
+
+// A CTA makes kPerCta numbers of one row. What is bf16 and stays bf16 is copied, all groups at once.
+template <class T>
+__global__ void __launch_bounds__(kThreads) copy_rows(const __grid_constant__ Given<RowCopy<T>> given) {
+  const auto& [from, which, cols, out] = given.wait();
   const int64_t row = blockIdx.x, id = which.ids ? which.ids[row] - which.first : row;
-  const int64_t col = int64_t{blockIdx.y} * kPerCta + threadIdx.x * kGroup;
-  if (col >= cols) return;
-  const int n = static_cast<int>(min(cols - col, int64_t{kGroup}));
-  Numbers x = {};
-  if (id >= 0 && id < which.rows) read8(from, id * cols + col, n, x);
+  const bool there = id >= 0 && id < which.rows;
+  const auto col = [&](int g) { return int64_t{blockIdx.y} * kPerCta + (g * kThreads + threadIdx.x) * kGroup; };
+  const auto n = [&](int g) { return static_cast<int>(min(max(cols - col(g), int64_t{0}), int64_t{kGroup})); };
+  T* const to = out + row * cols;
   if constexpr (sizeof(T) == 2) {
+    if (from.value && !from.correction) {
+      Fetched8<Bf16> groups[kGroups];
 #pragma unroll
-    for (int i = 0; i < kGroup; ++i) x[i] = high_half(x[i]);
+      for (int g = 0; g < kGroups; ++g) groups[g] = fetch8(from.value + id * cols + col(g), there ? n(g) : 0);
+#pragma unroll
+      for (int g = 0; g < kGroups; ++g) {
+        Numbers x;
+        unpack8(groups[g], x);
+        store8(to + col(g), n(g), x);
+      }
+      return;
+    }
   }
-  store8(out + row * cols + col, n, x);
+#pragma unroll 1
+  for (int g = 0; g < kGroups; ++g) {
+    Numbers x = {};
+    if (there) read8(from, id * cols + col(g), n(g), x);
+    if constexpr (sizeof(T) == 2) {
+#pragma unroll
+      for (float& number : x) number = high_half(number);
+    }
+    store8(to + col(g), n(g), x);
+  }
 }
 
 }  // namespace
@@ -71,7 +99,8 @@ void read_rows(const Context& ctx, const Weight& w, const Tensor& ids, const Ten
   const RowIds which{ids ? ids.as<int32_t>() : nullptr, first, w.value.rows()};
   const dim3 grid(static_cast<unsigned>(out.rows()), static_cast<unsigned>((out.cols() + kPerCta - 1) / kPerCta));
   by_type(out.dtype, [&]<class T>() {
-    agoq::cuda::launch(ctx, copy_rows<T>, grid, kThreads, source_of(w, out.dtype), which, out.cols(), out.as<T>());
+    agoq::cuda::launch(ctx, copy_rows<T>, grid, kThreads,
+                       RowCopy<T>{source_of(w, out.dtype), which, out.cols(), out.as<T>()});
   });
 }
 
