@@ -3,6 +3,8 @@
 #pragma once
 
 #include <array>
+#include <cmath>
+#include <numbers>
 
 #include "base/dtype.h"
 
@@ -79,6 +81,11 @@ AGOQ_HD inline uint32_t draw16(const Philox4& words, int j) {
 inline float uniform01(uint32_t word) {
   return static_cast<float>(word >> 8) * 0x1p-24f;
 }
-std::array<float, 2> normal_pair(uint32_t a, uint32_t b);
+AGOQ_HD inline std::array<float, 2> normal_pair(uint32_t a, uint32_t b) {
+  const double u = (static_cast<double>(a) + 1.0) * 0x1p-32;  // (0, 1], so that the logarithm is finite
+  const double radius = std::sqrt(-2.0 * std::log(u));
+  const double angle = 2.0 * std::numbers::pi * (static_cast<double>(b) * 0x1p-32);
+  return {static_cast<float>(radius * std::cos(angle)), static_cast<float>(radius * std::sin(angle))};
+}
 
 }  // namespace agoq

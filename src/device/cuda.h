@@ -86,7 +86,6 @@ class Given {
   __device__ const T& wait() const {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
     cudaGridDependencySynchronize();
-    cudaTriggerProgrammaticLaunchCompletion();  // the next kernel may come when all CTAs of this one have
 #endif
     return given_;
   }

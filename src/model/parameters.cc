@@ -2,8 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <memory>
-#include <span>
 
 namespace agoq::model {
 namespace {
@@ -30,34 +28,6 @@ ExactRows allocate_weight(Arena& arena, const ParamRow& row, const Holding& hold
 float standard_deviation(const ModelConfig& config, Init init) {
   return init == Init::ResidualNormal ? config.init_std / std::sqrt(2.0f * static_cast<float>(config.layers))
                                       : config.init_std;
-}
-
-constexpr int64_t kFloatsAtOnce = 1 << 21;  // of random numbers: 8 MiB, which the allocator keeps from use to use
-
-// values[i] depends only on (seed, tensor, row, i).
-void fill_normal(const RandomKey& key, int64_t row, float deviation, std::span<float> values) {
-  const uint64_t groups_per_row = (values.size() + 3) / 4;
-  for (size_t i = 0; i < values.size(); i += 4) {
-    const Philox4 words = key.draw(static_cast<uint64_t>(row) * groups_per_row + i / 4);
-    const auto first = normal_pair(words[0], words[1]), second = normal_pair(words[2], words[3]);
-    const std::array<float, 4> four = {first[0], first[1], second[0], second[1]};
-    for (size_t j = 0; j < 4 && i + j < values.size(); ++j) values[i + j] = four[j] * deviation;
-  }
-}
-
-// values: `count` rows of a matrix's shard as they are in the beginning, from row `first` of the logical tensor on.
-void fill_rows(const ModelConfig& config, const ParamRow& row, const RandomKey& key, int64_t first, int64_t count,
-               float* values) {
-  const float deviation = standard_deviation(config, row.init);
-#pragma omp parallel
-  {
-    std::vector<float> whole_row(static_cast<size_t>(row.logical_cols));
-#pragma omp for
-    for (int64_t r = 0; r < count; ++r) {
-      fill_normal(key, first + r, deviation, whole_row);
-      std::copy_n(whole_row.begin() + row.first_col, row.cols, values + r * row.cols);
-    }
-  }
 }
 
 }  // namespace
@@ -88,15 +58,22 @@ void Parameters::wait_for_all() const {
   for (size_t tensor = 0; tensor < arrivals_.size(); ++tensor) wait_for(tensor);
 }
 
-void Parameters::store_rows(const Context& ctx, const ParamId& id, Range rows, const float* values) const {
+template <class Visit>
+void Parameters::visit_rows(const ParamId& id, Range rows, const Visit& visit) const {
   const ops::Weight& whole = at(id);
-  if (spec_[id.param].one_dimensional()) return ops::store_fp32(ctx, whole, values);
-  ops::store_fp32(ctx, whole.row_range(rows.begin, rows.end), values);
+  visit(whole.row_range(rows.begin, rows.end), rows.begin);
   const ExactRows& exact = exact_[id.tensor()];
   const Range own = {std::max(rows.begin, exact.rows.begin), std::min(rows.end, exact.rows.end)};
   if (whole.value.count() == exact.weight.value.count() || own.begin >= own.end) return;
-  ops::store_fp32(ctx, exact.weight.row_range(own.begin - exact.rows.begin, own.end - exact.rows.begin),
-                  values + (own.begin - rows.begin) * spec_[id.param].cols);
+  visit(exact.weight.row_range(own.begin - exact.rows.begin, own.end - exact.rows.begin), own.begin);
+}
+
+void Parameters::store_rows(const Context& ctx, const ParamId& id, Range rows, const float* values) const {
+  const ParamRow& row = spec_[id.param];
+  if (row.one_dimensional()) return ops::store_fp32(ctx, at(id), values);
+  visit_rows(id, rows, [&](const ops::Weight& w, int64_t first) {
+    ops::store_fp32(ctx, w, values + (first - rows.begin) * row.cols);
+  });
 }
 
 ParamId Parameters::head_id() const {
@@ -124,14 +101,12 @@ void Parameters::initialize(const Context& ctx, uint64_t seed) {
       continue;
     }
     const RandomKey key{seed, Purpose::Initialization, 0, 0, id.tensor()};
-    const int64_t step = std::max<int64_t>(kFloatsAtOnce / row.cols, 1);
-    const auto values = std::make_unique_for_overwrite<float[]>(static_cast<size_t>(step * row.cols));
+    const float deviation = standard_deviation(config_, row.init);
     for (const RowPiece& piece : row.pieces)
-      for (int64_t begin = 0; begin < piece.count; begin += step) {
-        const int64_t count = std::min(step, piece.count - begin), local = piece.local_begin + begin;
-        fill_rows(config_, row, key, piece.global_begin + begin, count, values.get());
-        store_rows(ctx, id, {local, local + count}, values.get());
-      }
+      visit_rows(id, {piece.local_begin, piece.local_begin + piece.count}, [&](const ops::Weight& w, int64_t first) {
+        const int64_t global_first = piece.global_begin + (first - piece.local_begin);
+        ops::fill_normal(ctx, w, {key, deviation, row.logical_cols, global_first, row.first_col});
+      });
   }
 }
 

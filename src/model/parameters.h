@@ -69,11 +69,15 @@ class Parameters {
   }
   void wait_for_all() const;
 
-  // Random initialisation from Philox by (seed, logical tensor, index in it): the same under every mesh.
+  // Random initialisation from Philox by (seed, logical tensor, index in it): the same under every mesh of a kind of
+  // device.
   void initialize(const Context& ctx, uint64_t seed);
 
  private:
   void wait_for(size_t tensor) const;
+  // visit(part of a weight, its first row) for all that holds numbers of a matrix's rows.
+  template <class Visit>
+  void visit_rows(const ParamId& id, Range rows, const Visit& visit) const;
 
   const ModelConfig& config_;
   const LayerSpec& spec_;

@@ -1,5 +1,6 @@
 #include "ops/weight.h"
 
+#include <algorithm>
 #include <memory>
 #include <vector>
 
@@ -29,6 +30,8 @@ void check(const Weight& w, const char* what) {
           what, name_of(w.value.dtype), w.correction ? name_of(w.correction.dtype) : "no",
           w.master ? name_of(w.master.dtype) : "no");
 }
+
+constexpr int64_t kFloatsAtOnce = 1 << 21;  // of random numbers: 8 MiB
 
 Tensor part_range(const Tensor& t, int64_t begin, int64_t end) {
   if (!t) return t;
@@ -106,6 +109,25 @@ void load_fp32(const Context& ctx, const Weight& w, float* values) {
   const HostCopy copy(ctx, w);
   copy.for_parts(w, [&](const Tensor& there, const Tensor& here) { download(ctx, there, here.data); });
   cpu::read_weight(copy.weight(), host_tensor(values, w.value.shape));
+}
+
+void fill_normal(const Context& ctx, const Weight& w, const NormalRows& rows) {
+  check(w, "fill_normal");
+  require(rows.first_col >= 0 && rows.first_col + w.value.cols() <= rows.cols,
+          "fill_normal: columns {} to {} of a matrix with {}", rows.first_col, rows.first_col + w.value.cols(),
+          rows.cols);
+  if (ctx.meta()) return;
+  if constexpr (kCudaBuild)
+    if (ctx.cuda()) return cuda::fill_normal(ctx, w, rows);
+  cpu::require_cpu(ctx, "fill_normal");
+  const int64_t cols = w.value.cols(), step = std::max<int64_t>(kFloatsAtOnce / cols, 1);
+  const auto values = std::make_unique_for_overwrite<float[]>(static_cast<size_t>(step * cols));
+  NormalRows part = rows;
+  for (int64_t begin = 0; begin < w.value.rows(); begin += step, part.first_row += step) {
+    const Weight some = w.row_range(begin, std::min(begin + step, w.value.rows()));
+    cpu::normal_rows(part, host_tensor(values.get(), some.value.shape));
+    store_fp32(ctx, some, values.get());
+  }
 }
 
 }  // namespace agoq::ops

@@ -1,6 +1,7 @@
 // How a parameter is held, and how ops get to read it in the compute type.
 #pragma once
 
+#include "base/philox.h"
 #include "device/context.h"
 
 namespace agoq::ops {
@@ -36,5 +37,24 @@ Tensor in_compute_type(const Context& ctx, const Weight& w);
 // large weights go in parts (row_range).
 void store_fp32(const Context& ctx, const Weight& w, const float* values);
 void load_fp32(const Context& ctx, const Weight& w, float* values);
+
+// Where the first numbers of a matrix come from, and which of the unsharded matrix they are.
+struct NormalRows {
+  RandomKey key;
+  float deviation = 0;
+  int64_t cols = 0;                      // of the unsharded matrix
+  int64_t first_row = 0, first_col = 0;  // where the weight begins in it
+
+  AGOQ_HD int64_t groups_per_row() const { return (cols + 3) / 4; }
+  // Numbers 4 · group .. 4 · group + 3 of a row of the unsharded matrix.
+  AGOQ_HD std::array<float, 4> four(int64_t row, int64_t group) const {
+    const Philox4 words = key.draw(static_cast<uint64_t>(row * groups_per_row() + group));
+    const auto a = normal_pair(words[0], words[1]), b = normal_pair(words[2], words[3]);
+    return {a[0] * deviation, a[1] * deviation, b[0] * deviation, b[1] * deviation};
+  }
+};
+// w [r, c] := normal numbers that depend only on the key and on the place in the unsharded matrix. A GPU's logarithm
+// and sine may differ from the CPU's in the last bit of fp32.
+void fill_normal(const Context& ctx, const Weight& w, const NormalRows& rows);
 
 }  // namespace agoq::ops

@@ -70,4 +70,17 @@ int64_t write_weight(const Weight& w, const float* values) {
   return bad == n ? -1 : bad;
 }
 
+void normal_rows(const NormalRows& numbers, const Tensor& out) {
+  const int64_t cols = out.cols(), end = numbers.first_col + cols;
+#pragma omp parallel for schedule(static)
+  for (int64_t r = 0; r < out.rows(); ++r) {
+    float* to = out.as<float>() + r * cols - numbers.first_col;
+    for (int64_t group = numbers.first_col / 4; group * 4 < end; ++group) {
+      const auto four = numbers.four(numbers.first_row + r, group);
+      for (int64_t c = std::max(group * 4, numbers.first_col); c < std::min(group * 4 + 4, end); ++c)
+        to[c] = four[static_cast<size_t>(c - group * 4)];
+    }
+  }
+}
+
 }  // namespace agoq::ops::cpu

@@ -9,5 +9,7 @@ namespace agoq::ops::cpu {
 void read_weight(const Weight& w, const Tensor& out);
 // Writes the held form; the index of the first value that bf16 cannot hold (not finite, or rounded to Inf), or -1.
 int64_t write_weight(const Weight& w, const float* values);
+// out [r, c] = the numbers of fill_normal().
+void normal_rows(const NormalRows& numbers, const Tensor& out);
 
 }  // namespace agoq::ops::cpu

@@ -93,7 +93,53 @@ __global__ void __launch_bounds__(kThreads) copy_rows(const __grid_constant__ Gi
   }
 }
 
+// What a weight is held in; the parts that it has not are null.
+struct Target {
+  float* exact = nullptr;
+  Bf16* value = nullptr;
+  int16_t* correction = nullptr;
+
+  explicit Target(const Weight& w) {
+    if (w.value.dtype == DType::F32) exact = w.value.as<float>();
+    if (w.value.dtype == DType::BF16) value = w.value.as<Bf16>();
+    if (w.correction) correction = w.correction.as<int16_t>();
+    if (w.master) exact = w.master.as<float>();
+  }
+  __device__ void store(int64_t at, float x) const {
+    Bf16 high;
+    int16_t low;
+    split_fp32(x, high, low);
+    if (exact) exact[at] = x;
+    if (value) value[at] = high;
+    if (correction) correction[at] = low;
+  }
+};
+
+struct NormalFill {
+  Target to;
+  NormalRows numbers;
+  int64_t cols;
+};
+
+// A CTA makes a row.
+__global__ void __launch_bounds__(kThreads) fill_rows(const __grid_constant__ Given<NormalFill> given) {
+  const auto& [to, numbers, cols] = given.wait();
+  const int64_t row = blockIdx.x, end = numbers.first_col + cols;
+  for (int64_t group = numbers.first_col / 4 + threadIdx.x; group * 4 < end; group += kThreads) {
+    const auto four = numbers.four(numbers.first_row + row, group);
+    for (int j = 0; j < 4; ++j) {
+      const int64_t col = group * 4 + j - numbers.first_col;
+      if (col >= 0 && col < cols) to.store(row * cols + col, four[static_cast<size_t>(j)]);
+    }
+  }
+}
+
 }  // namespace
+
+void fill_normal(const Context& ctx, const Weight& w, const NormalRows& rows) {
+  agoq::cuda::launch(ctx, fill_rows, static_cast<unsigned>(w.value.rows()), kThreads,
+                     NormalFill{Target(w), rows, w.value.cols()});
+}
 
 void read_rows(const Context& ctx, const Weight& w, const Tensor& ids, const Tensor& out, int64_t first) {
   const RowIds which{ids ? ids.as<int32_t>() : nullptr, first, w.value.rows()};

@@ -1,5 +1,7 @@
 #include "ops/embedding.h"
 
+#include <cmath>
+
 #include "cuda/pair.h"
 
 namespace agoq::ops::test {
@@ -50,6 +52,21 @@ TEST_F(CudaWeights, GoUpAndComeDownBitForBit) {
     std::vector<float> part(static_cast<size_t>(3 * exact.cols()));
     load_fp32(g(), w.gpu.row_range(4, 7), part.data());
     EXPECT_EQ(std::memcmp(part.data(), exact.as<float>() + 4 * exact.cols(), part.size() * sizeof(float)), 0) << form;
+  }
+}
+
+TEST_F(CudaWeights, FirstNumbersAreThoseOfTheCpu) {
+  const NormalRows numbers{{.seed = 9, .purpose = Purpose::Initialization, .tensor = 3}, 0.02f, 4099, 70'000, 1021};
+  for (const std::string form : {"split", "fp32", "both"}) {
+    start(DType::BF16);
+    const WeightTwin w = weight(form, cpu->zeros({37, 1030}, DType::F32));
+    fill_normal(c(), w.cpu, numbers);
+    fill_normal(g(), w.gpu, numbers);
+    std::vector<float> here(static_cast<size_t>(w.cpu.value.count())), there(here.size());
+    load_fp32(c(), w.cpu, here.data());
+    load_fp32(g(), w.gpu, there.data());
+    for (size_t i = 0; i < here.size(); ++i)
+      ASSERT_NEAR(here[i], there[i], 2e-7f * std::fabs(here[i]) + 1e-12f) << form;
   }
 }
 

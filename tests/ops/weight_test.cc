@@ -2,6 +2,7 @@
 
 #include <gmock/gmock.h>
 
+#include <cmath>
 #include <limits>
 
 #include "ops/support.h"
@@ -125,6 +126,35 @@ TEST(Weight, RowRangeOfMatrixAndVector) {
     for (int64_t i = 0; i < 3 * cols; ++i)
       EXPECT_EQ(back[static_cast<size_t>(i)], x[static_cast<size_t>(2 * cols + i)]);
   }
+}
+
+TEST(Weight, NormalNumbersOfAPartAreThoseOfTheWhole) {
+  TestContext t(DType::F32);
+  constexpr int64_t kRows = 300, kCols = 803;
+  const NormalRows numbers{{.seed = 5, .purpose = Purpose::Initialization, .tensor = 2}, 0.5f, kCols, 0, 0};
+  const Weight whole = make_weight(t, Form::Fp32, {kRows, kCols});
+  fill_normal(t.ctx, whole, numbers);
+  double sum = 0, squares = 0;
+  for (int64_t i = 0; i < whole.value.count(); ++i) {
+    const double x = whole.value.as<float>()[i];
+    sum += x, squares += x * x;
+  }
+  const auto n = static_cast<double>(whole.value.count());
+  EXPECT_NEAR(sum / n, 0, 4.5 * 0.5 / std::sqrt(n));
+  EXPECT_NEAR(squares / n, 0.25, 4.5 * 0.25 * std::sqrt(2 / n));
+
+  const Weight part = make_weight(t, Form::Split, {7, 101});
+  NormalRows some = numbers;
+  some.first_row = 290, some.first_col = 333;
+  fill_normal(t.ctx, part, some);
+  std::vector<float> values(7 * 101);
+  load_fp32(t.ctx, part, values.data());
+  for (int64_t r = 0; r < 7; ++r)
+    for (int64_t c = 0; c < 101; ++c)
+      ASSERT_EQ(values[static_cast<size_t>(r * 101 + c)],
+                whole.value.as<float>()[(some.first_row + r) * kCols + some.first_col + c]);
+  some.first_col = 703;
+  EXPECT_THROW(fill_normal(t.ctx, part, some), Error);
 }
 
 TEST(Weight, RefusesWhatBf16CannotHoldAndNamesIt) {
