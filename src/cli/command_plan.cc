@@ -164,6 +164,7 @@ void add_mesh(Json& json, const Plan& p) {
 void print_json(const Plan& p) {
   Json json;
   json["target"] = p.target == Device::Cuda ? "cuda" : "cpu";
+  json["model"] = Json::parse(model::config_to_json(p.model));
   json["parameters"] = p.model.parameters();
   json["seq_length"] = p.config.seq_length;
   json["micro_batch_size"] = p.config.micro_batch_size;

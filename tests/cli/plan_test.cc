@@ -105,6 +105,7 @@ TEST(Plan, EveryAdviceKeepsItsPromise) {
 
 TEST(Plan, SuggestsTheLongestSequenceThatFits) {
   const json plan = plan_of({"llama3-8b", "--seq-length", "131072", "--gpu-memory", "80GiB"});
+  EXPECT_EQ(plan["model"]["hidden_size"], 4096);
   std::string longest;
   for (const json& advice : plan["advice"])
     if (const auto change = advice["change"].get<std::string>(); change.starts_with("--seq-length "))
