@@ -4,35 +4,43 @@
   bench/gpu_vs_pytorch.py --layers 8 --seq-length 8192
   bench/gpu_vs_pytorch.py --layers 8 16 --peers eager compile checkpoint --json results.json
 
-The peer is transformers' LlamaForCausalLM in bf16 with scaled_dot_product_attention and fused AdamW whose moments are bf16
-too: it holds no fp32 master and 8 bytes a parameter, the least that PyTorch offers without further packages. AGoQ trains
-with everything on: 4-bit activations, int8 gradients, 8-bit moments, exact fp32 master, clipping. Every candidate runs in its own
-process, for some seconds after a warm-up, one after another for several rounds, so that whatever the card does meets all
+The peer (peers/pytorch.py) is transformers' LlamaForCausalLM in bf16 with scaled_dot_product_attention and fused AdamW whose
+moments are bf16 too: it holds no fp32 master and 8 bytes a parameter, the least that PyTorch offers without further packages.
+AGoQ trains with everything on: 4-bit activations, int8 gradients, 8-bit moments, exact fp32 master, clipping. Every candidate runs in
+its own process, for some seconds after a warm-up, one after another for several rounds, so that whatever the card does meets all
 alike; the table gives medians over the rounds and ratios to the fastest peer. Tokens are random. Memory is what the
 driver reports for the process at its highest.
 """
 
 import argparse
+import dataclasses
 import json
-import os
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-# LLaMA3-8B; the number of layers is an option.
-SHAPE = {"vocab_size": 128256, "hidden_size": 4096, "intermediate_size": 14336, "num_attention_heads": 32,
-         "num_key_value_heads": 8, "rms_norm_eps": 1e-5, "rope_theta": 500000.0, "tie_word_embeddings": False}
-PEERS = {"eager": "PyTorch", "compile": "PyTorch, torch.compile", "checkpoint": "PyTorch, gradient checkpointing"}
+import support
+from support import ROOT
+
+MODEL = "llama3-8b"
+
+
+@dataclasses.dataclass(frozen=True)
+class Peer:
+    name: str
+    settings: tuple  # of peers/pytorch.py
+
+
+PLAIN = ("--loss", "plain", "--attention", "default")
+PEERS = {"eager": Peer("PyTorch", PLAIN), "compile": Peer("PyTorch, torch.compile", (*PLAIN, "--compile")),
+         "checkpoint": Peer("PyTorch, gradient checkpointing", (*PLAIN, "--recompute", 1)),
+         "best": Peer("PyTorch, torch.compile, chunked loss, fastest attention", ("--compile",))}
 
 
 def main():
     options = parse_options()
-    if options.worker:
-        return print(json.dumps(time_pytorch(options.worker, options.layers[0], options)))
     results = {}
     for layers in options.layers:
         candidates = ["agoq", *options.peers, *(f"agoq-{p}" for p in options.policies)]
@@ -59,7 +67,6 @@ def parse_options():
     parser.add_argument("--policies", nargs="*", default=[], help="activation policies of AGoQ to run beside agoq, e.g. bf16")
     parser.add_argument("--agoq", default="build/agoq", help="the program, from the repository's root")
     parser.add_argument("--json", help="write the figures there too")
-    parser.add_argument("--worker", help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
@@ -71,62 +78,26 @@ def run_agoq(candidate, layers, options):
     policy = candidate.partition("-")[2] or "agoq"
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "step.json"
-        command = [options.agoq, "bench", "step", "--device", "cuda", "--model-config", "llama3-8b", "--num-layers", str(layers),
+        command = [options.agoq, "bench", "step", "--device", "cuda", "--model-config", MODEL, "--num-layers", str(layers),
                    "--seq-length", str(options.seq_length), "--max-position-embeddings", str(max(8192, options.seq_length)),
                    "--micro-batch-size", "1", "--activation-policy", policy, "--seconds", str(options.seconds), "--json", str(out)]
         done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         if done.returncode:
-            return {"failed": done.stdout.strip().splitlines()[-1][:200] if done.stdout.strip() else "no message"}
+            return {"failed": support.last_line(done.stdout) or "no message"}
         step = json.loads(out.read_text())["steps"][0]
         return {"ms": 1e3 * options.seq_length / step["tokens_per_second"], "gib": step["driver_bytes"] / 2**30}
 
 
 def run_peer(candidate, layers, options):
-    command = [sys.executable, __file__, "--worker", candidate, "--layers", str(layers), "--seq-length", str(options.seq_length),
-               "--seconds", str(options.seconds)]
-    environment = os.environ | {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
-    if done.returncode:
-        return {"failed": done.stderr.strip().splitlines()[-1][:200] if done.stderr.strip() else "no message"}
-    return json.loads(done.stdout.strip().splitlines()[-1])
-
-
-def time_pytorch(kind, layers, options):
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(1)
-    config = LlamaConfig(**SHAPE, num_hidden_layers=layers, max_position_embeddings=max(8192, options.seq_length), use_cache=False,
-                         attn_implementation="sdpa")
-    torch.set_default_dtype(torch.bfloat16)
-    with torch.device("cuda"):
-        model = LlamaForCausalLM(config)
-    model.train()
-    if kind == "checkpoint":
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    if kind == "compile":
-        model = torch.compile(model)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
-    tokens = torch.randint(SHAPE["vocab_size"], (1, options.seq_length), device="cuda")
-
-    def step():
-        loss = model(input_ids=tokens, labels=tokens).loss
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-
-    for _ in range(3):
-        step()
-    torch.cuda.synchronize()
-    steps, start = 0, time.perf_counter()
-    while time.perf_counter() - start < options.seconds:
-        step()
-        torch.cuda.synchronize()
-        steps += 1
-    seconds = time.perf_counter() - start
-    free, total = torch.cuda.mem_get_info()
-    return {"ms": 1e3 * seconds / steps, "gib": (total - free) / 2**30, "allocated_gib": torch.cuda.max_memory_allocated() / 2**30}
+    with tempfile.TemporaryDirectory() as folder:
+        config = Path(folder) / "config.json"
+        config.write_text(json.dumps(support.model_config(options.agoq, MODEL, layers)))
+        arguments = ["--model", config, "--seq-lengths", options.seq_length, "--seconds", options.seconds, "--state", "bf16",
+                     *PEERS[candidate].settings]
+        result = support.run_worker(ROOT / "bench/peers/pytorch.py", arguments, world=1, seconds=600)[-1]
+    if "ms" not in result:
+        return {"failed": result.get("out_of_memory") or result["failed"]}
+    return {"ms": result["ms"], "gib": result["in_use_gib"], "allocated_gib": result["allocated_gib"]}
 
 
 def medians(rounds):
@@ -139,18 +110,13 @@ def medians(rounds):
 
 
 def conditions(options):
-    query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
-    try:
-        gpu = subprocess.run(query, capture_output=True, text=True, check=True).stdout.strip().splitlines()[0]
-    except (OSError, subprocess.CalledProcessError, IndexError):
-        gpu = "unknown GPU"
-    return f"LLaMA3-8B layers, S={options.seq_length}, micro-batch 1, {options.rounds} rounds of {options.seconds:g} s; {gpu}\n"
+    return f"{MODEL} layers, S={options.seq_length}, micro-batch 1, {options.rounds} rounds of {options.seconds:g} s; {support.describe_gpus()}\n"
 
 
 def table(rows, options):
     lines = ["| layers | candidate | tokens/s | ms/step | GiB | speed of AGoQ | spread |", "|---:|---|---:|---:|---:|---:|---:|"]
     for (layers, candidate), row in rows.items():
-        name = PEERS.get(candidate, candidate.replace("agoq-", "AGoQ, policy ").replace("agoq", "AGoQ"))
+        name = PEERS[candidate].name if candidate in PEERS else candidate.replace("agoq-", "AGoQ, policy ").replace("agoq", "AGoQ")
         if "failed" in row:
             lines.append(f"| {layers} | {name} | failed: {row['failed']} | | | | |")
             continue

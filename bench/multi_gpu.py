@@ -248,9 +248,10 @@ def speed_table(results):
 
 
 def losses_table(results):
-    rows = [[r["mesh"], *([f"failed: {r['failed']}"] + [""] * 3 if "failed" in r else
-                          [f"{r['first']:.4f}", f"{r['last']:.4f}", f"{r['largest_difference']:.4f}", f"{r['last_difference']:.4f}"])] for r in results]
-    return support.markdown([f"mesh, {LOSS_STEPS} steps", "first loss", "last loss", "largest difference to one", "difference of the last ten's mean"], rows)
+    figures = ("first", "last", "largest_difference", "last_difference")
+    rows = [[r["mesh"], *([f"failed: {r['failed']}"] + [""] * 3 if "failed" in r else [f"{r[what]:.4f}" for what in figures])] for r in results]
+    return support.markdown([f"mesh, {LOSS_STEPS} steps", "first loss", "last loss", "largest difference to one GPU",
+                             "difference of the last ten's mean"], rows)
 
 
 def faults_table(results):

@@ -8,6 +8,7 @@ import random
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -98,6 +99,21 @@ class Ranks:
                 said = last_line(self.errors(rank)) or last_line(self.output(rank)) or f"status {process.poll()}"
                 return f"rank {rank}: {said}"
         return "not done in time"
+
+
+def run_worker(script, arguments, world, seconds, gpus=None):
+    """Runs one of bench/peers on so many ranks; what it has printed, see peers/worker.py. A run that fails otherwise, or does not end in
+    time, adds {"failed": why}."""
+    environment = {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True", "PYTHONUNBUFFERED": "1"}
+    with Ranks([sys.executable, "-W", "ignore", script, *arguments], world, gpus, environment) as ranks:
+        ranks.until(lambda: False, seconds)  # all have ended, or one has failed
+        ranks.wait(3)
+        lines = [line for rank in range(world) for line in ranks.output(rank).splitlines() if line.startswith("{")]
+        results = [json.loads(line) for line in lines]
+        results = [r for r in results if "ms" in r] + [r for r in results if "out_of_memory" in r][:1]
+        if any(process.poll() != 0 for process in ranks.processes) and not any("out_of_memory" in r for r in results):
+            results.append({"failed": ranks.failure()})
+        return results
 
 
 def last_line(text):

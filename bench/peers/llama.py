@@ -84,8 +84,9 @@ def config_of(w):
 
 
 def make(w, config):
-    """The model, on whatever device and of whatever type is the default. Liger's kernels must be in place before."""
-    if w.options.kernels == "liger":
+    """The model, on whatever device and of whatever type is the default. Liger's kernels, which only a GPU runs, must be in place
+    before."""
+    if w.options.kernels == "liger" and w.on_gpu:
         from liger_kernel.transformers import apply_liger_kernel_to_llama
 
         apply_liger_kernel_to_llama(rope=True, rms_norm=True, swiglu=True, cross_entropy=False, fused_linear_cross_entropy=False)

@@ -30,7 +30,9 @@ def parser(description):
     p.add_argument("--seq-lengths", type=int, nargs="+", default=[8192])
     p.add_argument("--micro-batches", type=int, default=1, help="of one sequence each, in a step of a data rank")
     p.add_argument("--steps", type=int, default=4, help="that are timed")
+    p.add_argument("--seconds", type=float, default=0, help="time more steps than that, for about so long")
     p.add_argument("--warmup", type=int, default=3)
+    p.add_argument("--attention", default="fastest", choices=["fastest", "default"], help="of PyTorch's: by timing, or what PyTorch takes")
     p.add_argument("--gpu-memory", type=float, help="GiB that PyTorch's allocator may take; context and NCCL come on top")
     p.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
     return p
@@ -54,7 +56,7 @@ class Worker:
         torch.manual_seed(1)
         with open(options.model) as file:
             self.config = json.load(file)
-        self.attention = self.choose_attention(max(options.seq_lengths)) if self.on_gpu else "math"
+        self.attention = self.choose_attention(max(options.seq_lengths)) if self.on_gpu and options.attention == "fastest" else "default"
 
     def run(self, build):
         """`build(worker)` makes the model and gives `step(batches)`, where batches are pairs of token and target ids [1, S], one a
@@ -85,16 +87,29 @@ class Worker:
         tokens, targets = (torch.randint(self.config["vocab_size"], shape, device=self.device) for _ in range(2))
         batches = list(zip(tokens, targets))
         self.forget_memory()
-        for _ in range(self.options.warmup):
-            loss = step(batches)
-        self.meet()
-        start = time.perf_counter()
-        for _ in range(self.options.steps):
-            loss = step(batches)
-        self.meet()
-        seconds = (time.perf_counter() - start) / self.options.steps
+        self.time(step, batches, self.options.warmup)
+        steps = self.options.steps
+        if self.options.seconds:
+            steps = max(steps, int(self.options.seconds / self.time(step, batches, 1)[0]))
+        seconds, loss = self.time(step, batches, steps)
         return {"seq_length": seq_length, "ms": 1e3 * seconds, "loss": float(loss), "attention": self.attention,
                 "tokens_per_second_per_gpu": self.data_parallel() * self.options.micro_batches * seq_length / seconds / self.world, **self.memory()}
+
+    def time(self, step, batches, steps):
+        """Seconds of one, as the slowest rank has them, so that all hear the same; and the last loss."""
+        self.meet()
+        start = time.perf_counter()
+        for _ in range(steps):
+            loss = step(batches)
+        self.meet()
+        return self.highest([(time.perf_counter() - start) / steps])[0], loss
+
+    def highest(self, values):
+        """Over all ranks, one by one."""
+        told = torch.tensor(values, dtype=torch.float64, device=self.device)
+        if dist.is_initialized():
+            dist.all_reduce(told, dist.ReduceOp.MAX)
+        return told.tolist()
 
     def data_parallel(self):
         """Ranks that have tokens of their own."""
@@ -115,21 +130,15 @@ class Worker:
         if not self.on_gpu:
             return {}
         free, total = torch.cuda.mem_get_info()
-        held = torch.tensor([torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved(), total - free], dtype=torch.float64, device=self.device)
-        if dist.is_initialized():
-            dist.all_reduce(held, dist.ReduceOp.MAX)
-        return dict(zip(("allocated_gib", "reserved_gib", "in_use_gib"), (held / GIB).tolist()))
+        held = self.highest([torch.cuda.max_memory_allocated() / GIB, torch.cuda.max_memory_reserved() / GIB, (total - free) / GIB])
+        return dict(zip(("allocated_gib", "reserved_gib", "in_use_gib"), held))
 
     # Attention
 
     def choose_attention(self, seq_length):
         """PyTorch's fastest fused attention for this shape, forward and backward, becomes the only one."""
-        seconds = {name: self.time_attention(name, seq_length) for name in FUSED_ATTENTION}
-        if dist.is_initialized():
-            values = torch.tensor(list(seconds.values()), device=self.device)
-            dist.all_reduce(values, dist.ReduceOp.MAX)  # so that all choose alike
-            seconds = dict(zip(seconds, values.tolist()))
-        best = min(seconds, key=seconds.get)
+        seconds = self.highest([self.time_attention(name, seq_length) for name in FUSED_ATTENTION])
+        best = FUSED_ATTENTION[seconds.index(min(seconds))]
         enable_attention(best)
         torch.cuda.empty_cache()
         return best
@@ -154,7 +163,7 @@ class Worker:
 
 def enable_attention(name):
     for one in (*FUSED_ATTENTION, "math"):
-        getattr(torch.backends.cuda, f"enable_{one}_sdp" if one != "mem_efficient" else "enable_mem_efficient_sdp")(one == name)
+        getattr(torch.backends.cuda, f"enable_{one}_sdp")(one == name)
 
 
 def causal_attention(q, k, v):
