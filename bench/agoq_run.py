@@ -84,4 +84,9 @@ def measure(job, steps, warmup, seconds, gpus=None):
     return {"ms": ms, "tokens_per_second_per_gpu": 1e3 * job.tokens / ms / job.mesh.ranks, "loss": timed[-1]["loss"],
             "exposed_ms": {kind: statistics.median(step["exposed_ms"][kind] for step in timed) for kind in kinds},
             "predicted": [predicted for predicted, _ in memory], "allocated": [allocated for _, allocated in memory],
-            "in_use": [in_use[gpu] for gpu in gpus] if gpus and in_use else in_use[:job.mesh.ranks]}
+            "in_use": [in_use[gpu] for gpu in gpus or range(job.mesh.ranks)] if in_use and not shared(job, gpus) else []}
+
+
+def shared(job, gpus):
+    """Whether several ranks have the same GPU, so that what is in use there is of more than one."""
+    return gpus is not None and len(gpus) < job.mesh.ranks

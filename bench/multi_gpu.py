@@ -126,15 +126,17 @@ class Bench:
                 list(pool.map(lambda case: self.time(*case), batch))
 
     def side_by_side(self, cases):
-        """Cases with the GPUs of each, in groups that run at the same time."""
-        groups, first = [[]], 0
+        """Cases with the GPUs of each, in groups that run at the same time: one case each, unless they are to be packed."""
+        groups = []
         for micro_batches, mesh in cases:
-            if not self.options.packed or first + mesh.ranks > self.options.gpus:
-                groups, first = [*groups, []], 0
+            room = (group for group in groups if self.options.packed and taken(group) + mesh.ranks <= self.options.gpus)
+            group = next(room, None)
+            if group is None:
+                groups.append(group := [])
+            first = taken(group)
             gpus = None if self.options.device == "cpu" else [0] if self.options.share else list(range(first, first + mesh.ranks))
-            groups[-1].append((micro_batches, mesh, gpus))
-            first += mesh.ranks
-        return [group for group in groups if group]
+            group.append((micro_batches, mesh, gpus))
+        return groups
 
     def time(self, micro_batches, mesh, gpus):
         o = self.options
@@ -206,6 +208,11 @@ class Bench:
                 return {"failed": "the moment was missed: the run was over"}
             return {"victim": victim, "seconds": seconds, "steps": len(support.read_steps(run)), "unfinished": being_saved(run),
                     "ended": all(statuses[rank] == 1 for rank in others), "named": all(named)}
+
+
+def taken(group):
+    """GPUs of cases that run side by side."""
+    return sum(mesh.ranks for _, mesh, _ in group)
 
 
 def being_saved(run):
