@@ -97,8 +97,6 @@ def prepare_layers(w, model):
     """Checkpoints as many layers as are asked for, evenly spread, and compiles all."""
     layers, share = model.model.layers, w.options.recompute
     torch._functorch.config.activation_memory_budget = w.options.memory_budget
-    torch._dynamo.config.automatic_dynamic_shapes = False  # every length gets code of its own
-    torch._dynamo.config.cache_size_limit = 64
     for i in range(len(layers)):
         if int((i + 1) * share) > int(i * share):
             layers[i] = checkpoint_wrapper(layers[i])

@@ -3,8 +3,9 @@
 
 Without apex and Transformer Engine, which have no wheels, Megatron-core falls back to modules of its own. Attention is then
 a plain softmax over an S x S matrix, so PyTorch's fused attention stands in its place; PyTorch's RMSNorm stands in for the one
-that refuses sequence parallelism; AdamW is PyTorch's fused one. Compiled (torch.compile): SwiGLU and cross entropy. Weights are bf16,
-master and moments fp32, gradients summed over ranks beside the backward pass, weights gathered beside the forward pass.
+that refuses sequence parallelism; AdamW is PyTorch's fused one. Compiled (torch.compile): SwiGLU and cross entropy, as Megatron-core has
+it, and RoPE. Weights are bf16, master and moments fp32, gradients summed over ranks beside the backward pass, weights gathered
+beside the forward pass.
 --precision-aware (moments and gradients in bf16, 16-bit remainders in place of the master) needs Transformer Engine's optimizer.
 See worker.py for the interface.
 """
@@ -15,6 +16,7 @@ import torch
 import worker
 from megatron.core import parallel_state
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig, finalize_model_grads
+from megatron.core.models.common.embeddings import rope_utils
 from megatron.core.models.gpt import GPTModel
 from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
 from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
@@ -41,6 +43,7 @@ def main():
 def build(w):
     parallel_state.initialize_model_parallel(w.options.tensor_parallel, create_gloo_process_groups=False)
     model_parallel_cuda_manual_seed(1)
+    rope_utils._apply_rotary_pos_emb_bshd = torch.compile(rope_utils._apply_rotary_pos_emb_bshd, dynamic=False)
     config = transformer_config(w)
     gpt = GPTModel(config, block(config), w.config["vocab_size"], max(w.options.seq_lengths), position_embedding_type="rope",
                    rotary_base=int(w.config["rope_theta"]), parallel_output=True)

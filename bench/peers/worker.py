@@ -15,6 +15,7 @@ import sys
 import time
 
 import torch
+import torch._dynamo
 import torch.distributed as dist
 import torch.nn.functional as F
 
@@ -54,6 +55,8 @@ class Worker:
         if "RANK" in os.environ:
             dist.init_process_group("nccl" if self.on_gpu else "gloo", device_id=self.device if self.on_gpu else None)
         torch.manual_seed(1)
+        torch._dynamo.config.automatic_dynamic_shapes = False  # compiled code of its own for every length
+        torch._dynamo.config.cache_size_limit = 64
         with open(options.model) as file:
             self.config = json.load(file)
         self.attention = self.choose_attention(max(options.seq_lengths)) if self.on_gpu and options.attention == "fastest" else "default"
@@ -84,7 +87,8 @@ class Worker:
 
     def measure(self, step, seq_length):
         shape = (self.options.micro_batches, 1, seq_length)
-        tokens, targets = (torch.randint(self.config["vocab_size"], shape, device=self.device) for _ in range(2))
+        source = torch.Generator(self.device).manual_seed(1)  # tensor parallel ranks must have the same
+        tokens, targets = (torch.randint(self.config["vocab_size"], shape, device=self.device, generator=source) for _ in range(2))
         batches = list(zip(tokens, targets))
         self.forget_memory()
         self.time(step, batches, self.options.warmup)
