@@ -97,7 +97,8 @@ class Mesh {
                                 ? connect_local(there.name, error)
                                 : connect_tcp(there.address, there.port, deadline_, error);
     require(socket.valid() && send_json(socket, {{"token", roster_.token}, {"rank", launch_.rank}}, deadline_),
-            "rank {} cannot connect to rank {} at {} port {}: {}; hosts must let each other's connections in",
+            "rank {} cannot connect to rank {} at {} port {}: {}; hosts must let each other's connections in, on the "
+            "network of rank 0's address (AGOQ_MASTER_ADDR)",
             launch_.rank, other, there.address, there.port, error);
     connections_[static_cast<size_t>(other)] = std::move(socket);
   }
@@ -152,7 +153,7 @@ class Host {
     std::vector<FileDescriptor> connections;
     trouble = try_connect(Mesh(launch_, std::move(doors), {token_, std::vector<Place>(guests_.size())}, deadline),
                           connections);
-    conclude(reports(trouble));
+    conclude(reports(trouble, deadline + kSlack));
     tell({{"go", true}}, Deadline::clock::now() + kSlack);
     return connections;
   }
@@ -182,8 +183,8 @@ class Host {
     }
     if (!refused.empty()) return join(refused, "; ");
     if (!missing().empty())
-      return fmt::format("{} of {} did not come within {}", ranks_text(missing()), launch_.world,
-                         seconds_text(meeting_.timeout));
+      return fmt::format("{} of {} did not come within {}: not started, or kept from {} port {}", ranks_text(missing()),
+                         launch_.world, seconds_text(meeting_.timeout), launch_.master_addr, launch_.master_port);
     const std::string differ = agreement_differences();
     return differ.empty() ? "" : "the ranks differ where they must agree: " + differ;
   }
@@ -199,7 +200,9 @@ class Host {
     if (world != launch_.world)
       return fmt::format("rank {} was started as one of {}, but rank 0 as one of {}", rank, world, launch_.world);
     if (rank <= 0 || rank >= world || guests_[static_cast<size_t>(rank)].socket.valid())
-      return fmt::format("two processes say that they are rank {} of {}", rank, world);
+      return fmt::format(
+          "two processes say that they are rank {} of {}: of two jobs at one port, which AGOQ_MASTER_PORT keeps apart?",
+          rank, world);
     Place place = Place::of(says.at("place"));
     const std::string address = peer_address(visitor.socket);
     place.address = is_loopback(address) ? "" : address;
@@ -226,18 +229,16 @@ class Host {
     return {{"token", token_}, {"ranks", places}};
   }
 
-  // The first trouble that a rank reports, or that rank 0 has had.
-  std::string reports(const std::string& own) {
-    const Deadline deadline = Deadline::clock::now() + meeting_.timeout;
-    std::string first;
+  // The cause of what stands against a start, or "": a rank that is gone; else the trouble of the highest rank, since
+  // of a pair that is not connected the higher knows why, and the lower only that nobody has called.
+  std::string reports(const std::string& own, Deadline deadline) const {
+    std::string cause = own;
     for (size_t rank = 1; rank < guests_.size(); ++rank) {
       const json says = receive_json(guests_[rank].socket, deadline);
-      const std::string trouble = says.is_object()
-                                      ? says.value("trouble", "")
-                                      : fmt::format("rank {} is gone: it left while the ranks connected", rank);
-      if (first.empty()) first = trouble;
+      if (!says.is_object()) return fmt::format("rank {} is gone: it left while the ranks connected", rank);
+      if (const std::string trouble = says.value("trouble", ""); !trouble.empty()) cause = trouble;
     }
-    return first.empty() ? own : first;
+    return cause;
   }
 
   void conclude(const std::string& trouble) {
@@ -277,8 +278,7 @@ class Visitor {
     const Deadline deadline = Deadline::clock::now() + meeting_.timeout;
     const std::string trouble = try_connect(Mesh(launch_, std::move(doors_), std::move(roster), deadline), connections);
     send_json(control_, {{"trouble", trouble}}, deadline + kSlack);
-    // Rank 0 may wait once for its own connections and once for reports.
-    const json says = receive_json(control_, deadline + meeting_.timeout + kSlack);
+    const json says = receive_json(control_, deadline + 2 * kSlack);  // rank 0 waits for all reports
     require(says.is_object(), "rank 0 is gone: it left while the ranks connected");
     require(says.contains("go"), "{}", says.value("trouble", ""));
     return connections;
@@ -310,7 +310,8 @@ class Visitor {
       std::this_thread::sleep_for(pause);
     }
     fail(
-        "rank {} found no rank 0 at {} port {} within {}: {}. AGOQ_MASTER_ADDR names its host, AGOQ_MASTER_PORT a port",
+        "rank {} found no rank 0 at {} port {} within {}: {}. AGOQ_MASTER_ADDR names its host, AGOQ_MASTER_PORT a port "
+        "that firewalls let in",
         launch_.rank, launch_.master_addr, launch_.master_port, seconds_text(meeting_.timeout), error);
   }
 

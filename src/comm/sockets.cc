@@ -27,6 +27,8 @@ namespace {
 constexpr std::string_view kMagic = "AGOQ/1 ";
 constexpr size_t kHead = kMagic.size() + sizeof(uint32_t);  // then as many bytes of JSON
 constexpr size_t kLongest = size_t{16} << 20;
+// For one of a host's several addresses: from here it may be on a network that swallows what is sent there.
+constexpr std::chrono::seconds kForAddress{3};
 constexpr int kLocalBuffer = 4 << 20;  // bytes; the system's own are too small for local sockets to be fast
 
 FileDescriptor new_socket(int family) {
@@ -181,9 +183,11 @@ FileDescriptor connect_tcp(const std::string& host, int port, Deadline deadline,
   const int result = ::getaddrinfo(host.c_str(), std::to_string(port).c_str(), &hints, &found);
   const std::unique_ptr<addrinfo, decltype(&::freeaddrinfo)> addresses(found, &::freeaddrinfo);
   if (result != 0) error = ::gai_strerror(result);
+  const bool only = result != 0 || found->ai_next == nullptr;
   for (const addrinfo* at = found; result == 0 && at != nullptr; at = at->ai_next) {
     FileDescriptor socket = new_socket(at->ai_family);
-    if (connect_by(socket, at->ai_addr, at->ai_addrlen, deadline)) {
+    const Deadline patience = only ? deadline : std::min(deadline, Deadline::clock::now() + kForAddress);
+    if (connect_by(socket, at->ai_addr, at->ai_addrlen, patience)) {
       tune(socket, false);
       return socket;
     }

@@ -20,7 +20,8 @@ int port_of(const FileDescriptor& listener);
 // In the abstract namespace of Linux: the name is no file, and reaches as far as this host's network namespace.
 FileDescriptor listen_local(const std::string& name);
 
-// Invalid, with errno-like text in `error`, where there is no connection by the deadline.
+// Invalid, with errno-like text in `error`, where there is no connection by the deadline. Of a host's several addresses
+// each is tried, for seconds.
 FileDescriptor connect_tcp(const std::string& host, int port, Deadline deadline, std::string& error);
 FileDescriptor connect_local(const std::string& name, std::string& error);
 

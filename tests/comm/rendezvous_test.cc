@@ -4,6 +4,8 @@
 #include <gtest/gtest.h>
 #include <sys/socket.h>
 
+#include <nlohmann/json.hpp>
+
 #include "processes.h"
 #include "traffic.h"
 
@@ -23,7 +25,10 @@ TEST(Rendezvous, NamesRanksThatDoNotCome) {
     connect(launch_of(rank == 2 ? 4 : rank, 5, port), options);
     return "";
   });
-  EXPECT_THAT(processes.texts(), Each("error: ranks 2, 3 of 5 did not come within 1.5 s"));
+  EXPECT_THAT(processes.texts(),
+              Each(fmt::format("error: ranks 2, 3 of 5 did not come within 1.5 s: not started, or kept "
+                               "from 127.0.0.1 port {}",
+                               port)));
 }
 
 TEST(Rendezvous, WithoutRankZeroSaysWhereItWasSought) {
@@ -54,7 +59,9 @@ TEST(Rendezvous, RefusesARankTwice) {
     connect(launch_of(rank == 2 ? 1 : rank, 3, port));
     return "";
   });
-  EXPECT_THAT(processes.texts(), Each("error: two processes say that they are rank 1 of 3"));
+  EXPECT_THAT(processes.texts(),
+              Each(HasSubstr("error: two processes say that they are rank 1 of 3: of two jobs at one "
+                             "port, which AGOQ_MASTER_PORT keeps apart?")));
 }
 
 TEST(Rendezvous, RefusesWhatDiffersOnEveryRank) {
@@ -101,6 +108,51 @@ TEST(Rendezvous, ForeignConnectionsDisturbNobody) {
     foreign.push_back(std::move(socket));
   }
   EXPECT_THAT(processes.texts(), Each("ok"));
+}
+
+// Fills the queue of one who accepts nobody: who comes now is not answered, as behind a firewall.
+std::vector<FileDescriptor> deaf_door(int& port) {
+  std::vector<FileDescriptor> sockets;
+  sockets.push_back(listen_tcp(0, true));
+  ::listen(sockets.front().get(), 0);
+  port = port_of(sockets.front());
+  std::string error;
+  while (true) {
+    FileDescriptor socket = connect_tcp("127.0.0.1", port, Deadline::clock::now() + milliseconds(100), error);
+    if (!socket.valid()) return sockets;
+    sockets.push_back(std::move(socket));
+  }
+}
+
+// Rank 1 lets nobody in: rank 2, who calls it, tells why, while rank 1 only knows that nobody came.
+TEST(Rendezvous, AFirewallBetweenTwoIsNamedByAll) {
+  const int port = free_port();
+  Processes processes(3, [=](int rank) -> std::string {
+    ConnectOptions options;
+    options.local_sockets = false;
+    options.rendezvous_timeout = seconds(1);
+    if (rank != 1) connect(launch_of(rank, 3, port), options);
+    int closed = 0;
+    const std::vector<FileDescriptor> door = deaf_door(closed);
+    const Deadline deadline = Deadline::clock::now() + seconds(20);
+    FileDescriptor control;
+    std::string error;
+    while (!control.valid() && Deadline::clock::now() < deadline)
+      control = connect_tcp("127.0.0.1", port, deadline, error);
+    const nlohmann::json place = {{"host", "elsewhere"}, {"name", "rank 1"}, {"port", closed}};
+    send_json(control,
+              {{"protocol", 1}, {"world", 3}, {"rank", 1}, {"place", place}, {"agreement", nlohmann::json::array()}},
+              deadline);
+    const nlohmann::json roster = receive_json(control, deadline);
+    const FileDescriptor zero =
+        connect_tcp("127.0.0.1", roster.at("ranks").at(0).at("port").get<int>(), deadline, error);
+    send_json(zero, {{"token", roster.at("token")}, {"rank", 1}}, deadline);
+    std::this_thread::sleep_for(milliseconds(1500));  // as long as it waits for rank 2
+    send_json(control, {{"trouble", "rank 2 did not connect to rank 1"}}, deadline);
+    return "error: " + receive_json(control, deadline).value("trouble", "");
+  });
+  EXPECT_THAT(processes.texts(), Each(testing::MatchesRegex("error: rank 2 cannot connect to rank 1 at 127.0.0.1 port "
+                                                            "[0-9]+: Connection timed out; hosts must let .*")));
 }
 
 TEST(Rendezvous, MeetsAtTheHostsName) {
