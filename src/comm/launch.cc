@@ -88,6 +88,11 @@ std::string host_of_uri(std::string_view uri) {
   return std::string(hosts.substr(0, hosts.find_first_of(",:")));
 }
 
+// Inside a Slurm allocation mpirun and mpiexec begin with its first host, wherever they run themselves.
+std::string first_of_allocation(const Variables& env) {
+  return env.has("SLURM_JOB_NODELIST") ? first_host(env.text("SLURM_JOB_NODELIST")) : "";
+}
+
 Launch open_mpi(const Variables& env) {
   Launch launch{.rank = env.number("OMPI_COMM_WORLD_RANK"),
                 .world = env.number("OMPI_COMM_WORLD_SIZE"),
@@ -96,7 +101,9 @@ Launch open_mpi(const Variables& env) {
                 .launcher = "Open MPI"};
   launch.master_port = port_of_job(
       env.first({"OMPI_MCA_ess_base_jobid", "PMIX_NAMESPACE", "OMPI_MCA_orte_hnp_uri", "PMIX_SERVER_URI2"}));
-  if (launch.local_world != launch.world && !env.has("AGOQ_MASTER_ADDR"))
+  if (launch.local_world == launch.world || env.has("AGOQ_MASTER_ADDR")) return launch;
+  launch.master_addr = first_of_allocation(env);
+  if (launch.master_addr.empty())
     launch.master_addr = host_of_uri(env.first({"OMPI_MCA_orte_hnp_uri", "PMIX_SERVER_URI2", "PMIX_SERVER_URI4"}));
   return launch;
 }
@@ -105,11 +112,13 @@ Launch mpich(const Variables& env) {
   Launch launch{.rank = env.number("PMI_RANK"), .world = env.number("PMI_SIZE"), .launcher = "MPICH"};
   launch.local_rank = env.number("MPI_LOCALRANKID", launch.rank);
   launch.local_world = env.number("MPI_LOCALNRANKS", launch.world);
-  require(launch.local_world == launch.world || env.has("AGOQ_MASTER_ADDR"),
-          "mpiexec has started ranks on several hosts, but does not tell where rank 0 is: set AGOQ_MASTER_ADDR to the "
-          "name or address of its host");
   // It names no job, so without a batch system's name all of a user's jobs on a host share a port.
   launch.master_port = port_of_job(env.first({"PMI_JOBID", "SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "USER"}));
+  if (launch.local_world == launch.world) return launch;
+  launch.master_addr = first_of_allocation(env);
+  require(!launch.master_addr.empty() || env.has("AGOQ_MASTER_ADDR"),
+          "mpiexec has started ranks on several hosts, but does not tell where rank 0 is: "
+          "mpiexec -genv AGOQ_MASTER_ADDR HOST ... does, HOST being the name or address of the first");
   return launch;
 }
 

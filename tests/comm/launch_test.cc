@@ -120,7 +120,62 @@ TEST(Launch, Mpich) {
   EXPECT_EQ(launch.local_rank, 1);
   EXPECT_EQ(launch.local_world, 4);
   EXPECT_EQ(launch.launcher, "MPICH");
-  EXPECT_THAT(error_in(with(variables, "PMI_SIZE", "8")), HasSubstr("set AGOQ_MASTER_ADDR"));
+  EXPECT_THAT(error_in(with(variables, "PMI_SIZE", "8")), HasSubstr("-genv AGOQ_MASTER_ADDR HOST"));
+}
+
+// Rank 3 of 4 on two hosts, started inside `salloc -N 2`, where Hydra's own processes are the step's tasks.
+const Variables kMpichInSlurm = {{"PMI_RANK", "3"},
+                                 {"PMI_SIZE", "4"},
+                                 {"MPI_LOCALRANKID", "1"},
+                                 {"MPI_LOCALNRANKS", "2"},
+                                 {"MPIR_CVAR_CH3_INTERFACE_HOSTNAME", "h4"},
+                                 {"PMI_FD", "6"},
+                                 {"SLURM_JOB_ID", "32"},
+                                 {"SLURM_JOB_NODELIST", "h[3-4]"},
+                                 {"SLURM_LAUNCH_NODE_IPADDR", "10.77.0.10"},
+                                 {"SLURM_LOCALID", "0"},
+                                 {"SLURM_NODEID", "1"},
+                                 {"SLURM_NPROCS", "2"},
+                                 {"SLURM_NTASKS", "4"},
+                                 {"SLURM_PROCID", "1"},
+                                 {"SLURM_STEP_ID", "0"},
+                                 {"SLURM_STEP_NODELIST", "h[3-4]"},
+                                 {"SLURM_STEP_NUM_TASKS", "2"},
+                                 {"SLURM_STEP_TASKS_PER_NODE", "1(x2)"}};
+
+TEST(Launch, MpichInsideAnAllocationMeetsOnItsFirstHost) {
+  const Launch launch = launch_in(kMpichInSlurm);
+  EXPECT_EQ(launch.launcher, "MPICH");
+  EXPECT_EQ(launch.rank, 3);
+  EXPECT_EQ(launch.world, 4);
+  EXPECT_EQ(launch.local_rank, 1);
+  EXPECT_EQ(launch.local_world, 2);
+  EXPECT_EQ(launch.master_addr, "h3");
+  EXPECT_EQ(launch_in(with(kMpichInSlurm, "AGOQ_MASTER_ADDR", "10.0.0.3")).master_addr, "10.0.0.3");
+}
+
+// mpirun on a login node, which is none of the allocation: its daemons are the step's tasks.
+TEST(Launch, OpenMpiInsideAnAllocationMeetsOnItsFirstHost) {
+  const Launch launch = launch_in({{"OMPI_COMM_WORLD_RANK", "0"},
+                                   {"OMPI_COMM_WORLD_SIZE", "4"},
+                                   {"OMPI_COMM_WORLD_LOCAL_RANK", "0"},
+                                   {"OMPI_COMM_WORLD_LOCAL_SIZE", "2"},
+                                   {"OMPI_MCA_ess_base_jobid", "2792882177"},
+                                   {"OMPI_MCA_orte_hnp_uri", "2792882176.0;tcp://10.77.0.10:44433"},
+                                   {"SLURM_JOB_ID", "36"},
+                                   {"SLURM_JOB_NODELIST", "h[1-2]"},
+                                   {"SLURM_LOCALID", "0"},
+                                   {"SLURM_NPROCS", "2"},
+                                   {"SLURM_NTASKS", "2"},
+                                   {"SLURM_PROCID", "0"},
+                                   {"SLURM_STEP_ID", "0"},
+                                   {"SLURM_STEP_NODELIST", "h[1-2]"},
+                                   {"SLURM_STEP_NUM_TASKS", "2"},
+                                   {"SLURM_STEP_TASKS_PER_NODE", "1(x2)"}});
+  EXPECT_EQ(launch.launcher, "Open MPI");
+  EXPECT_EQ(launch.world, 4);
+  EXPECT_EQ(launch.local_world, 2);
+  EXPECT_EQ(launch.master_addr, "h1");
 }
 
 TEST(Launch, Slurm) {
