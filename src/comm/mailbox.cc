@@ -25,6 +25,10 @@ class PendingExchange : public Pending {
     std::unique_lock lock(mutex_);
     mailbox_.wait(lock, exchange_);
   }
+  bool ready() override {
+    const std::unique_lock lock(mutex_);
+    return exchange_->open == 0 || !exchange_->error.empty() || !mailbox_.fault().empty();
+  }
 
  private:
   Mailbox& mailbox_;

@@ -9,6 +9,7 @@
 
 #include "base/polling.h"
 #include "device/cuda.h"
+#include "device/side_stream.h"
 
 namespace agoq::comm {
 namespace {
@@ -24,11 +25,12 @@ void require_success(ncclResult_t result, const char* call) {
 // An exchange on a stream of its own, which ends at a point of that stream.
 class NcclExchange : public Pending {
  public:
-  NcclExchange(cudaStream_t compute, std::shared_ptr<cuda::Event> end) : compute_(compute), end_(std::move(end)) {}
-  void wait() override { end_->hold(compute_); }
+  NcclExchange(cudaStream_t stream, std::shared_ptr<cuda::Event> end) : stream_(stream), end_(std::move(end)) {}
+  void wait() override { end_->hold(stream_); }
+  bool ready() override { return true; }  // the stream waits
 
  private:
-  cudaStream_t compute_;
+  cudaStream_t stream_;  // of who waits
   std::shared_ptr<cuda::Event> end_;
 };
 
@@ -63,8 +65,7 @@ class NcclLink : public GpuLink, public Gpu::Watch {
 
   NcclGroup group_;
   ncclComm_t comm_ = nullptr;  // null before connect() and after abandon()
-  cuda::SideStream stream_;
-  cuda::Event begin_;                                    // of an exchange: the compute stream has come this far
+  SideStream side_;
   std::deque<std::shared_ptr<cuda::Event>> unfinished_;  // ends of exchanges, in the order of the stream
   Clock::time_point progress_;                           // when an exchange was last seen to end, or the first to begin
   uint64_t bytes_sent_ = 0;
@@ -125,11 +126,9 @@ void NcclLink::settle(ncclResult_t result, const char* call, Polling::Duration t
 template <class Call>
 std::unique_ptr<Pending> NcclLink::enqueue(const Context& ctx, const Call& call) {
   require(comm_ != nullptr, "this group of {} ranks was given up after an error", group_.size);
-  cudaStream_t compute = cuda::stream(ctx);
-  begin_.record(compute);
-  begin_.hold(stream_.get());
+  cudaStream_t stream = cuda::stream(side_.behind(ctx));
   try {
-    settle(call(), "an exchange by NCCL", group_.timeout);
+    settle(call(stream), "an exchange by NCCL", group_.timeout);
   } catch (...) {
     abandon();
     throw;
@@ -137,22 +136,22 @@ std::unique_ptr<Pending> NcclLink::enqueue(const Context& ctx, const Call& call)
   forget_finished();
   if (unfinished_.empty()) progress_ = Clock::now();
   unfinished_.push_back(std::make_shared<cuda::Event>());
-  unfinished_.back()->record(stream_.get());
-  return std::make_unique<NcclExchange>(compute, unfinished_.back());
+  unfinished_.back()->record(stream);
+  return std::make_unique<NcclExchange>(cuda::stream(ctx), unfinished_.back());
 }
 
 std::unique_ptr<Pending> NcclLink::start(const Context& ctx, std::span<const Message> sends,
                                          std::span<const Message> receives) {
-  return enqueue(ctx, [&] {
+  return enqueue(ctx, [&](cudaStream_t stream) {
     ncclResult_t result = ncclGroupStart();
     for (const Message& m : sends) {
       if (result != ncclSuccess || m.data.bytes() == 0) continue;
-      result = ncclSend(m.data.data, m.data.bytes(), ncclUint8, m.peer, comm_, stream_.get());
+      result = ncclSend(m.data.data, m.data.bytes(), ncclUint8, m.peer, comm_, stream);
       if (m.peer != group_.rank) bytes_sent_ += m.data.bytes();
     }
     for (const Message& m : receives) {
       if (result != ncclSuccess || m.data.bytes() == 0) continue;
-      result = ncclRecv(m.data.data, m.data.bytes(), ncclUint8, m.peer, comm_, stream_.get());
+      result = ncclRecv(m.data.data, m.data.bytes(), ncclUint8, m.peer, comm_, stream);
     }
     const ncclResult_t end = ncclGroupEnd();  // also after an error: it leaves the group
     return result == ncclSuccess ? end : result;
@@ -160,9 +159,9 @@ std::unique_ptr<Pending> NcclLink::start(const Context& ctx, std::span<const Mes
 }
 
 bool NcclLink::all_gather(const Context& ctx, const Tensor& mine, const Tensor& all) {
-  enqueue(ctx, [&] {
+  enqueue(ctx, [&](cudaStream_t stream) {
     bytes_sent_ += mine.bytes() * static_cast<uint64_t>(group_.size - 1);
-    return ncclAllGather(mine.data, all.data, mine.bytes(), ncclUint8, comm_, stream_.get());
+    return ncclAllGather(mine.data, all.data, mine.bytes(), ncclUint8, comm_, stream);
   })->wait();
   return true;
 }

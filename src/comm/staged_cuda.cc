@@ -63,6 +63,7 @@ class StagedExchange : public Pending {
     room_->emptied.record(stream_);
     room_->busy = false;
   }
+  bool ready() override { return on_host_->ready(); }
 
  private:
   std::unique_ptr<Pending> on_host_;
@@ -93,7 +94,7 @@ class StagedLink : public GpuLink {
       in.push_back({m.peer, room.take(m.data)});
       arrivals.push_back({in.back().data, m.data});
     }
-    if (!sends.empty()) ctx.gpu().synchronize();
+    if (!sends.empty()) ctx.gpu().wait_for_stream(cuda::stream(ctx));
     return std::make_unique<StagedExchange>(host_.start(out, in), cuda::stream(ctx), room, std::move(arrivals));
   }
 

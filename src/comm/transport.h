@@ -34,7 +34,8 @@ struct Receive {
 class Pending {
  public:
   virtual ~Pending() = default;
-  virtual void wait() = 0;  // throws PeerError
+  virtual void wait() = 0;   // throws PeerError
+  virtual bool ready() = 0;  // whether wait() would not make the host wait
 };
 
 class Transport {

@@ -33,7 +33,10 @@ class Context {
   bool meta() const { return device() == Device::Meta; }
   bool cuda() const { return device() == Device::Cuda; }
   Gpu& gpu() const { return *arena_->gpu(); }  // of a context on a GPU
-  DType compute() const { return compute_; }   // F32 or BF16: what activations and GEMMs are
+  // Where its work goes on a GPU: the compute stream, unless another is set (device/side_stream.h).
+  CUstream_st* stream() const { return stream_ ? stream_ : gpu().stream(); }
+  void use_stream(CUstream_st* stream) { stream_ = stream; }
+  DType compute() const { return compute_; }  // F32 or BF16: what activations and GEMMs are
 
   // Temporaries on the arena's stack, freed by the enclosing Scope.
   Tensor empty(DType dtype, Shape shape) const { return arena_->push(dtype, shape); }
@@ -55,6 +58,7 @@ class Context {
   Arena* arena_;
   Device target_;
   DType compute_;
+  CUstream_st* stream_ = nullptr;
 };
 
 }  // namespace agoq

@@ -30,7 +30,7 @@ inline bool done(cudaError_t status, const char* what) {
 }
 
 inline cudaStream_t stream(const Context& ctx) {
-  return ctx.gpu().stream();
+  return ctx.stream();
 }
 
 // A point in the work of a stream.
@@ -49,25 +49,6 @@ class Event {
 
  private:
   cudaEvent_t event_ = nullptr;
-};
-
-// A stream beside the compute stream. Its kernels go first when both have some that could start: they are small, and
-// other GPUs wait for them.
-class SideStream {
- public:
-  SideStream() {
-    int lowest = 0, highest = 0;
-    AGOQ_CUDA_CHECK(cudaDeviceGetStreamPriorityRange(&lowest, &highest));
-    AGOQ_CUDA_CHECK(cudaStreamCreateWithPriority(&stream_, cudaStreamNonBlocking, highest));
-  }
-  ~SideStream() { cudaStreamDestroy(stream_); }
-  SideStream(const SideStream&) = delete;
-  SideStream& operator=(const SideStream&) = delete;
-
-  cudaStream_t get() const { return stream_; }
-
- private:
-  cudaStream_t stream_ = nullptr;
 };
 
 #if defined(__CUDACC__)

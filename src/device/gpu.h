@@ -30,10 +30,11 @@ class Gpu {
   Gpu(const Gpu&) = delete;
   Gpu& operator=(const Gpu&) = delete;
 
-  CUstream_st* stream() const { return stream_; }  // all work of this process is in its order
-  void synchronize() const;                        // waits for the stream; throws what failed on it
-  void wait_for(CUevent_st* event) const;          // the same for a point of a stream
-  void make_current() const;                       // for a thread that has not used the GPU yet
+  CUstream_st* stream() const { return stream_; }         // the compute stream
+  void synchronize() const { wait_for_stream(stream_); }  // waits for it; throws what failed on it
+  void wait_for_stream(CUstream_st* stream) const;        // the same for another one
+  void wait_for(CUevent_st* event) const;                 // the same for a point of a stream
+  void make_current() const;                              // for a thread that has not used the GPU yet
 
   // Other processes that work of this GPU waits for. Whenever the host waits, it looks after them.
   class Watch {

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 
 #include "base/polling.h"
@@ -10,6 +11,12 @@ namespace {
 constexpr int kOldestMajor = 8;  // Ampere: bf16 matrix products
 constexpr auto kBetweenChecks = std::chrono::milliseconds(10);
 constexpr const char* kRemedy = "use --device cpu, or see `agoq doctor`";
+
+// Streams that share one of the GPU's queues wait for each other, and what waits for another rank must not hold up what
+// that rank waits for. The driver's default is 8; read when it starts.
+void widen_queues() {
+  setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", /*overwrite=*/0);
+}
 
 std::string driver_problem() {
   int driver = 0, runtime = 0;
@@ -38,6 +45,7 @@ std::string gpu_problem(int ordinal) {
 }
 
 std::string problem(int ordinal) {
+  widen_queues();
   const std::string driver = driver_problem();
   return driver.empty() ? gpu_problem(ordinal) : driver;
 }
@@ -45,6 +53,7 @@ std::string problem(int ordinal) {
 }  // namespace
 
 int visible_gpus() {
+  widen_queues();
   int count = 0;
   if (cudaGetDeviceCount(&count) == cudaSuccess) return count;
   cudaGetLastError();  // whoever opens a GPU is told why there is none
@@ -106,9 +115,9 @@ void Gpu::wait_until(const Reached& reached) const {
   }
 }
 
-void Gpu::synchronize() const {
-  if (watches_.empty()) return AGOQ_CUDA_CHECK(cudaStreamSynchronize(stream_));
-  wait_until([&] { return cuda::done(cudaStreamQuery(stream_), "cudaStreamQuery"); });
+void Gpu::wait_for_stream(CUstream_st* stream) const {
+  if (watches_.empty()) return AGOQ_CUDA_CHECK(cudaStreamSynchronize(stream));
+  wait_until([&] { return cuda::done(cudaStreamQuery(stream), "cudaStreamQuery"); });
 }
 
 void Gpu::wait_for(CUevent_st* event) const {

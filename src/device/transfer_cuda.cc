@@ -11,7 +11,7 @@ void upload(const Context& ctx, const void* host, const Tensor& to) {
 
 void download(const Context& ctx, const Tensor& from, void* host) {
   AGOQ_CUDA_CHECK(cudaMemcpyAsync(host, from.data, from.bytes(), cudaMemcpyDeviceToHost, stream(ctx)));
-  ctx.gpu().synchronize();
+  ctx.gpu().wait_for_stream(stream(ctx));
 }
 
 void copy(const Context& ctx, const Tensor& from, const Tensor& to) {

@@ -49,16 +49,29 @@ void GradientExchange::start(const Context& ctx, const comm::ProcessGroup& group
   const int64_t step = lane_rows / group.size();
   require(step > 0, "a lane of {} bytes has no room for a row of {} columns from each of {} ranks",
           lanes_[0].out.count(), gradient.storage.row.cols, group.size());
+  beside_.emplace(side_.behind(ctx));
   for (int64_t begin = 0; begin < gradient.slice; begin += step)
-    start_rows(ctx, group, gradient, begin, std::min(begin + step, gradient.slice));
+    waiting_.push_back({&group, gradient, begin, std::min(begin + step, gradient.slice)});
+  advance();
 }
 
-// Rows [begin, end) of every slice.
-void GradientExchange::start_rows(const Context& ctx, const comm::ProcessGroup& group, const SlicedGradient& gradient,
-                                  int64_t begin, int64_t end) {
+void GradientExchange::advance() {
+  const auto free = [](const Lane& lane) { return !lane.pending || lane.pending->ready(); };
+  while (!waiting_.empty() && free(lanes_[next_])) begin_round();
+}
+
+void GradientExchange::begin_round() {
   Lane& lane = lanes_[next_];
   next_ = 1 - next_;
-  finish(ctx, lane);
+  empty(lane);
+  send(*beside_, waiting_.front(), lane);
+  waiting_.pop_front();
+}
+
+void GradientExchange::send(const Context& ctx, const Round& round, Lane& lane) const {
+  const comm::ProcessGroup& group = *round.group;
+  const SlicedGradient& gradient = round.gradient;
+  const int64_t begin = round.begin, end = round.end;
   const Quantized& storage = gradient.storage;
   const int ranks = group.size(), own = group.rank();
   // Of rank j's slice, those of the rows that are no padding.
@@ -109,16 +122,19 @@ codec::Rounding GradientExchange::rounding(const Context& ctx, const SlicedGradi
   return codec::Rounding::random(key, gradient.origin.from_row(draws.first_row));
 }
 
-void GradientExchange::finish(const Context& ctx, Lane& lane) {
+// Waits until what it carries has arrived.
+void GradientExchange::empty(Lane& lane) {
   if (!lane.pending) return;
   lane.pending->wait();
   lane.pending.reset();
-  if (lane.sum.kept()) ops::sum_pieces(ctx, lane.arrived, lane.sum, codec::Rounding::nearest());
+  if (lane.sum.kept()) ops::sum_pieces(*beside_, lane.arrived, lane.sum, codec::Rounding::nearest());
   lane.sum = {};
 }
 
 void GradientExchange::finish(const Context& ctx) {
-  for (size_t i = 0; i < lanes_.size(); ++i) finish(ctx, lanes_[(next_ + i) % lanes_.size()]);
+  while (!waiting_.empty()) begin_round();
+  for (size_t i = 0; i < lanes_.size(); ++i) empty(lanes_[(next_ + i) % lanes_.size()]);
+  side_.join(ctx);
 }
 
 void GradientExchange::gather_sums(const Context& ctx, const comm::ProcessGroup& group,

@@ -1,11 +1,14 @@
 // Slices of gradients on their way between the ranks of a reduction group, through two staging buffers, so that one is
-// filled while the other travels.
+// filled while the other travels. Backward does not wait for them: on a GPU all of it is in a stream of its own; where
+// the host carries the bytes, what has no buffer yet stays in a queue until one is free.
 #pragma once
 
 #include <array>
+#include <deque>
 #include <memory>
-#include <vector>
+#include <optional>
 
+#include "device/side_stream.h"
 #include "ops/gradient_sum.h"
 #include "parallel/groups.h"
 #include "parallel/part.h"
@@ -31,9 +34,13 @@ class GradientExchange {
   // The lane that holds so many rows, of all ranks' slices together; it must hold one of each.
   static int64_t lane_bytes(codec::Codec wire, int64_t rows, const codec::RowBlocks& row);
 
-  // Starts to send every rank its slice. Until finish(), nobody touches the gradient. All ranks of a group start the
-  // same gradients in the same order.
+  // Sends every rank its slice, behind the gradients started before. Until finish(), nobody touches the gradient. All
+  // ranks of a group start the same gradients in the same order.
   void start(const Context& ctx, const comm::ProcessGroup& group, const SlicedGradient& gradient);
+  // Goes on with what was started, as far as nothing has to be waited for; from time to time, where the host carries
+  // the bytes.
+  void advance();
+  // What `ctx` is given from now on finds everything exchanged.
   void finish(const Context& ctx);
   // Whether a finished gradient is the sum itself, in this rank's slice, and not the addends.
   bool stores_sums() const { return wire_differs_; }
@@ -41,6 +48,12 @@ class GradientExchange {
   void gather_sums(const Context& ctx, const comm::ProcessGroup& group, const SlicedGradient& gradient);
 
  private:
+  // Rows [begin, end) of every slice: what a lane carries at a time.
+  struct Round {
+    const comm::ProcessGroup* group;
+    SlicedGradient gradient;
+    int64_t begin, end;
+  };
   // One buffer and what it carries.
   struct Lane {
     Tensor out, in;  // bytes; `in` where the wire's format differs
@@ -48,9 +61,9 @@ class GradientExchange {
     ops::GradientSum arrived;  // in `in`, to be summed
     codec::Quantized sum;      // into these rows
   };
-  void start_rows(const Context& ctx, const comm::ProcessGroup& group, const SlicedGradient& gradient, int64_t begin,
-                  int64_t end);
-  void finish(const Context& ctx, Lane& lane);
+  void begin_round();
+  void send(const Context& ctx, const Round& round, Lane& lane) const;
+  void empty(Lane& lane);
   void encode_addend(const Context& ctx, int rank, const SlicedGradient& gradient, model::Range rows,
                      const codec::Quantized& to) const;
   struct Draws {
@@ -62,8 +75,11 @@ class GradientExchange {
 
   codec::Codec wire_;
   bool wire_differs_;
-  std::array<Lane, 2> lanes_;
+  std::array<Lane, 2> lanes_;  // in turn
   size_t next_ = 0;
+  std::deque<Round> waiting_;  // for a lane
+  SideStream side_;
+  std::optional<Context> beside_;  // of the side stream, as the last start() left it
 };
 
 }  // namespace agoq::parallel

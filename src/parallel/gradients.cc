@@ -115,6 +115,7 @@ ops::MainGrad Gradients::acquire(const model::ParamId& id) {
 
 void Gradients::contributed(const Context& ctx, const model::ParamId& id) {
   if (--grads_[id.tensor()].contributions == 0) exchange(ctx, id);
+  exchange_.advance();
 }
 
 void Gradients::exchange(const Context& ctx, const model::ParamId& id) {

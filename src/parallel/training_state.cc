@@ -246,7 +246,10 @@ Traffic TrainingState::rehearse() {
   if (job_.training) {
     grads().begin_step(ctx_, 1);
     forward_backward({&batch.arrays, 1}, 1.0f);
-    if (ctx_.meta()) optimizer().step(ctx_, 0.0, {});
+    if (ctx_.meta())
+      optimizer().step(ctx_, 0.0, {});
+    else
+      grads().end_step(ctx_);  // or what is still to arrive would damage the gradients of step 0
   }
   // Every micro-batch passes layers and stages; gradients and weights are exchanged once a step.
   Traffic step = groups_.sent() - before;

@@ -5,6 +5,7 @@
 
 #include "comm/nccl_cuda.h"
 #include "cuda/thread_ranks.h"
+#include "device/side_stream.h"
 #include "device/transfer.h"
 
 namespace agoq::comm::test {
@@ -196,6 +197,37 @@ TEST_P(GroupOfGpus, KeepsTheOrderOfTheStream) {
       zero(r.ctx, x);
       zero(r.ctx, y);
       EXPECT_EQ(on_host<float>(r.ctx, received), numbers<float>(previous, count)) << "round " << round;
+    }
+  });
+}
+
+// An exchange in a side stream begins behind what the compute stream was given before, and ends before what it is given
+// after join(); in between the compute stream does not wait for it.
+TEST_P(GroupOfGpus, ExchangesBesideTheComputeStream) {
+  run([](Rank& r) {
+    const ProcessGroup group = r.world();
+    SideStream side;
+    const int64_t count = 4 << 20;
+    const int next = (r.rank + 1) % r.size, previous = (r.rank + r.size - 1) % r.size;
+    const Tensor old_value = on_gpu(r, numbers<float>(r.rank, count));
+    const Tensor x = r.ctx.empty(DType::F32, {count}), staged = r.ctx.empty(DType::F32, {count});
+    const Tensor y = r.ctx.empty(DType::F32, {count}), other = r.ctx.empty(DType::F32, {count});
+    for (int round = 0; round < 5; ++round) {
+      for (int again = 0; again < 20; ++again) copy(r.ctx, old_value, other);  // keeps the compute stream busy
+      copy(r.ctx, old_value, x);
+      zero(r.ctx, y);
+      const Context beside = side.behind(r.ctx);
+      copy(beside, x, staged);
+      zero(beside, x);
+      const Message send{next, staged}, receive{previous, y};
+      const auto pending = group.start(beside, {&send, 1}, {&receive, 1});
+      for (int again = 0; again < 20; ++again) copy(r.ctx, old_value, other);
+      pending->wait();
+      copy(beside, y, x);
+      side.join(r.ctx);
+      copy(r.ctx, x, other);
+      zero(r.ctx, x);
+      EXPECT_EQ(on_host<float>(r.ctx, other), numbers<float>(previous, count)) << "round " << round;
     }
   });
 }

@@ -350,8 +350,11 @@ TEST(GradientExchange, TheAllReduceFormDrawsTheSameUnderEveryMesh) {
     });
 }
 
+enum class Meet { Nowhere, BeforeStart, BeforeFinish };
+
 // Everything that a rank has after exchanges through lanes of so many rows.
-std::vector<uint8_t> exchanged(comm::Transport& transport, const Formats& formats, int64_t lane_rows) {
+std::vector<uint8_t> exchanged(comm::Transport& transport, const Formats& formats, int64_t lane_rows,
+                               Meet meet = Meet::Nowhere) {
   omp_set_num_threads(1);
   constexpr int64_t kRows = 97;
   const codec::RowBlocks row(320, 160);
@@ -370,7 +373,9 @@ std::vector<uint8_t> exchanged(comm::Transport& transport, const Formats& format
     codec::encode(ctx, host_tensor(values.data(), {kRows, row.cols}), g.storage.row_range(0, kRows));
     gradients.push_back(g);
   }
+  if (meet == Meet::BeforeStart) groups.world.barrier();
   for (const SlicedGradient& g : gradients) exchange.start(ctx, groups.data, g);
+  if (meet == Meet::BeforeFinish) groups.world.barrier();
   exchange.finish(ctx);
   for (const SlicedGradient& g : gradients)
     for (const Tensor& part : {g.storage.codes, g.storage.scales})
@@ -389,6 +394,17 @@ TEST(GradientExchange, RoundsThroughSmallLanesGiveTheSame) {
         EXPECT_EQ(exchanged(transport, formats, ranks), at_once) << "row by row";
       });
     }
+}
+
+// Rank 0 starts all of its exchanges, more than the lanes hold, before any other rank has started one.
+TEST(GradientExchange, StartingDoesNotWaitForOtherRanks) {
+  for (const Formats& formats : {Formats{Codec::Int8, Codec::Int8, true}, Formats{Codec::Fp32, Codec::Int8, true}})
+    for (const int ranks : kWorlds)
+      test::ThreadWorld(ranks).run([&](comm::Transport& transport) {
+        const std::vector<uint8_t> together = exchanged(transport, formats, 3 * ranks);
+        const Meet meet = transport.rank() == 0 ? Meet::BeforeFinish : Meet::BeforeStart;
+        EXPECT_EQ(exchanged(transport, formats, 3 * ranks, meet), together);
+      });
 }
 
 TEST(GradientExchange, RefusesWhatDoesNotFit) {
