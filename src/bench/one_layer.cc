@@ -18,7 +18,7 @@ OneLayer::OneLayer(const Workbench& b, const parallel::Job& given)
       part(job.model, spec, job.parallelism),
       params(b.arena(), job.model, spec, {part.ids, job.precision.master, job.precision.compute, {}}),
       grads(b.arena(), spec, part, job.precision, job.parallelism, groups),
-      optimizer(b.arena(), params, grads, spec, job.precision, groups, part.ids.size()),
+      optimizer(b.arena(), params, grads, spec, job.precision, groups, part.ids),
       model(b.arena(), job.model, spec, job.sequence_length) {
   if (!b.ctx().meta()) params.initialize(b.ctx(), 1);
   for (const ops::AdamWState& state : states()) {

@@ -1,22 +1,16 @@
 #include "parallel/optimizer.h"
 
 #include <algorithm>
-#include <array>
+#include <cmath>
 
 #include "device/transfer.h"
 #include "ops/gradient_norm.h"
 
 namespace agoq::parallel {
-namespace {
-
-// Enough for "layers.1234567.attention_norm".
-using Name = std::array<char, 48>;
-
-}  // namespace
 
 Optimizer::Optimizer(Arena& arena, model::Parameters& params, Gradients& grads, const model::LayerSpec& spec,
-                     const Precision& precision, const Groups& groups, size_t model_parameters)
-    : spec_(spec), groups_(groups), params_(params), gradients_(grads) {
+                     const Precision& precision, const Groups& groups, std::vector<model::ParamId> of_model)
+    : spec_(spec), groups_(groups), params_(params), gradients_(grads), of_model_(std::move(of_model)) {
   for (const model::ParamId& id : params.ids())
     if (grads.rows(id).count() > 0) updated_.push_back(id);
   const auto counts_here = [&](const model::ParamId& id) { return !grads.counted_elsewhere(id); };
@@ -28,7 +22,7 @@ Optimizer::Optimizer(Arena& arena, model::Parameters& params, Gradients& grads, 
     states_.push_back(make_state(arena, id, precision));
   }
   const char* owner = "workspace of the norm";
-  squares_ = arena.allocate(owner, DType::F32, {groups.world.size(), static_cast<int64_t>(model_parameters)});
+  squares_ = arena.allocate(owner, DType::F32, {groups.world.size(), static_cast<int64_t>(of_model_.size())});
   scalars_ = arena.allocate(owner, DType::U8, ops::update_scalars_shape());
 }
 
@@ -98,16 +92,22 @@ UpdateResult Optimizer::result(const Context& ctx) const {
   UpdateResult result;
   result.grad_norm = s.grad_norm;
   result.skipped = s.non_finite != 0;
-  if (!result.skipped) return result;
-  // All ranks come here alike; the one that has the tensor knows its name.
-  const int64_t place = s.non_finite - 1, owner = place / squares_.cols();
-  Name name{};
-  if (owner == groups_.world.rank()) {
-    const std::string text = model::logical_name(spec_, updated_[static_cast<size_t>(place % squares_.cols())]);
-    std::copy_n(text.begin(), std::min(text.size(), name.size() - 1), name.begin());
-  }
-  result.non_finite = groups_.world.values(name)[static_cast<size_t>(owner)].data();
+  if (result.skipped) result.non_finite = first_non_finite(ctx);
   return result;
+}
+
+// All ranks come here alike, and each knows of its own parameters, which may be rows of the same tensors.
+std::string Optimizer::first_non_finite(const Context& ctx) const {
+  std::vector<float> squares(static_cast<size_t>(squares_.cols()));
+  download(ctx, own_squares(), squares.data());
+  size_t first = of_model_.size();
+  for (size_t i = 0; i < counted_; ++i) {
+    if (std::isfinite(squares[i])) continue;
+    const auto place = std::find(of_model_.begin(), of_model_.end(), updated_[i]);
+    first = std::min(first, static_cast<size_t>(place - of_model_.begin()));
+  }
+  const std::vector<size_t> of_ranks = groups_.world.values(first);
+  return model::logical_name(spec_, of_model_.at(*std::min_element(of_ranks.begin(), of_ranks.end())));
 }
 
 Tensor Optimizer::own_squares() const {

@@ -16,13 +16,14 @@ using ops::AdamWConfig;
 struct UpdateResult {
   double grad_norm = 0;
   bool skipped = false;    // a gradient was not finite: nothing was changed, on any rank
-  std::string non_finite;  // the first such tensor
+  std::string non_finite;  // the first such tensor of the model
 };
 
 class Optimizer {
  public:
+  // `of_model`: all parameters of the model, those of other stages too, in the order of forward.
   Optimizer(Arena& arena, model::Parameters& params, Gradients& grads, const model::LayerSpec& spec,
-            const Precision& precision, const Groups& groups, size_t model_parameters);
+            const Precision& precision, const Groups& groups, std::vector<model::ParamId> of_model);
 
   // Starts the update on the device, and the exchange of what was updated; nothing waits for it.
   void step(const Context& ctx, double lr, const AdamWConfig& config);
@@ -39,12 +40,14 @@ class Optimizer {
   ops::AdamWState make_state(Arena& arena, const model::ParamId& id, const Precision& precision) const;
   void gather_weights(const Context& ctx);
   Tensor own_squares() const;
+  std::string first_non_finite(const Context& ctx) const;
   ops::UpdateScalars scalars(const Context& ctx) const;
 
   const model::LayerSpec& spec_;
   const Groups& groups_;
   model::Parameters& params_;
   Gradients& gradients_;
+  std::vector<model::ParamId> of_model_;
   // What this process updates; first what counts in the norm here.
   std::vector<model::ParamId> updated_;
   std::vector<ops::AdamWState> states_;

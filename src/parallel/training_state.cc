@@ -96,7 +96,7 @@ TrainingState::TrainingState(Arena& arena, Device target, const Job& job, comm::
       loss_(arena.allocate("batch", DType::F64, {1})) {
   if (job_.training) {
     grads_.emplace(arena, spec_, part_, job.precision, job_.parallelism, groups_);
-    optimizer_.emplace(arena, params_, *grads_, spec_, job.precision, groups_, all_params(job_.model, spec_).size());
+    optimizer_.emplace(arena, params_, *grads_, spec_, job.precision, groups_, all_params(job_.model, spec_));
   }
   allocate_streams(arena);
   if (target == Device::Cuda) document_offsets_ = arena.allocate("batch", DType::I32, {job.tokens() + 1});

@@ -183,6 +183,15 @@ void damage(Rank& rank, const ParamId& id, bool last_row) {
     grad.plain().as<Bf16>()[row * grad.row.cols] = to_bf16(std::numeric_limits<float>::quiet_NaN());
 }
 
+// Damages a tensor on the rank `first` of the world, or on the next that has it.
+void damage_one(Rank& rank, const ParamId& id, int first, bool last_row) {
+  const std::vector<char> holds = rank->groups().world.values<char>(rank->params().holds(id));
+  const int ranks = static_cast<int>(holds.size());
+  int victim = first % ranks;
+  while (!holds[static_cast<size_t>(victim)]) victim = (victim + 1) % ranks;
+  if (rank->groups().world.rank() == victim) damage(rank, id, last_row);
+}
+
 TEST_P(DistributedOptimizer, DamageOnOneRankSkipsTheStepOnAllAndIsNamed) {
   const Case& c = GetParam();
   const int ranks = c.tensor * c.data * c.pipeline;
@@ -194,11 +203,8 @@ TEST_P(DistributedOptimizer, DamageOnOneRankSkipsTheStepOnAllAndIsNamed) {
     const std::vector<ParamId> all = model::all_params(rank->job().model, rank->spec());
     for (size_t i = 0; i < all.size(); i += 5) {
       const ParamId id = all[i];
-      const std::vector<char> holds = rank->groups().world.values<char>(rank->params().holds(id));
-      int victim = static_cast<int>(i) % ranks;
-      while (!holds[static_cast<size_t>(victim)]) victim = (victim + 1) % ranks;
       rank.fill();
-      if (transport.rank() == victim) damage(rank, id, i % 2 == 0);
+      damage_one(rank, id, static_cast<int>(i), i % 2 == 0);
       const UpdateResult result = rank.update({});
       EXPECT_TRUE(result.skipped);
       EXPECT_FALSE(std::isfinite(result.grad_norm));
@@ -209,6 +215,23 @@ TEST_P(DistributedOptimizer, DamageOnOneRankSkipsTheStepOnAllAndIsNamed) {
     rank.fill();
     EXPECT_FALSE(rank.update({}).skipped);
     EXPECT_NE(rank.stored(), before);
+  });
+}
+
+// Whichever ranks have them, and whichever rows are the damaged ones.
+TEST_P(DistributedOptimizer, OfSeveralDamagedTensorsTheFirstOfTheModelIsNamed) {
+  const Case& c = GetParam();
+  const int ranks = c.tensor * c.data * c.pipeline;
+  test::ThreadWorld(ranks).run([&](comm::Transport& transport) {
+    Rank rank(transport, c);
+    const std::vector<ParamId> all = model::all_params(rank->job().model, rank->spec());
+    for (size_t i = 0; i < all.size(); i += 6) {
+      rank.fill();
+      damage_one(rank, all[i], ranks - 1, true);
+      for (size_t later = i + 1; later < all.size(); later += 3)
+        damage_one(rank, all[later], static_cast<int>(later), later % 2 == 0);
+      EXPECT_EQ(rank.update({}).non_finite, model::logical_name(rank->spec(), all[i])) << "rank " << transport.rank();
+    }
   });
 }
 
