@@ -19,6 +19,12 @@ void add(std::vector<comm::Message>& messages, int peer, const Quantized& q) {
   if (q.scales) messages.push_back({peer, q.scales});
 }
 
+// Rows [begin, end) of rank j's slice, without padding.
+model::Range rows_of_slice(const SlicedGradient& gradient, int j, int64_t begin, int64_t end) {
+  const int64_t there = std::clamp<int64_t>(gradient.rows - j * gradient.slice, begin, end);
+  return {j * gradient.slice + begin, j * gradient.slice + there};
+}
+
 void copy_rows(const Context& ctx, const Quantized& from, const Quantized& to) {
   if (from.rows == 0) return;
   copy(ctx, from.codes, to.codes);
@@ -45,14 +51,20 @@ void GradientExchange::start(const Context& ctx, const comm::ProcessGroup& group
   const codec::Codec kept = gradient.storage.codec, expected = wire_differs_ ? codec::Codec::Fp32 : wire_;
   require(kept == expected, "gradients in {} cannot travel in {}: use the same format for both, or keep them in fp32",
           codec::name_of(kept), codec::name_of(wire_));
-  const int64_t lane_rows = (lanes_[0].out.count() - kPadding) / codec::full_row_bytes(wire_, gradient.storage.row);
-  const int64_t step = lane_rows / group.size();
-  require(step > 0, "a lane of {} bytes has no room for a row of {} columns from each of {} ranks",
-          lanes_[0].out.count(), gradient.storage.row.cols, group.size());
+  const int64_t step = rows_at_once(group, gradient);
   beside_.emplace(side_.behind(ctx));
   for (int64_t begin = 0; begin < gradient.slice; begin += step)
     waiting_.push_back({&group, gradient, begin, std::min(begin + step, gradient.slice)});
   advance();
+}
+
+// Of each slice, that a lane holds.
+int64_t GradientExchange::rows_at_once(const comm::ProcessGroup& group, const SlicedGradient& gradient) const {
+  const int64_t bytes = lanes_[0].out.count(), of_a_row = codec::full_row_bytes(wire_, gradient.storage.row);
+  const int64_t rows = (bytes - kPadding) / of_a_row / group.size();
+  require(rows > 0, "a lane of {} bytes has no room for a row of {} columns from each of {} ranks", bytes,
+          gradient.storage.row.cols, group.size());
+  return rows;
 }
 
 void GradientExchange::advance() {
@@ -74,11 +86,7 @@ void GradientExchange::send(const Context& ctx, const Round& round, Lane& lane) 
   const int64_t begin = round.begin, end = round.end;
   const Quantized& storage = gradient.storage;
   const int ranks = group.size(), own = group.rank();
-  // Of rank j's slice, those of the rows that are no padding.
-  const auto rows_of = [&](int j) {
-    const int64_t there = std::clamp<int64_t>(gradient.rows - j * gradient.slice, begin, end);
-    return model::Range{j * gradient.slice + begin, j * gradient.slice + there};
-  };
+  const auto rows_of = [&](int j) { return rows_of_slice(gradient, j, begin, end); };
   const int64_t arriving = rows_of(own).count();
   const Quantized out = codec::view_in(lane.out, wire_, ranks * (end - begin), storage.row);
   const Quantized in = wire_differs_ ? codec::view_in(lane.in, wire_, ranks * (end - begin), storage.row) : storage;
@@ -140,13 +148,21 @@ void GradientExchange::finish(const Context& ctx) {
 void GradientExchange::gather_sums(const Context& ctx, const comm::ProcessGroup& group,
                                    const SlicedGradient& gradient) {
   if (group.alone()) return;
+  if (!wire_differs_) return gather_stored(ctx, group, gradient);
+  const int64_t step = rows_at_once(group, gradient);
+  for (int64_t begin = 0; begin < gradient.slice; begin += step)
+    gather_encoded(ctx, {&group, gradient, begin, std::min(begin + step, gradient.slice)});
+}
+
+void GradientExchange::gather_stored(const Context& ctx, const comm::ProcessGroup& group,
+                                     const SlicedGradient& gradient) const {
   const Quantized& storage = gradient.storage;
   const auto rows_of = [&](int j) {
-    const model::Range rows = row_slice(gradient.rows, group.size(), j);
+    const model::Range rows = rows_of_slice(gradient, j, 0, gradient.slice);
     return storage.row_range(rows.begin, rows.end);
   };
   const Quantized own = rows_of(group.rank());
-  if (!wire_differs_ && own.rows > 0) {
+  if (own.rows > 0) {
     // The addends of this rank's slice lie in all slices; their sum goes where the slice itself lies.
     ops::sum_pieces(ctx, {storage.row_range(0, own.rows), group.size(), gradient.slice}, own,
                     rounding(ctx, gradient, {Purpose::ReducedGradient, group.rank() * gradient.slice}));
@@ -158,6 +174,31 @@ void GradientExchange::gather_sums(const Context& ctx, const comm::ProcessGroup&
     add(receives, j, rows_of(j));
   }
   group.exchange(ctx, sends, receives);
+}
+
+// All ranks keep what the codes say, also the one that has the sum itself.
+void GradientExchange::gather_encoded(const Context& ctx, const Round& round) const {
+  const comm::ProcessGroup& group = *round.group;
+  const Quantized& storage = round.gradient.storage;
+  const int64_t count = round.end - round.begin;
+  const Quantized codes = codec::view_in(lanes_[0].in, wire_, group.size() * count, storage.row);
+  const auto rows_of = [&](int j) { return rows_of_slice(round.gradient, j, round.begin, round.end); };
+  const auto codes_of = [&](int j) { return codes.row_range(j * count, j * count + rows_of(j).count()); };
+  const auto numbers_of = [&](int j) { return storage.row_range(rows_of(j).begin, rows_of(j).end).plain(); };
+
+  const int own = group.rank();
+  if (rows_of(own).count() > 0)
+    codec::encode(ctx, numbers_of(own), codes_of(own),
+                  rounding(ctx, round.gradient, {Purpose::ReducedGradient, rows_of(own).begin}));
+  std::vector<comm::Message> sends, receives;
+  for (int j = 0; j < group.size(); ++j) {
+    if (j == own) continue;
+    add(sends, j, codes_of(own));
+    add(receives, j, codes_of(j));
+  }
+  group.exchange(ctx, sends, receives);
+  for (int j = 0; j < group.size(); ++j)
+    if (rows_of(j).count() > 0) codec::decode(ctx, codes_of(j), numbers_of(j));
 }
 
 }  // namespace agoq::parallel

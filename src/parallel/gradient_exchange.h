@@ -44,7 +44,8 @@ class GradientExchange {
   void finish(const Context& ctx);
   // Whether a finished gradient is the sum itself, in this rank's slice, and not the addends.
   bool stores_sums() const { return wire_differs_; }
-  // Addends that have arrived -> their sum, encoded once, and of all slices on all ranks (the all-reduce form).
+  // Addends that have arrived -> their sum, encoded once in the wire's format, and of all slices on all ranks (the
+  // all-reduce form).
   void gather_sums(const Context& ctx, const comm::ProcessGroup& group, const SlicedGradient& gradient);
 
  private:
@@ -64,6 +65,9 @@ class GradientExchange {
   void begin_round();
   void send(const Context& ctx, const Round& round, Lane& lane) const;
   void empty(Lane& lane);
+  int64_t rows_at_once(const comm::ProcessGroup& group, const SlicedGradient& gradient) const;
+  void gather_stored(const Context& ctx, const comm::ProcessGroup& group, const SlicedGradient& gradient) const;
+  void gather_encoded(const Context& ctx, const Round& round) const;
   void encode_addend(const Context& ctx, int rank, const SlicedGradient& gradient, model::Range rows,
                      const codec::Quantized& to) const;
   struct Draws {

@@ -206,8 +206,9 @@ TEST(GradientExchange, Fp32AddendsTravelInAnotherFormatAndAreSummedInFp32) {
             for (int r = 0; r < ranks; ++r)
               addends.push_back(
                   test::through(row.one_dimensional() ? Codec::Fp32 : wire, row.blocks(), rank.invented(r, id)));
-            EXPECT_EQ(rank.sum(id), rows_of(test::summed(addends), rank.grads.rows(id), row.cols))
-                << model::logical_name(rank.spec, id);
+            std::vector<float> sum = test::summed(addends);
+            if (!shard && !row.one_dimensional()) sum = test::through(wire, row.blocks(), sum);  // it travels too
+            EXPECT_EQ(rank.sum(id), rows_of(sum, rank.grads.rows(id), row.cols)) << model::logical_name(rank.spec, id);
           }
         });
       }
@@ -285,11 +286,11 @@ TEST(GradientExchange, RanksRoundIndependently) {
   const ParamId id{0, Param::Qkv};
   constexpr int kRanks = 8;
   test::ThreadWorld(kRanks).run([&](comm::Transport& transport) {
-    Rank rank(transport, {Codec::Fp32, Codec::Int8, true}, false);
+    Rank rank(transport, {Codec::Fp32, Codec::Int8, true}, true);
     const model::ParamRow& row = rank.spec[id.param];
     rank.fill_all([&](int, const ParamId& any) { return rank.invented(0, any); });
     rank.grads.end_step(rank.ctx);
-    const std::vector<float> x = rank.invented(0, id), sum = rank.sum(id);
+    const std::vector<float> sum = rank.sum(id), x = rows_of(rank.invented(0, id), rank.grads.rows(id), row.cols);
     const std::vector<double> steps = steps_of(Codec::Int8, row.blocks(), x);
     double squares = 0, variance = 0;
     for (size_t i = 0; i < x.size(); ++i) {
@@ -297,7 +298,12 @@ TEST(GradientExchange, RanksRoundIndependently) {
       squares += std::pow(sum[i] - kRanks * static_cast<double>(x[i]), 2);
       variance += kRanks * part * (1 - part) * steps[i] * steps[i];
     }
-    EXPECT_NEAR(squares / variance, 1, 0.1) << "8 if all drew alike";
+    const auto of_all = [&](double mine) {
+      double total = 0;
+      for (const double one : rank.groups.world.values(mine)) total += one;
+      return total;
+    };
+    EXPECT_NEAR(of_all(squares) / of_all(variance), 1, 0.1) << "8 if all drew alike";
   });
 }
 
@@ -332,12 +338,12 @@ TEST(GradientExchange, TheAllReduceFormEncodesOnceAndAlikeOnAllRanks) {
 }
 
 // How a sum is rounded depends on its place in the tensor, not on which rank does it.
-TEST(GradientExchange, TheAllReduceFormDrawsTheSameUnderEveryMesh) {
+void expect_same_draws_under_every_mesh(const Formats& formats) {
   std::mutex mutex;
   std::map<std::string, std::vector<float>> first;
   for (const int ranks : kWorlds)
     test::ThreadWorld(ranks).run([&](comm::Transport& transport) {
-      Rank rank(transport, {Codec::Int8, Codec::Int8, true}, false);
+      Rank rank(transport, formats, false);
       rank.fill_all([&](int r, const ParamId& id) {
         return r < 2 ? rank.invented(r, id) : std::vector<float>(static_cast<size_t>(rank.spec[id.param].count()));
       });
@@ -348,6 +354,11 @@ TEST(GradientExchange, TheAllReduceFormDrawsTheSameUnderEveryMesh) {
         EXPECT_TRUE(is_first || rank.sum(id) == same->second) << same->first << " over " << ranks;
       }
     });
+}
+
+TEST(GradientExchange, TheAllReduceFormDrawsTheSameUnderEveryMesh) {
+  expect_same_draws_under_every_mesh({Codec::Int8, Codec::Int8, true});
+  expect_same_draws_under_every_mesh({Codec::Fp32, Codec::Int8, true});  // addends differ by rank, not by mesh
 }
 
 enum class Meet { Nowhere, BeforeStart, BeforeFinish };
@@ -424,35 +435,39 @@ TEST(GradientExchange, SendsOneByteAParameterAndTwoInTheAllReduceForm) {
   config.hidden_size = config.ffn_size = 1024;
   config.heads = {8, 2, 128};
   config.layers = 1;
-  const Formats formats{Codec::Int8, Codec::Int8, true};
+  const auto measure = [&](int ranks, const Formats& formats, bool shard) {
+    test::ThreadWorld(ranks).run([&](comm::Transport& transport) {
+      omp_set_num_threads(1);
+      const Parallelism parallelism = data_parallel(transport, formats, shard);
+      const model::LayerSpec spec(config);
+      const Groups groups(transport, parallelism);
+      const Part part(config, spec, parallelism);
+      Arena arena(Device::Cpu, size_t{64} << 20);
+      const Context ctx(arena, Device::Cpu, DType::F32);
+      Gradients grads(arena, spec, part, precision_of(formats), parallelism, groups);
+      grads.begin_step(ctx);
+      grads.end_step(ctx);
+      double matrices = 0, vectors = 0;
+      for (const ParamId& id : part.ids)
+        (spec[id.param].one_dimensional() ? vectors : matrices) += static_cast<double>(spec[id.param].count());
+      const auto mean = [&](const comm::ProcessGroup& group) {
+        uint64_t sent = 0;
+        for (const uint64_t bytes : group.values(group.bytes_sent())) sent += bytes;
+        return static_cast<double>(sent) / ranks;
+      };
+      const double others = (ranks - 1.0) / ranks, per_parameter = mean(groups.data) / (matrices * others);
+      EXPECT_LE(per_parameter, shard ? 1.02 : 2.04);
+      EXPECT_GE(per_parameter, shard ? 1.0 : 2.0);
+      // Norms go to every other rank in fp32, of a group of their own.
+      EXPECT_LE(mean(groups.data_and_tensor), 4 * vectors * (ranks - 1) + 1000);
+      EXPECT_LE(vectors, 1e-3 * matrices);
+    });
+  };
   for (const int ranks : kWorlds)
-    for (const bool shard : {true, false})
-      test::ThreadWorld(ranks).run([&](comm::Transport& transport) {
-        omp_set_num_threads(1);
-        const Parallelism parallelism = data_parallel(transport, formats, shard);
-        const model::LayerSpec spec(config);
-        const Groups groups(transport, parallelism);
-        const Part part(config, spec, parallelism);
-        Arena arena(Device::Cpu, size_t{64} << 20);
-        const Context ctx(arena, Device::Cpu, DType::F32);
-        Gradients grads(arena, spec, part, precision_of(formats), parallelism, groups);
-        grads.begin_step(ctx);
-        grads.end_step(ctx);
-        double matrices = 0, vectors = 0;
-        for (const ParamId& id : part.ids)
-          (spec[id.param].one_dimensional() ? vectors : matrices) += static_cast<double>(spec[id.param].count());
-        const auto mean = [&](const comm::ProcessGroup& group) {
-          uint64_t sent = 0;
-          for (const uint64_t bytes : group.values(group.bytes_sent())) sent += bytes;
-          return static_cast<double>(sent) / ranks;
-        };
-        const double others = (ranks - 1.0) / ranks, per_parameter = mean(groups.data) / (matrices * others);
-        EXPECT_LE(per_parameter, shard ? 1.02 : 2.04);
-        EXPECT_GE(per_parameter, shard ? 1.0 : 2.0);
-        // Norms go to every other rank in fp32, of a group of their own.
-        EXPECT_LE(mean(groups.data_and_tensor), 4 * vectors * (ranks - 1) + 1000);
-        EXPECT_LE(vectors, 1e-3 * matrices);
-      });
+    for (const bool shard : {true, false}) {
+      measure(ranks, {Codec::Int8, Codec::Int8, true}, shard);
+      measure(ranks, {Codec::Fp32, Codec::Int8, true}, shard);
+    }
 }
 
 }  // namespace
