@@ -63,17 +63,26 @@ struct OwnerMemory {
   uint64_t reference_bytes = 0;  // in bf16/fp32 mixed-precision training of the same model and batch
 };
 
+// What one process holds.
 struct MemoryPlan {
   std::vector<OwnerMemory> owners;
   uint64_t total = 0, reference_total = 0;  // bytes
-  double bytes_per_parameter = 0;           // weights, corrections, gradients and moments
+  double bytes_per_parameter = 0;           // weights, corrections, gradients and moments; of its own parameters
+  int rank = 0, stage = 0;                  // of the process, and of the pipeline
+  int world_size = 1;                       // processes in all
 };
 
 enum class Target { Cpu, Cuda };
 
-// What train_model will hold, without holding it: milliseconds, whatever the size of the model. Needs the model,
-// sequence length and micro-batch among the settings. For Target::Cuda context and library workspaces come on top.
-MemoryPlan plan_memory(const Settings& settings, Target target = Target::Cpu);
+// Of which process among how many a plan is.
+struct PlannedProcess {
+  int world_size = 0;       // 0: as many as one copy of the model takes, tensor x pipeline parallel
+  std::optional<int> rank;  // none: the one that holds the most
+};
+
+// What training will hold, without holding it: milliseconds, whatever the size of the model. Needs the model, sequence
+// length and micro-batch among the settings. For Target::Cuda context and library workspaces come on top.
+MemoryPlan plan_memory(const Settings& settings, Target target = Target::Cpu, const PlannedProcess& process = {});
 
 struct TrainingStep {
   int64_t step = 0;  // steps done, this one included

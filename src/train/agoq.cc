@@ -5,6 +5,7 @@
 #include <atomic>
 
 #include "plan/comparison.h"
+#include "plan/stage_plan.h"
 #include "train/inference.h"
 #include "train/settings.h"
 #include "train/trainer.h"
@@ -66,18 +67,26 @@ train::LoadedModel load(const std::string& source, const train::TrainConfig& con
 
 }  // namespace
 
-MemoryPlan plan_memory(const Settings& settings, Target target) {
+MemoryPlan plan_memory(const Settings& settings, Target target, const PlannedProcess& process) {
   const train::TrainConfig& given = config_of(settings);
   const Device device = target == Target::Cuda ? Device::Cuda : Device::Cpu;
   const model::ModelConfig model = train::resolve_model(given);
-  const parallel::Job job = train::make_job(train::resolved(given, model, device), model);
-  const plan::Layout layout = plan::plan_layout(job, device);
-  const plan::Layout reference = plan::plan_layout(plan::reference_job(job), device);
-  MemoryPlan result{{},
-                    layout.total,
-                    reference.total,
-                    static_cast<double>(layout.model_state()) / static_cast<double>(model.parameters())};
-  for (const plan::OwnerPair& row : plan::paired(layout, reference))
+  const int world = process.world_size > 0 ? process.world_size : train::model_ranks(given);
+  const int first = process.rank.value_or(0);
+  require(first >= 0 && first < world, "there is no rank {} among {} processes", first, world);
+  const train::TrainConfig config = train::resolved(given, model, device, world);
+  const parallel::Job job = plan::with_stage_widths(train::make_job(config, model, {first, world}), device);
+  const plan::RankPlan own =
+      process.rank ? plan::plan_rank(job, device) : plan::largest(plan::plan_stages(job, device));
+  const plan::Layout reference = plan::plan_layout(plan::at_rank(plan::reference_job(job), own.rank), device);
+  MemoryPlan result;
+  result.total = own.layout.total;
+  result.reference_total = reference.total;
+  result.bytes_per_parameter = static_cast<double>(own.layout.model_state()) / static_cast<double>(own.parameters);
+  result.rank = own.rank;
+  result.stage = own.stage;
+  result.world_size = world;
+  for (const plan::OwnerPair& row : plan::paired(own.layout, reference))
     result.owners.push_back({row.owner, row.bytes, row.reference});
   return result;
 }

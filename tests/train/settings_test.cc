@@ -8,6 +8,7 @@
 #include "agoq/agoq.h"
 #include "base/scratch_folder.h"
 #include "model/error_of.h"
+#include "plan/stage_plan.h"
 
 namespace agoq::train {
 namespace {
@@ -172,6 +173,39 @@ TEST(PublicPlan, AgreesWithItsParts) {
   EXPECT_EQ(bytes, plan.total);
   EXPECT_EQ(reference, plan.reference_total);
   EXPECT_LT(plan.bytes_per_parameter, 7.1);
+  EXPECT_EQ(plan.world_size, 1);
+}
+
+// The dry run of each rank, as a run of so many processes makes it.
+TEST(PublicPlan, IsOfAnyRankOfAMesh) {
+  constexpr int kWorld = 8;
+  const std::pair<const char*, const char*> given[] = {{"model-config", "demo"},
+                                                       {"seq-length", "128"},
+                                                       {"global-batch-size", "8"},
+                                                       {"tensor-model-parallel-size", "2"},
+                                                       {"pipeline-model-parallel-size", "2"}};
+  agoq::Settings settings;
+  TrainConfig config;
+  for (const auto& [name, value] : given) {
+    settings.set(name, value);
+    assign(config, find_setting(name), {value});
+  }
+  const model::ModelConfig model = resolve_model(config);
+  config = resolved(config, model, Device::Cuda, kWorld);
+  uint64_t most = 0;
+  for (int rank = 0; rank < kWorld; ++rank) {
+    const parallel::Job job = plan::with_stage_widths(make_job(config, model, {rank, kWorld}), Device::Cuda);
+    const agoq::MemoryPlan plan = agoq::plan_memory(settings, agoq::Target::Cuda, {kWorld, rank});
+    EXPECT_EQ(plan.total, plan::plan_layout(job, Device::Cuda).total) << "rank " << rank;
+    EXPECT_EQ(plan.rank, rank);
+    EXPECT_EQ(plan.stage, rank / 4);
+    most = std::max(most, plan.total);
+  }
+  const agoq::MemoryPlan largest = agoq::plan_memory(settings, agoq::Target::Cuda, {kWorld, {}});
+  EXPECT_EQ(largest.total, most);
+  EXPECT_EQ(largest.world_size, kWorld);
+  EXPECT_EQ(agoq::plan_memory(settings, agoq::Target::Cuda).world_size, 4) << "one copy of the model";
+  EXPECT_THROW(agoq::plan_memory(settings, agoq::Target::Cuda, {kWorld, kWorld}), Error);
 }
 
 }  // namespace
