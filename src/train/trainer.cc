@@ -106,6 +106,7 @@ class Trainer::Run : public RunPlan {
   int64_t saved_step_ = -1;
   int64_t skipped_ = 0, skipped_in_a_row_ = 0;
   uint64_t tokens_ = 0;
+  size_t highest_total_ = 0;  // bytes planned, over ranks
   double train_loss_ = 0, training_seconds_ = 0;
   int64_t timed_steps_ = 0;
   double peak_ = 0;  // FLOP/s, the denominator of MFU: measured (fp32 GEMM on this CPU) or the GPU's datasheet's
@@ -146,6 +147,8 @@ Trainer::Run::Run(const TrainConfig& given, Observer watcher, const Processes& p
   agree();
   state = std::make_unique<parallel::TrainingState>(memory->arena(), target, job, crew_.transport());
   state->context().random.seed = config.seed;
+  const std::vector<size_t> totals = state->groups().world.values(layout.total);
+  highest_total_ = *std::max_element(totals.begin(), totals.end());
   resume_or_start();
   rehearse(*state);
   if (memory->gpu()) tell_memory_in_use();
@@ -307,7 +310,7 @@ StepMetrics Trainer::Run::train_step() {
   const double flops = model.flops_per_token(config.seq_length) * m.tokens_per_second;
   m.tflops = flops / 1e12;
   m.mfu = peak_ > 0 ? flops / peak_ : 0;
-  m.memory_bytes = layout.total;
+  m.memory_bytes = highest_total_;
   m.skipped = skipped_;
   return m;
 }

@@ -2,11 +2,13 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <omp.h>
 
 #include <cmath>
 #include <filesystem>
 
 #include "base/scratch_folder.h"
+#include "comm/thread_transport.h"
 #include "model/error_of.h"
 #include "train/settings.h"
 
@@ -37,6 +39,21 @@ class TrainerTest : public testing::Test {
   static float& a_weight(Trainer& trainer) {
     parallel::TrainingState& state = trainer.state();
     return state.params().at(state.params().head_id()).value.as<float>()[0];
+  }
+
+  // The steps that rank 0 of several processes tells; use(trainer) is called on each rank at the end.
+  template <class Use>
+  std::vector<StepMetrics> run_ranks(int ranks, const Use& use) {
+    std::vector<StepMetrics> steps;
+    test::ThreadWorld(ranks).run([&](comm::Transport& transport) {
+      omp_set_num_threads(1);
+      Observer observer;
+      observer.on_step = [&](const StepMetrics& m) { steps.push_back(m); };
+      Trainer trainer(config_, observer, {&transport, transport.rank(), ranks});
+      trainer.run(stop_);
+      use(transport.rank(), trainer);
+    });
+    return steps;
   }
 
   ScratchFolder scratch_;
@@ -164,6 +181,22 @@ TEST_F(TrainerTest, ThePlanComesBeforeTheFirstStepAndStays) {
   // In bf16 of each token: x1, n1, x2, n2 and o; q, k and v; gate, up and h. A few fp32 statistics come on top.
   const double saved = trainer.plan().saved_bytes_per_token_layer(trainer.plan().reference);
   EXPECT_NEAR(saved, 2 * (5 * 32 + 3 * 32 + 3 * 64), 32);
+}
+
+// Three of four layers are on the last stage.
+TEST_F(TrainerTest, MemoryIsThatOfTheRankWithTheMost) {
+  std::string model = read_plainly(config_.model_config);
+  model.replace(model.find("\"num_hidden_layers\": 1"), 22, "\"num_hidden_layers\": 4");
+  write_plainly(config_.model_config, model);
+  config_.pipeline_model_parallel_size = 2;
+  config_.decoder_first_pipeline_num_layers = 1;
+  config_.train_iters = 2;
+  size_t totals[2] = {};
+  const std::vector<StepMetrics> steps =
+      run_ranks(2, [&](int rank, Trainer& trainer) { totals[rank] = trainer.plan().layout.total; });
+  EXPECT_GT(totals[1], totals[0]);
+  ASSERT_EQ(steps.size(), 2u);
+  for (const StepMetrics& m : steps) EXPECT_EQ(m.memory_bytes, totals[1]);
 }
 
 }  // namespace
