@@ -79,13 +79,17 @@ std::unique_ptr<Pending> ProcessGroup::start(const Context& ctx, std::span<const
 
 void ProcessGroup::exchange(const Context& ctx, std::span<const Message> sends,
                             std::span<const Message> receives) const {
-  start(ctx, sends, receives)->wait();
+  expose(ctx, awaited_, [&] { start(ctx, sends, receives)->wait(); });
 }
 
 void ProcessGroup::all_gather(const Context& ctx, const Tensor& mine, const Tensor& all) const {
   require(mine.dtype == all.dtype && mine.count() * size_ == all.count(),
           "all_gather of {} {} over {} ranks does not fill {} {}", name_of(mine.dtype), mine.shape.text(), size_,
           name_of(all.dtype), all.shape.text());
+  expose(ctx, awaited_, [&] { all_gather_now(ctx, mine, all); });
+}
+
+void ProcessGroup::all_gather_now(const Context& ctx, const Tensor& mine, const Tensor& all) const {
   open(ctx);
   if (gpu_link_ && gpu_link_->all_gather(ctx, mine, all)) return;
   std::vector<Message> sends, receives;

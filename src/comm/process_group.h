@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "comm/gpu_link.h"
+#include "device/exposed.h"
 
 namespace agoq::comm {
 
@@ -23,6 +24,11 @@ class ProcessGroup {
   ProcessGroup(Transport& transport, std::vector<int> ranks, uint32_t channel, const GroupOptions& options = {});
   // As many ranks, but nothing moves: what a dry run on Meta is given. Bytes that would have moved are counted.
   static ProcessGroup planned(int size, int rank);
+  // What Context::exposed is told that computing waits for in the calls below that wait.
+  ProcessGroup& awaited_as(Exposed kind) {
+    awaited_ = kind;
+    return *this;
+  }
 
   int size() const { return size_; }
   int rank() const { return rank_; }
@@ -61,11 +67,13 @@ class ProcessGroup {
   void barrier() const { values('b'); }
 
  private:
+  void all_gather_now(const Context& ctx, const Tensor& mine, const Tensor& all) const;
   void gather_on_host(void* all, size_t bytes_each) const;  // own part filled in
 
   HostLink host_;
   int size_ = 1, rank_ = 0;
   GroupOptions options_;
+  Exposed awaited_ = Exposed::Gradients;
   mutable uint64_t planned_bytes_ = 0;         // that start() was given on Meta
   mutable std::shared_ptr<GpuLink> gpu_link_;  // null until opened, and on the CPU
 };

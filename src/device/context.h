@@ -22,6 +22,8 @@ struct Documents {
   Tensor offsets;  // [T + 1] int32 on the device: the first token of each document, then T; the rest unused
 };
 
+class ExposedTimes;
+
 class Context {
  public:
   // `target` is the device whose layout is planned: the device itself, or for Meta the one it stands for.
@@ -53,6 +55,7 @@ class Context {
   bool deterministic = false;  // same bits every time, on a GPU too, where attention's gradient is slower for it
   const comm::ProcessGroup* tensor = nullptr;  // the ranks that hold one layer together; none: this one holds all of it
   Profile* profile = nullptr;                  // seconds by kind of op, when someone asks
+  ExposedTimes* exposed = nullptr;             // seconds of waiting for other ranks, likewise
 
  private:
   Arena* arena_;

@@ -46,7 +46,7 @@ Model::Model(Arena& arena, const ModelConfig& config, const LayerSpec& spec, int
     : config_(config), spec_(spec), layer_(config, spec, make_rope_table(arena, config, positions)) {}
 
 void Model::embed(const Context& ctx, const Parameters& params, const Tensor& tokens, const Tensor& x) const {
-  ops::embedding_into(ctx, tokens, params.at({-1, Param::Embedding}), x, spec_.vocabulary.begin);
+  ops::embedding_into(ctx, tokens, params.at(ctx, {-1, Param::Embedding}), x, spec_.vocabulary.begin);
 }
 
 void Model::forward(const Context& ctx, const Parameters& params, const Tensor& x, int64_t begin, int64_t end,

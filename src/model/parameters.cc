@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "device/exposed.h"
+
 namespace agoq::model {
 namespace {
 
@@ -48,6 +50,11 @@ const ops::Weight& Parameters::at(const ParamId& id) const {
   return weight;
 }
 
+const ops::Weight& Parameters::at(const Context& ctx, const ParamId& id) const {
+  if (arrivals_[id.tensor()]) expose(ctx, Exposed::Weights, [&] { wait_for(id.tensor()); });
+  return at(id);
+}
+
 void Parameters::wait_for(size_t tensor) const {
   if (!arrivals_[tensor]) return;
   arrivals_[tensor]->wait();
@@ -82,7 +89,7 @@ ParamId Parameters::head_id() const {
 
 Tensor Parameters::acquire(const Context& ctx, const ParamId& id) const {
   if (!spec_[id.param].present()) return {};
-  return ops::in_compute_type(ctx, at(id));
+  return ops::in_compute_type(ctx, at(ctx, id));
 }
 
 LayerWeights Parameters::acquire(const Context& ctx, int64_t layer) const {

@@ -51,6 +51,7 @@ class Parameters {
   bool holds(const ParamId& id) const { return static_cast<bool>(weights_[id.tensor()].value); }
   // As GEMMs need it. Waits for it if it is still on its way from other ranks.
   const ops::Weight& at(const ParamId& id) const;
+  const ops::Weight& at(const Context& ctx, const ParamId& id) const;  // the wait is measured, if someone asks
   const ExactRows& exact(const ParamId& id) const { return exact_[id.tensor()]; }
   // The head's weight: its own, or the embedding's where they are tied.
   ParamId head_id() const;

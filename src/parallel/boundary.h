@@ -13,8 +13,8 @@ struct Outgoing {
   Tensor x;
   std::unique_ptr<comm::Pending> sent;
 
-  const Tensor& free() {
-    if (sent) sent->wait();
+  const Tensor& free(const Context& ctx) {
+    if (sent) expose(ctx, Exposed::Pipeline, [&] { sent->wait(); });
     sent.reset();
     return x;
   }

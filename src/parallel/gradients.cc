@@ -133,7 +133,7 @@ SlicedGradient Gradients::sliced(const Grad& grad, const model::ParamId& id) con
 void Gradients::end_step(const Context& ctx) {
   for (const model::ParamId& id : ids_) ops::zero_if_fresh(ctx, acquire(id));
   for (size_t i = ids_.size(); i-- > 0;) exchange(ctx, ids_[i]);
-  exchange_.finish(ctx);
+  expose(ctx, Exposed::Gradients, [&] { exchange_.finish(ctx); });
   for (const Vectors& v : vectors_) v.group->all_reduce_sum(ctx, v.numbers);
   if (sharded_) return;
   for (const model::ParamId& id : ids_)

@@ -29,6 +29,9 @@ Groups make_groups(const Parallelism& p, const std::function<ProcessGroup(std::v
   groups.data_and_ends = make(ends_of_data(p));
   groups.forward = make(p.mesh.group(p.rank, {Axis::Pipeline}));
   groups.backward = make(p.mesh.group(p.rank, {Axis::Pipeline}));
+  groups.tensor.awaited_as(Exposed::Tensor);
+  groups.forward.awaited_as(Exposed::Pipeline);
+  groups.backward.awaited_as(Exposed::Pipeline);
   return groups;
 }
 

@@ -152,7 +152,7 @@ void TrainingState::forward(const Action& action) {
   const int chunk = action.chunk;
   const LayerRange& layers = part_.chunks[static_cast<size_t>(chunk)];
   Outgoing& out = part_.last(chunk) ? output(action) : forward_out_.next();
-  const Tensor& x = out.free();
+  const Tensor& x = out.free(ctx_);
   begin_chunk(ctx_, chunk, inputs_.tokens, x);
   model_.forward(ctx_, params_, x, layers.begin, layers.end, saved_.take(chunk, action.micro_batch));
   if (!part_.last(chunk)) out.send(ctx_, groups_.forward, next_stage(), x);
@@ -162,7 +162,7 @@ void TrainingState::backward(const Action& action, float scale) {
   const int chunk = action.chunk;
   const LayerRange& layers = part_.chunks[static_cast<size_t>(chunk)];
   Outgoing& out = part_.last(chunk) ? output(action) : backward_out_.next();
-  const Tensor& dx = part_.last(chunk) ? out.x : out.free();
+  const Tensor& dx = part_.last(chunk) ? out.x : out.free(ctx_);
   if (part_.last(chunk)) {
     model_.loss_backward(ctx_, params_, dx, {inputs_.targets, inputs_.loss_weights}, scale, nll_, grads());
     ops::add_weighted_sum(ctx_, nll_, inputs_.loss_weights, loss_);
@@ -189,7 +189,7 @@ Tensor TrainingState::forward_only(const Context& ctx, const Tensor& tokens) {
   for (int chunk = 0; chunk < static_cast<int>(part_.chunks.size()); ++chunk) {
     const LayerRange& layers = part_.chunks[static_cast<size_t>(chunk)];
     Outgoing& out = part_.last(chunk) ? outputs_.front() : forward_out_.next();
-    x = out.free().row_range(0, spec_.own_tokens(tokens.count()));
+    x = out.free(ctx).row_range(0, spec_.own_tokens(tokens.count()));
     begin_chunk(ctx, chunk, tokens, x);
     model_.forward(ctx, params_, x, layers.begin, layers.end, {});
     if (!part_.last(chunk)) out.send(ctx, groups_.forward, next_stage(), x);

@@ -10,6 +10,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <utility>
+#include <vector>
 
 #include "base/atomic_file.h"
 #include "base/error.h"
@@ -30,6 +31,15 @@ std::string exact(double value) {
 // A measurement, for which six digits are plenty.
 std::string measured(double value) {
   return std::isfinite(value) ? fmt::format("{:.6g}", value) : "null";
+}
+
+// ,"exposed_ms":{"tensor":1.5, ...} or nothing.
+std::string exposed_field(const StepMetrics& m) {
+  if (!m.exposed) return "";
+  std::vector<std::string> kinds;
+  for (size_t kind = 0; kind < m.exposed->size(); ++kind)
+    kinds.push_back(fmt::format("\"{}\":{}", name_of(static_cast<Exposed>(kind)), measured(1e3 * (*m.exposed)[kind])));
+  return fmt::format(",\"exposed_ms\":{{{}}}", fmt::join(kinds, ","));
 }
 
 std::optional<int64_t> step_of(std::string_view line) {
@@ -80,11 +90,11 @@ MetricsWriter::MetricsWriter(std::string path, int64_t steps_done) : path_(std::
 }
 
 void MetricsWriter::step(const StepMetrics& m) {
-  append(
-      fmt::format("{{\"step\":{},\"loss\":{},\"lr\":{},\"grad_norm\":{},\"step_ms\":{},\"tokens_per_second\":{},"
-                  "\"tflops\":{},\"mfu\":{},\"memory_bytes\":{},\"skipped\":{}}}\n",
-                  m.step, exact(m.loss), exact(m.lr), exact(m.grad_norm), measured(m.step_ms),
-                  measured(m.tokens_per_second), measured(m.tflops), measured(m.mfu), m.memory_bytes, m.skipped));
+  append(fmt::format(
+      "{{\"step\":{},\"loss\":{},\"lr\":{},\"grad_norm\":{},\"step_ms\":{},\"tokens_per_second\":{},"
+      "\"tflops\":{},\"mfu\":{},\"memory_bytes\":{},\"skipped\":{}{}}}\n",
+      m.step, exact(m.loss), exact(m.lr), exact(m.grad_norm), measured(m.step_ms), measured(m.tokens_per_second),
+      measured(m.tflops), measured(m.mfu), m.memory_bytes, m.skipped, exposed_field(m)));
 }
 
 void MetricsWriter::valid(int64_t step, double valid_loss) {

@@ -2,10 +2,12 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 
 #include "base/file_descriptor.h"
+#include "device/exposed.h"
 
 namespace agoq::train {
 
@@ -16,6 +18,8 @@ struct StepMetrics {
   double tflops = 0, mfu = 0;  // of the model's arithmetic; mfu in [0, 1], 0 when the peak is unknown
   uint64_t memory_bytes = 0;   // the highest over ranks
   int64_t skipped = 0;         // steps skipped so far
+  // Of several processes: how long computing stood still for others, the highest over ranks of each kind.
+  std::optional<ExposedSeconds> exposed{};
 };
 
 // Losses and other results are written so that reading them gives the same double; a number that JSON cannot express

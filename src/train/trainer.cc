@@ -85,6 +85,7 @@ class Trainer::Run : public RunPlan {
   void write_summary(const Summary& result) const;
   void agree() const;
   double target_weight(std::span<const Batch> own) const;
+  ExposedSeconds highest_exposed();
   void tell_saved(const std::optional<SavedCheckpoint>& saved);
   void save_last();
   Summary summary(bool stopped) const;
@@ -111,6 +112,7 @@ class Trainer::Run : public RunPlan {
   int64_t timed_steps_ = 0;
   double peak_ = 0;  // FLOP/s, the denominator of MFU: measured (fp32 GEMM on this CPU) or the GPU's datasheet's
   std::optional<double> valid_loss_;
+  std::optional<ExposedTimes> exposed_;  // of several processes
 };
 
 Trainer::Run::Run(const TrainConfig& given, Observer watcher, const Processes& processes)
@@ -147,6 +149,7 @@ Trainer::Run::Run(const TrainConfig& given, Observer watcher, const Processes& p
   agree();
   state = std::make_unique<parallel::TrainingState>(memory->arena(), target, job, crew_.transport());
   state->context().random.seed = config.seed;
+  if (!crew_.alone()) exposed_.emplace(state->context());
   const std::vector<size_t> totals = state->groups().world.values(layout.total);
   highest_total_ = *std::max_element(totals.begin(), totals.end());
   resume_or_start();
@@ -279,6 +282,7 @@ StepMetrics Trainer::Run::train_step() {
 
   Context& ctx = state->context();
   ctx.random.step = static_cast<uint32_t>(step_);
+  ctx.exposed = exposed_ ? &*exposed_ : nullptr;
   state->grads().begin_step(ctx, static_cast<int>(batches.size()));
   state->forward_backward(micro_batches, weight > 0 ? static_cast<float>(1 / weight) : 0.0f);
   const double lr = learning_rate(config, step_);
@@ -297,6 +301,7 @@ StepMetrics Trainer::Run::train_step() {
   const double loss_sum = state->take_loss();
   train_loss_ = weight > 0 ? loss_sum / weight : 0;
 
+  ctx.exposed = nullptr;  // evaluation is not measured
   const double seconds = seconds_since(start);
   training_seconds_ += seconds;
   ++timed_steps_;
@@ -312,7 +317,16 @@ StepMetrics Trainer::Run::train_step() {
   m.mfu = peak_ > 0 ? flops / peak_ : 0;
   m.memory_bytes = highest_total_;
   m.skipped = skipped_;
+  if (exposed_) m.exposed = highest_exposed();
   return m;
+}
+
+// The device has done the step, so nothing waits here but for the other ranks' numbers.
+ExposedSeconds Trainer::Run::highest_exposed() {
+  ExposedSeconds highest{};
+  for (const ExposedSeconds& of_rank : state->groups().world.values(exposed_->take()))
+    for (size_t kind = 0; kind < highest.size(); ++kind) highest[kind] = std::max(highest[kind], of_rank[kind]);
+  return highest;
 }
 
 // What all micro-batches of the step weigh, those of other data ranks too.

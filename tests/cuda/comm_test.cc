@@ -5,6 +5,7 @@
 
 #include "comm/nccl_cuda.h"
 #include "cuda/thread_ranks.h"
+#include "device/exposed.h"
 #include "device/side_stream.h"
 #include "device/transfer.h"
 
@@ -258,6 +259,34 @@ TEST_P(GroupOfGpus, GroupsDoNotWaitForEachOther) {
     if (!last) {
       EXPECT_EQ(on_host<float>(r.ctx, up), numbers<float>(r.rank + 1, count));
     }
+  });
+}
+
+// Rank 0 comes late: the streams of the others stand still, and computing before and after does not count.
+TEST_P(GroupOfGpus, MeasuresHowLongTheStreamStandsStill) {
+  run([](Rank& r) {
+    ProcessGroup group = r.world();
+    group.awaited_as(Exposed::Tensor).open(r.ctx);
+    const Tensor mine = on_gpu(r, numbers<float>(r.rank, 1000)), all = r.ctx.empty(DType::F32, {r.size, 1000});
+    const Tensor big = r.ctx.empty(DType::U8, {32 << 20});
+    ExposedTimes times(r.ctx);
+    r.ctx.exposed = &times;
+    for (int round = 0; round < 2; ++round) {
+      r.ctx.gpu().synchronize();
+      group.barrier();
+      if (r.rank == 0) std::this_thread::sleep_for(std::chrono::milliseconds(200));
+      zero(r.ctx, big);
+      group.all_gather(r.ctx, mine, all);
+      zero(r.ctx, big);
+      const ExposedSeconds seconds = times.take();
+      const auto of = [&](Exposed kind) { return seconds[static_cast<size_t>(kind)]; };
+      if (r.rank != 0) {
+        EXPECT_GE(of(Exposed::Tensor), 0.15);
+      }
+      EXPECT_GT(of(Exposed::Tensor), 0);
+      EXPECT_EQ(of(Exposed::Pipeline) + of(Exposed::Gradients) + of(Exposed::Weights), 0);
+    }
+    r.ctx.exposed = nullptr;
   });
 }
 

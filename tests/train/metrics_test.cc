@@ -80,6 +80,15 @@ TEST(Metrics, ALineHasTheFieldsThatReportsRead) {
   EXPECT_EQ(line["skipped"], 2);
 }
 
+TEST(Metrics, ALineOfSeveralProcessesTellsWhatWasWaitedFor) {
+  const ScratchFolder scratch;
+  StepMetrics m{.step = 1};
+  m.exposed = ExposedSeconds{0.0015, 0, 1.25, 0.002};
+  MetricsWriter(scratch.file("m"), 0).step(m);
+  const Json want = {{"tensor", 1.5}, {"pipeline", 0.0}, {"gradients", 1250.0}, {"weights", 2.0}};
+  EXPECT_EQ(lines_of(scratch.file("m")).at(0)["exposed_ms"], want);
+}
+
 TEST(Metrics, AResumedRunWritesTheSameHistory) {
   const ScratchFolder scratch;
   set_log_level(LogLevel::Error);

@@ -199,5 +199,24 @@ TEST_F(TrainerTest, MemoryIsThatOfTheRankWithTheMost) {
   for (const StepMetrics& m : steps) EXPECT_EQ(m.memory_bytes, totals[1]);
 }
 
+// A mesh with every axis waits for everything; one process for nothing.
+TEST_F(TrainerTest, WhatComputingWaitsForIsTold) {
+  std::string model = read_plainly(config_.model_config);
+  model.replace(model.find("\"num_hidden_layers\": 1"), 22, "\"num_hidden_layers\": 2");
+  write_plainly(config_.model_config, model);
+  config_.train_iters = 3;
+  for (const StepMetrics& m : run_ranks(1, [](int, Trainer&) {})) EXPECT_FALSE(m.exposed);
+  config_.tensor_model_parallel_size = config_.pipeline_model_parallel_size = 2;
+  const std::vector<StepMetrics> steps = run_ranks(8, [](int, Trainer&) {});
+  ASSERT_EQ(steps.size(), 3u);
+  for (const StepMetrics& m : steps) {
+    ASSERT_TRUE(m.exposed);
+    for (const Exposed kind : {Exposed::Tensor, Exposed::Pipeline, Exposed::Gradients, Exposed::Weights}) {
+      const bool none_yet = m.step == 1 && kind == Exposed::Weights;
+      EXPECT_EQ((*m.exposed)[static_cast<size_t>(kind)] > 0, !none_yet) << name_of(kind) << ", step " << m.step;
+    }
+  }
+}
+
 }  // namespace
 }  // namespace agoq::train
