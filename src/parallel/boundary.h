@@ -1,4 +1,4 @@
-// Buffers of the residual stream and its gradient that go to a neighbouring stage of the pipeline.
+// Buffers of the residual stream and its gradient that come from and go to neighbouring stages of the pipeline.
 #pragma once
 
 #include <memory>
@@ -24,7 +24,13 @@ struct Outgoing {
   }
 };
 
-// Used in turn, so that one is computed in while the other travels.
+// What a step computes in, on its way from the stage before.
+struct Incoming {
+  Outgoing* to = nullptr;  // null: nothing is expected
+  std::unique_ptr<comm::Pending> arrival;
+};
+
+// Used in turn, so that one is computed in while others travel.
 class OutgoingRing {
  public:
   Outgoing& next() { return buffers_[turn_++ % buffers_.size()]; }

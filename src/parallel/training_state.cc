@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <numeric>
+#include <utility>
 #include <vector>
 
 #include "device/transfer.h"
@@ -108,18 +109,23 @@ TrainingState::TrainingState(Arena& arena, Device target, const Job& job, comm::
   if (transport) groups_.open(ctx_);
 }
 
-// The residual stream of the last chunk stays from its forward to its backward step; those that are sent take turns.
+// The residual stream of the last chunk stays from its forward to its backward step, while another may arrive. Those of
+// the other chunks take turns: one is computed in, one is on its way out, and one on its way in where any comes in.
 void TrainingState::allocate_streams(Arena& arena) {
   const Shape shape = {spec_.own_tokens(job_.tokens()), job_.model.hidden_size};
   const auto allocate = [&](const char* owner) { return arena.allocate(owner, ctx_.compute(), shape); };
   if (part_.head) {
     const int last_chunk = job_.parallelism.chunks - 1;
     const int in_flight = peak_in_flight(actions_of(job_.parallelism, job_.parallelism.micro_batches), last_chunk);
-    for (int i = 0; i < (job_.training ? in_flight : 1); ++i)
+    const int arriving = job_.parallelism.stages() > 1 ? 1 : 0;
+    for (int i = 0; i < (job_.training ? in_flight + arriving : 1); ++i)
       outputs_.push_back({allocate("residual stream"), nullptr});
   }
   if (job_.parallelism.stages() == 1) return;
-  for (int i = 0; i < 2; ++i) {
+  int in_turn = 0;
+  for (int chunk = 0; chunk < job_.parallelism.chunks; ++chunk)
+    if (!part_.last(chunk)) in_turn = std::max(in_turn, part_.first(chunk) ? 2 : 3);
+  for (int i = 0; i < in_turn; ++i) {
     forward_out_.add(allocate("residual stream"));
     if (job_.training) backward_out_.add(allocate("residual stream"));
   }
@@ -127,47 +133,49 @@ void TrainingState::allocate_streams(Arena& arena) {
 
 void TrainingState::forward_backward(std::span<const MicroBatch> batches, float scale) {
   loaded_ = nullptr;
-  for (const Action& action : actions_of(job_.parallelism, static_cast<int>(batches.size())))
-    run(action, batches[static_cast<size_t>(action.micro_batch)], scale);
+  const std::vector<Action> actions = actions_of(job_.parallelism, static_cast<int>(batches.size()));
+  for (size_t i = 0; i < actions.size(); ++i)
+    run(actions[i], i + 1 < actions.size() ? &actions[i + 1] : nullptr,
+        batches[static_cast<size_t>(actions[i].micro_batch)], scale);
 }
 
 void TrainingState::forward_backward(const MicroBatch& batch, int index, float scale) {
   require(job_.parallelism.stages() == 1, "a pipeline takes all micro-batches of a step together");
   loaded_ = nullptr;
-  for (const Step step : {Step::Forward, Step::Backward}) run({step, 0, index}, batch, scale);
+  for (const Step step : {Step::Forward, Step::Backward}) run({step, 0, index}, nullptr, batch, scale);
 }
 
-void TrainingState::run(const Action& action, const MicroBatch& batch, float scale) {
+void TrainingState::run(const Action& action, const Action* next, const MicroBatch& batch, float scale) {
   if (loaded_ != batch.tokens.data) load_whole(batch);
   loaded_ = batch.tokens.data;
   ctx_.random.micro_batch = job_.parallelism.global_index(action.micro_batch);
   Scope scope(ctx_);
   if (action.step == Step::Forward)
-    forward(action);
+    forward(action, next);
   else
-    backward(action, scale);
+    backward(action, next, scale);
 }
 
-void TrainingState::forward(const Action& action) {
+void TrainingState::forward(const Action& action, const Action* next) {
   const int chunk = action.chunk;
   const LayerRange& layers = part_.chunks[static_cast<size_t>(chunk)];
-  Outgoing& out = part_.last(chunk) ? output(action) : forward_out_.next();
+  Outgoing& out = receives(action) ? input(action) : buffer(action);
   const Tensor& x = out.free(ctx_);
-  begin_chunk(ctx_, chunk, inputs_.tokens, x);
+  look_ahead(action, next);
+  if (part_.first(chunk)) model_.embed(ctx_, params_, inputs_.tokens, x);
   model_.forward(ctx_, params_, x, layers.begin, layers.end, saved_.take(chunk, action.micro_batch));
   if (!part_.last(chunk)) out.send(ctx_, groups_.forward, next_stage(), x);
 }
 
-void TrainingState::backward(const Action& action, float scale) {
+void TrainingState::backward(const Action& action, const Action* next, float scale) {
   const int chunk = action.chunk;
   const LayerRange& layers = part_.chunks[static_cast<size_t>(chunk)];
-  Outgoing& out = part_.last(chunk) ? output(action) : backward_out_.next();
-  const Tensor& dx = part_.last(chunk) ? out.x : out.free(ctx_);
+  Outgoing& out = receives(action) ? input(action) : buffer(action);
+  const Tensor& dx = out.x;
+  look_ahead(action, next);
   if (part_.last(chunk)) {
     model_.loss_backward(ctx_, params_, dx, {inputs_.targets, inputs_.loss_weights}, scale, nll_, grads());
     ops::add_weighted_sum(ctx_, nll_, inputs_.loss_weights, loss_);
-  } else {
-    groups_.backward.receive(ctx_, next_stage(), dx);
   }
   model_.backward(ctx_, params_, dx, layers.begin, layers.end, saved_.find(chunk, action.micro_batch), grads());
   saved_.release(chunk, action.micro_batch);
@@ -177,11 +185,28 @@ void TrainingState::backward(const Action& action, float scale) {
     out.send(ctx_, groups_.backward, previous_stage(), dx);
 }
 
-void TrainingState::begin_chunk(const Context& ctx, int chunk, const Tensor& tokens, const Tensor& x) {
-  if (part_.first(chunk))
-    model_.embed(ctx, params_, tokens, x);
-  else
-    groups_.forward.receive(ctx, previous_stage(), x);
+bool TrainingState::receives(const Action& action) const {
+  return action.step == Step::Forward ? !part_.first(action.chunk) : !part_.last(action.chunk);
+}
+
+void TrainingState::expect(const Action& action) {
+  const bool forward = action.step == Step::Forward;
+  expected_.to = &buffer(action);
+  const comm::Message message{forward ? previous_stage() : next_stage(), expected_.to->free(ctx_)};
+  expected_.arrival = (forward ? groups_.forward : groups_.backward).start(ctx_, {}, {&message, 1});
+}
+
+Outgoing& TrainingState::input(const Action& action) {
+  if (!expected_.to) expect(action);
+  expose(ctx_, Exposed::Pipeline, [&] { expected_.arrival->wait(); });
+  expected_.arrival.reset();
+  return *std::exchange(expected_.to, nullptr);
+}
+
+// What the next action reads arrives while this one computes. Where both are of the same kind this one's output goes
+// first: NCCL carries what two stages send each other in one order, and the next input may depend on that output.
+void TrainingState::look_ahead(const Action& action, const Action* next) {
+  if (next && next->step != action.step && receives(*next)) expect(*next);
 }
 
 Tensor TrainingState::forward_only(const Context& ctx, const Tensor& tokens) {
@@ -190,7 +215,10 @@ Tensor TrainingState::forward_only(const Context& ctx, const Tensor& tokens) {
     const LayerRange& layers = part_.chunks[static_cast<size_t>(chunk)];
     Outgoing& out = part_.last(chunk) ? outputs_.front() : forward_out_.next();
     x = out.free(ctx).row_range(0, spec_.own_tokens(tokens.count()));
-    begin_chunk(ctx, chunk, tokens, x);
+    if (part_.first(chunk))
+      model_.embed(ctx, params_, tokens, x);
+    else
+      groups_.forward.receive(ctx, previous_stage(), x);
     model_.forward(ctx, params_, x, layers.begin, layers.end, {});
     if (!part_.last(chunk)) out.send(ctx, groups_.forward, next_stage(), x);
   }
@@ -261,8 +289,10 @@ Traffic TrainingState::rehearse() {
   return step;
 }
 
-Outgoing& TrainingState::output(const Action& action) {
-  return outputs_[static_cast<size_t>(action.micro_batch) % outputs_.size()];
+// What an action computes in, and sends. The last chunk's backward step finds there what its forward step has left.
+Outgoing& TrainingState::buffer(const Action& action) {
+  if (part_.last(action.chunk)) return outputs_[static_cast<size_t>(action.micro_batch) % outputs_.size()];
+  return (action.step == Step::Forward ? forward_out_ : backward_out_).next();
 }
 
 int TrainingState::next_stage() const {

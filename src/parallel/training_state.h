@@ -93,16 +93,20 @@ class TrainingState {
   void load_whole(const MicroBatch& batch);
 
   HeldParameter held(const model::ParamId& id);
-  void run(const Action& action, const MicroBatch& batch, float scale);
-  void forward(const Action& action);
-  void backward(const Action& action, float scale);
-  // x of a chunk: embedded, or from the stage before.
-  void begin_chunk(const Context& ctx, int chunk, const Tensor& tokens, const Tensor& x);
+  // `next`: the action that follows; null if none does.
+  void run(const Action& action, const Action* next, const MicroBatch& batch, float scale);
+  void forward(const Action& action, const Action* next);
+  void backward(const Action& action, const Action* next, float scale);
+  // Of an action whose input another stage sends: where it arrives. expect() begins to receive it, input() waits.
+  bool receives(const Action& action) const;
+  void expect(const Action& action);
+  Outgoing& input(const Action& action);
+  void look_ahead(const Action& action, const Action* next);
   // Through all chunks without keeping anything; returns what the head reads, where the head is.
   Tensor forward_only(const Context& ctx, const Tensor& tokens);
   void share_from_last_stage(const Context& ctx, const Tensor& x) const;
   void allocate_streams(Arena& arena);
-  Outgoing& output(const Action& action);
+  Outgoing& buffer(const Action& action);
   int next_stage() const;
   int previous_stage() const;
 
@@ -119,6 +123,7 @@ class TrainingState {
   // The residual stream [T / ranks, H]: of the last chunk's micro-batches in flight; on its way to the stages beside.
   std::vector<Outgoing> outputs_;
   OutgoingRing forward_out_, backward_out_;
+  Incoming expected_;  // by the next action
   MicroBatch inputs_;
   const void* loaded_ = nullptr;  // the tokens of the micro-batch that inputs_ hold
   Tensor document_offsets_;       // [T + 1] int32, where a GPU needs it
