@@ -3,10 +3,12 @@
 #include <CLI/CLI.hpp>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "base/text.h"
 #include "bench/bench.h"
 #include "bench/steps.h"
+#include "cli/bench_collective.h"
 #include "cli/command.h"
 #include "cli/options.h"
 
@@ -22,6 +24,7 @@ struct BenchOptions {
   std::shared_ptr<SettingOptions> settings;
   std::string what;
   std::vector<int64_t> layers;
+  std::vector<std::string> sizes;
   double seconds = 10;
   std::string json;
 };
@@ -214,33 +217,48 @@ Json run_steps(const BenchOptions& options) {
   return json;
 }
 
+// What the leading process has found; nothing on others.
+std::optional<Json> run_what(const BenchOptions& options) {
+  const bool collective = options.what == "collective";
+  require(collective || options.sizes.empty(), "--sizes is of `agoq bench collective`, not of {}", options.what);
+  require(!collective || options.layers.empty(), "--num-layers: `agoq bench collective` has no layers; see --sizes");
+  if (collective) return bench_collective(options.settings->config(), {options.sizes, kShareOfOp * options.seconds});
+  return options.what == "step" ? run_steps(options) : run_ops(options);
+}
+
 void run_bench(const BenchOptions& options) {
-  const Json json = options.what == "step" ? run_steps(options) : run_ops(options);
-  if (options.json.empty()) return;
+  const std::optional<Json> json = run_what(options);
+  if (!json || options.json.empty()) return;
   std::ofstream file(options.json);
-  file << json.dump(1) << '\n';
+  file << json->dump(1) << '\n';
   require(file.flush().good(), "cannot write {}", options.json);
 }
 
 }  // namespace
 
 Command add_bench(CLI::App& program) {
-  CLI::App* app = program.add_subcommand("bench", "measure codecs, ops, a layer or whole steps against this device");
+  CLI::App* app = program.add_subcommand(
+      "bench", "measure codecs, ops, a layer or whole steps against this device, sums over ranks against NCCL");
   auto options = std::make_shared<BenchOptions>();
   app->add_option("WHAT", options->what,
                   "codec: every format; op: every op of a training step; layer: one decoder layer and its ops; step: "
-                  "whole training steps")
+                  "whole training steps; collective: gradients summed over the processes of a launch")
       ->required()
-      ->type_name("codec|op|layer|step")
-      ->check(CLI::IsMember({"codec", "op", "layer", "step"}).description(""));
+      ->type_name("codec|op|layer|step|collective")
+      ->check(CLI::IsMember({"codec", "op", "layer", "step", "collective"}).description(""));
   app->add_option("--num-layers", options->layers,
                   "instead of the model's; two numbers (N,M) tell what one more layer costs a step")
       ->delimiter(',')
       ->type_name("N")
       ->check(CLI::PositiveNumber.description(""));
+  app->add_option("--sizes", options->sizes,
+                  "of the gradients of `collective`, counted in fp32 (default: 1MiB to 4GiB, as memory allows; on the "
+                  "CPU to 16MiB)")
+      ->delimiter(',')
+      ->type_name("SIZE");
   app->add_option("--seconds", options->seconds,
-                  "how long steps, a layer and the ceiling of matrix products run; an op runs for a twentieth of it "
-                  "(default: 10)")
+                  "how long steps, a layer and the ceiling of matrix products run; an op, or a way to sum, runs for a "
+                  "twentieth of it (default: 10)")
       ->type_name("S")
       ->check(CLI::PositiveNumber.description(""));
   app->add_option("--json", options->json, "also write JSON to this file")->type_name("FILE");
@@ -249,7 +267,11 @@ Command add_bench(CLI::App& program) {
       "Random data; times are medians after a warm-up. Ceilings are measured in the same run: a large copy for what\n"
       "moves bytes (each input read once, each output written once), the matrix products and attention of a layer\n"
       "back to back for what multiplies.\n"
-      "Example: agoq bench step --model-config llama3-8b --num-layers 4,8 --seq-length 8192");
+      "`collective` needs no model; every launcher of `agoq train` starts its processes. NCCL's own sums in fp32 and\n"
+      "bf16 take turns with ours where each process has a GPU; NCCL_P2P_DISABLE=1 NCCL_SHM_DISABLE=1 puts the network\n"
+      "between GPUs of one host.\n"
+      "Example: agoq bench step --model-config llama3-8b --num-layers 4,8 --seq-length 8192\n"
+      "         torchrun --no-python --nproc-per-node 8 agoq bench collective --sizes 32MiB,256MiB --json sums.json");
   return {app, [options] { run_bench(*options); }};
 }
 

@@ -11,7 +11,8 @@ namespace {
 
 using codec::Quantized;
 
-constexpr int64_t kPadding = 512;  // behind codes and behind scales
+constexpr int64_t kPadding = 512;                  // behind codes and behind scales
+constexpr int64_t kLaneBytes = int64_t{32} << 20;  // more makes nothing faster
 
 void add(std::vector<comm::Message>& messages, int peer, const Quantized& q) {
   if (q.rows == 0) return;
@@ -44,6 +45,11 @@ GradientExchange::GradientExchange(Arena& arena, codec::Codec wire, bool wire_di
 
 int64_t GradientExchange::lane_bytes(codec::Codec wire, int64_t rows, const codec::RowBlocks& row) {
   return rows * codec::full_row_bytes(wire, row) + kPadding;
+}
+
+int64_t GradientExchange::usual_lane_bytes(codec::Codec wire, int64_t rows, int ranks, const codec::RowBlocks& row) {
+  const auto of_slices = [&](int64_t slice) { return lane_bytes(wire, ranks * slice, row); };
+  return std::clamp(kLaneBytes, of_slices(1), of_slices(slice_rows(rows, ranks)));
 }
 
 void GradientExchange::start(const Context& ctx, const comm::ProcessGroup& group, const SlicedGradient& gradient) {

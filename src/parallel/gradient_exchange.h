@@ -33,6 +33,8 @@ class GradientExchange {
   GradientExchange(Arena& arena, codec::Codec wire, bool wire_differs, int64_t lane_bytes);
   // The lane that holds so many rows, of all ranks' slices together; it must hold one of each.
   static int64_t lane_bytes(codec::Codec wire, int64_t rows, const codec::RowBlocks& row);
+  // The one for a gradient of so many rows: as large as helps, but no larger than what has to travel.
+  static int64_t usual_lane_bytes(codec::Codec wire, int64_t rows, int ranks, const codec::RowBlocks& row);
 
   // Sends every rank its slice, behind the gradients started before. Until finish(), nobody touches the gradient. All
   // ranks of a group start the same gradients in the same order.

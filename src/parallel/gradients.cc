@@ -8,10 +8,9 @@ namespace {
 
 using model::Param;
 
-constexpr int64_t kVectorAlignment = 64;           // numbers
-constexpr int64_t kLaneBytes = int64_t{32} << 20;  // of an exchange
+constexpr int64_t kVectorAlignment = 64;  // numbers
 
-// As large as helps, but not larger than what has to travel, and at least a row of every rank's slice.
+// Of the largest that a gradient asks for.
 int64_t lane_bytes(const Groups& groups, const std::vector<model::ParamId>& ids, const model::LayerSpec& spec,
                    codec::Codec wire) {
   int64_t bytes = 0;
@@ -19,8 +18,7 @@ int64_t lane_bytes(const Groups& groups, const std::vector<model::ParamId>& ids,
     const model::ParamRow& row = spec[id.param];
     const int ranks = groups.of(row.reduction).size();
     if (row.one_dimensional() || ranks == 1) continue;
-    const auto of_slices = [&](int64_t rows) { return GradientExchange::lane_bytes(wire, ranks * rows, row.blocks()); };
-    bytes = std::max(bytes, std::clamp(kLaneBytes, of_slices(1), of_slices(slice_rows(row.rows, ranks))));
+    bytes = std::max(bytes, GradientExchange::usual_lane_bytes(wire, row.rows, ranks, row.blocks()));
   }
   return bytes;
 }

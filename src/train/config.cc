@@ -91,16 +91,15 @@ int64_t data_ranks_of(const TrainConfig& c, int world) {
   return world / model_ranks;
 }
 
+void one_of(const char* flag, const std::string& value, std::initializer_list<const char*> choices) {
+  require(std::find(choices.begin(), choices.end(), value) != choices.end(), "{} {}: use {}", flag, value,
+          fmt::join(choices, " or "));
+}
+
 void check_parallel(const TrainConfig& c) {
-  const auto one_of = [](const char* flag, const std::string& value, std::initializer_list<const char*> choices) {
-    require(std::find(choices.begin(), choices.end(), value) != choices.end(), "{} {}: use {}", flag, value,
-            fmt::join(choices, " or "));
-  };
   one_of("--pipeline-stage-widths", c.pipeline_stage_widths, {"dbca", "same"});
   one_of("--data-parallel-sharding-strategy", c.data_parallel_sharding_strategy, {"optim", "no_shard"});
-  one_of("--gpu-transport", c.gpu_transport, {"auto", "nccl", "staged"});
-  require(c.distributed_timeout_minutes > 0, "--distributed-timeout-minutes must be positive, not {}",
-          c.distributed_timeout_minutes);
+  links_of(c);
 }
 
 parallel::Parallelism parallelism_of(const TrainConfig& c, Place place) {
@@ -113,10 +112,7 @@ parallel::Parallelism parallelism_of(const TrainConfig& c, Place place) {
   p.chunks = number(c.num_virtual_stages_per_pipeline_rank);
   p.end_layers = {c.decoder_first_pipeline_num_layers, c.decoder_last_pipeline_num_layers};
   p.micro_batches = number(c.global_batch_size / (c.micro_batch_size * data_ranks));
-  p.links.gpu_transport = c.gpu_transport == "nccl"     ? comm::GpuTransport::Nccl
-                          : c.gpu_transport == "staged" ? comm::GpuTransport::Staged
-                                                        : comm::GpuTransport::Auto;
-  p.links.timeout = std::chrono::seconds(std::max<int64_t>(1, std::llround(c.distributed_timeout_minutes * 60)));
+  p.links = links_of(c);
   p.stage_widths = c.pipeline_stage_widths == "dbca";
   p.shard_optimizer = c.data_parallel_sharding_strategy == "optim";
   const codec::Codec kept = gradient_codec("--main-grads-dtype", c.main_grads_dtype);
@@ -153,6 +149,17 @@ void check_schedule(const TrainConfig& c) {
 
 model::ModelConfig resolve_model(const TrainConfig& c) {
   return find_origin(c).model;
+}
+
+comm::GroupOptions links_of(const TrainConfig& c) {
+  one_of("--gpu-transport", c.gpu_transport, {"auto", "nccl", "staged"});
+  require(c.distributed_timeout_minutes > 0, "--distributed-timeout-minutes must be positive, not {}",
+          c.distributed_timeout_minutes);
+  comm::GroupOptions links;
+  if (c.gpu_transport == "nccl") links.gpu_transport = comm::GpuTransport::Nccl;
+  if (c.gpu_transport == "staged") links.gpu_transport = comm::GpuTransport::Staged;
+  links.timeout = std::chrono::seconds(std::max<int64_t>(1, std::llround(c.distributed_timeout_minutes * 60)));
+  return links;
 }
 
 Device resolve_device(const std::string& name) {

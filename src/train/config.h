@@ -93,6 +93,7 @@ TrainConfig resolved(TrainConfig config, const model::ModelConfig& model, Device
 // (plan/stage_plan.h).
 parallel::Job make_job(const TrainConfig& config, const model::ModelConfig& model, Place place = {});
 Device resolve_device(const std::string& name);
+comm::GroupOptions links_of(const TrainConfig& config);  // how GPUs reach each other
 // Learning rate of a step (0-based): linear warm-up, then cosine, linear or constant decay to min_lr.
 double learning_rate(const TrainConfig& config, int64_t step);
 
