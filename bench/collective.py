@@ -1,0 +1,168 @@
+#!/usr/bin/env python3
+"""Gradients summed over 2, 4, 8 GPUs of this machine, as many as there are: `agoq bench collective` for each number of
+ranks, over NVLink or PCIe and again with NCCL's ways within a machine switched off, as if the network lay between the
+GPUs. Writes bench/results/collectives.md: the conditions, speedups over NCCL's sums, errors, and all times.
+
+  bench/collective.py
+  bench/collective.py --sizes 32MiB,256MiB --seconds 4
+  bench/collective.py --share --ranks 2 4       # ranks share GPU 0, through host memory
+  bench/collective.py --device cpu --ranks 2 --sizes 1MiB --output -
+"""
+
+import argparse
+import json
+import os
+import shlex
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import record
+
+# Between GPUs of one machine, as a user would have it, and as between machines.
+LINKS = {"within the machine": {}, "P2P and shared memory off": {"NCCL_P2P_DISABLE": "1", "NCCL_SHM_DISABLE": "1"}}
+FORMS = ("exchange", "reduce", "all-reduce")
+ABOUT = """\
+Every rank has a Gaussian gradient of its own; sizes are counted in fp32. `exchange`: each rank gets all addends of its slice,
+encoded, as the sharded optimizer (ZeRO-1) reads them; `reduce`: their fp32 sum, encoded once, too; `all-reduce`: that of all
+slices on all ranks. Times are medians, of the slowest rank; all methods take turns in one run. Algorithm bandwidth is the
+gradient's bytes in fp32 over the time, bus bandwidth what a rank must send in the wire's format, a share (W - 1) / W of the
+gradient, twice for all-reduce. Speedups are over NCCL's ncclReduceScatter and ncclAllReduce, or, where ranks have no GPU of their
+own, over our exchange of fp32 and bf16. The error is L2, relative to the same sum in fp64. The ring in fp8 is what 8 bits give
+without our exchange: partial sums are rounded at every hop."""
+
+
+def main():
+    options = parse_options()
+    ranks = options.ranks or [w for w in (2, 4, 8) if w <= gpus()]
+    if not ranks:
+        sys.exit(f"{gpus()} GPUs here: nothing to sum over; --share lets ranks share one, --device cpu --ranks 2 does without")
+    links = LINKS if options.device == "cuda" and not options.share else {"host memory": {}}
+    runs = [(w, link, run(w, variables, options)) for w in ranks for link, variables in links.items()]
+    text = document(runs, options)
+    if options.output == "-":
+        return print(text)
+    path = record.ROOT / options.output
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def parse_options():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--ranks", type=int, nargs="+", help="processes of a run (default: 2 4 8, as there are GPUs)")
+    parser.add_argument("--sizes", help="of gradients, counted in fp32 (default: those of the program)")
+    parser.add_argument("--seconds", type=float, default=10, help="a method is measured for a twentieth of it (default: %(default)s)")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--share", action="store_true", help="all ranks on the first GPU")
+    parser.add_argument("--agoq", default="build/agoq", help="the program, from the root of the repository (default: %(default)s)")
+    parser.add_argument("--output", default="bench/results/collectives.md", help="from the root; -: print it (default: %(default)s)")
+    return parser.parse_args()
+
+
+def gpus():
+    try:
+        listed = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return 0
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return len(visible.split(",")) if visible else len(listed.splitlines())
+
+
+def run(world, variables, options):
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "sums.json"
+        words = [options.agoq, "bench", "collective", "--device", options.device, "--seconds", f"{options.seconds:g}", "--json", str(out)]
+        words += ["--sizes", options.sizes] if options.sizes else []
+        port = str(free_port())
+        ranks = [subprocess.Popen(words, cwd=record.ROOT, stdout=subprocess.DEVNULL, env=environment(rank, world, port, variables, options))
+                 for rank in range(world)]
+        if any([rank.wait() for rank in ranks]):
+            sys.exit(f"{shlex.join(words)} failed with {world} ranks; nothing is written")
+        return json.loads(out.read_text())
+
+
+def environment(rank, world, port, variables, options):
+    place = {"RANK": rank, "WORLD_SIZE": world, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": world, "AGOQ_MASTER_ADDR": "127.0.0.1",
+             "AGOQ_MASTER_PORT": port, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    gpu = {"CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]} if options.share else {}
+    threads = {"OMP_NUM_THREADS": max(1, len(os.sched_getaffinity(0)) // world), "OMP_WAIT_POLICY": "passive"}
+    settings = threads | os.environ | place | variables | gpu
+    return {name: str(value) for name, value in settings.items()}
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def document(runs, options):
+    options.name, options.command = "collectives", ["bench/collective.py", *sys.argv[1:]]
+    found = runs[0][2]
+    conditions = record.machine() | {"device": found["device"], "NCCL": found["nccl"] or "not in this build"}
+    parts = [ABOUT, "## Speedups", speedups(runs), "## Errors", errors(runs)]
+    for world, link, result in runs:
+        variables = " ".join(f"{name}={value}" for name, value in result["nccl_variables"].items())
+        parts += [f"## {world} ranks, {link}", f"{result['link']}{'; ' if variables else ''}{variables}", times(result)]
+    return record.document(options, conditions, "\n\n".join(parts))
+
+
+def speedups(runs):
+    rows = []
+    for world, link, result in runs:
+        for entry in ours(result):
+            rows.append([world, link, size(entry["bytes"]), entry["sum"], entry["wire"], *(factor(entry, rival) for rival in ("fp32", "bf16"))])
+    return table(["ranks", "link", "gradient", "sum", "wire", "over fp32", "over bf16"], rows)
+
+
+# An error depends neither on the link nor, but for chance, on the size: those of the largest gradient.
+def errors(runs):
+    by_world = {world: result for world, _, result in runs}
+    most = {world: [e for e in result["sums"] if e["bytes"] == max(s["bytes"] for s in result["sums"])] for world, result in by_world.items()}
+    methods = dict.fromkeys(method(entry) for entries in most.values() for entry in entries)
+    rows = []
+    for name in sorted(methods, key=lambda name: FORMS.index(name[0])):
+        found = {world: entry["error"] for world, entries in most.items() for entry in entries if method(entry) == name}
+        rows.append([" ".join(name), *(f"{found[w]:.2e}" if w in found else "" for w in most)])
+    return table(["sum", *(f"W = {w}" for w in most)], rows)
+
+
+def times(result):
+    rows = [[size(e["bytes"]), e["sum"], e["by"], e["wire"], f"{e['ms']:.4f}", f"{e['least_ms']:.4f}",
+             f"{e['algorithm_bytes_per_second'] / 1e9:.1f}", f"{e['bus_bytes_per_second'] / 1e9:.1f}", factor(e, "fp32"), factor(e, "bf16")]
+            for e in sorted(result["sums"], key=lambda e: (e["bytes"], FORMS.index(e["sum"])))]
+    skipped = [f"{size(s['bytes'])} was skipped: {s['why']}." for s in result["skipped"]]
+    header = ["gradient", "sum", "by", "wire", "ms", "least ms", "algorithm GB/s", "bus GB/s", "over fp32", "over bf16"]
+    return "\n\n".join([table(header, rows), *skipped])
+
+
+def ours(result):
+    return [e for e in result["sums"] if e["by"] == "AGoQ" and e["wire"] in ("int8", "fp8")]
+
+
+def method(entry):
+    return entry["sum"], entry["by"], entry["wire"]
+
+
+def factor(entry, rival):
+    speedup = entry.get(f"speedup_over_{rival}")
+    return f"{speedup:.2f}x" if speedup else ""
+
+
+def size(n):
+    unit = next((unit for unit in ("GiB", "MiB", "KiB") if n >= SIZES[unit]), "KiB")
+    return f"{n / SIZES[unit]:g} {unit}"
+
+
+SIZES = {"GiB": 2**30, "MiB": 2**20, "KiB": 2**10}
+
+
+def table(header, rows):
+    lines = [header, ["---" if name in ("link", "sum", "by", "wire") else "---:" for name in header], *rows]
+    return "\n".join(f"| {' | '.join(str(cell) for cell in line)} |" for line in lines)
+
+
+if __name__ == "__main__":
+    main()
