@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """Gradients summed over 2, 4, 8 GPUs of this machine, as many as there are: `agoq bench collective` for each number of
-ranks, over NVLink or PCIe and again with NCCL's ways within a machine switched off, as if the network lay between the
-GPUs. Writes bench/results/collectives.md: the conditions, speedups over NCCL's sums, errors, and all times.
+ranks, over NVLink or PCIe (gradients in each other's memory, and again by NCCL's messages), and with NCCL's ways within a
+machine switched off, as if the network lay between the GPUs. Writes bench/results/collectives.md: the conditions, speedups over NCCL's sums, errors, and all times.
 
   bench/collective.py
   bench/collective.py --sizes 32MiB,256MiB --seconds 4
-  bench/collective.py --share --ranks 2 4       # ranks share GPU 0, through host memory
+  bench/collective.py --share --ranks 2 4       # ranks share GPU 0
   bench/collective.py --device cpu --ranks 2 --sizes 1MiB --output -
 """
 
@@ -21,8 +21,11 @@ from pathlib import Path
 
 import record
 
-# Between GPUs of one machine, as a user would have it, and as between machines.
-LINKS = {"within the machine": {}, "P2P and shared memory off": {"NCCL_P2P_DISABLE": "1", "NCCL_SHM_DISABLE": "1"}}
+# Between GPUs of one machine: as a user would have it, our codes by NCCL's messages, and as between machines.
+LINKS = {"in place": (["--gpu-transport", "direct"], {}), "messages of NCCL": ([], {}),
+         "P2P and shared memory off": ([], {"NCCL_P2P_DISABLE": "1", "NCCL_SHM_DISABLE": "1"})}
+SHARED = {"host memory": ([], {}), "direct": (["--gpu-transport", "direct"], {})}  # a GPU
+ON_CPU = {"host memory": ([], {})}
 FORMS = ("exchange", "reduce", "all-reduce")
 ABOUT = """\
 Every rank has a Gaussian gradient of its own; sizes are counted in fp32. `exchange`: each rank gets all addends of its slice,
@@ -39,8 +42,8 @@ def main():
     ranks = options.ranks or [w for w in (2, 4, 8) if w <= gpus()]
     if not ranks:
         sys.exit(f"{gpus()} GPUs here: nothing to sum over; --share lets ranks share one, --device cpu --ranks 2 does without")
-    links = LINKS if options.device == "cuda" and not options.share else {"host memory": {}}
-    runs = [(w, link, run(w, variables, options)) for w in ranks for link, variables in links.items()]
+    links = ON_CPU if options.device == "cpu" else SHARED if options.share else LINKS
+    runs = [(w, link, run(w, *how, options)) for w in ranks for link, how in links.items()]
     text = document(runs, options)
     if options.output == "-":
         return print(text)
@@ -70,11 +73,11 @@ def gpus():
     return len(visible.split(",")) if visible else len(listed.splitlines())
 
 
-def run(world, variables, options):
+def run(world, flags, variables, options):
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "sums.json"
         words = [options.agoq, "bench", "collective", "--device", options.device, "--seconds", f"{options.seconds:g}", "--json", str(out)]
-        words += ["--sizes", options.sizes] if options.sizes else []
+        words += flags + (["--sizes", options.sizes] if options.sizes else [])
         port = str(free_port())
         ranks = [subprocess.Popen(words, cwd=record.ROOT, stdout=subprocess.DEVNULL, env=environment(rank, world, port, variables, options))
                  for rank in range(world)]

@@ -240,8 +240,11 @@ SumTimes CollectiveBench::measure(int64_t bytes) {
                                  human_bytes(counted.total_bytes()), human_bytes(room_));
     return result;
   }
-  Round round(memory_.reserve(counted.total_bytes()), memory_.device(), shape, {group_, *inputs_, nccl_.get()});
-  result.times = round.measure(options_.seconds);
+  {
+    Round round(memory_.reserve(counted.total_bytes()), memory_.device(), shape, {group_, *inputs_, nccl_.get()});
+    result.times = round.measure(options_.seconds);
+  }
+  group_.barrier();  // nobody reaches into memory that the next size reserves anew
   return result;
 }
 

@@ -98,8 +98,7 @@ void print_conditions(const Json& json) {
   std::string variables;
   for (const auto& [name, value] : json["nccl_variables"].items())
     variables += fmt::format(" {}={}", name, value.get<std::string>());
-  fmt::print("{} ranks, {}; between them {}\n", json["ranks"].get<int>(), json["device"].get<std::string>(),
-             json["link"].get<std::string>());
+  fmt::print("{} ranks, {}\n", json["ranks"].get<int>(), json["device"].get<std::string>());
   const std::string version = json["nccl"];
   fmt::print("NCCL {}{}; its own sums {}\n\n", version.empty() ? "is not in this build" : version, variables,
              json["nccl_sums"].get<bool>() ? "beside ours" : "cannot run here: ours in fp32 and bf16 in their place");
@@ -124,17 +123,10 @@ std::optional<Json> bench_collective(const train::TrainConfig& config, const Col
       group = comm::ProcessGroup(*own.transport, ranks, 0, links);
     }
     bench::CollectiveBench bench(memory, group, {links, options.seconds, config.seed});
-    Json json = {{"what", "collective"},
-                 {"device", memory.gpu() ? memory.gpu()->name() : "cpu"},
-                 {"ranks", group.size()},
-                 {"link", group.alone()  ? "nothing"
-                          : memory.gpu() ? group.gpu_link()
-                                         : "sockets"},
-                 {"nccl", nccl_version()},
-                 {"nccl_sums", bench.has_nccl()},
-                 {"nccl_variables", nccl_variables()},
-                 {"sums", Json::array()},
-                 {"skipped", Json::array()}};
+    Json json = {{"what", "collective"},          {"device", memory.gpu() ? memory.gpu()->name() : "cpu"},
+                 {"ranks", group.size()},         {"nccl", nccl_version()},
+                 {"nccl_sums", bench.has_nccl()}, {"nccl_variables", nccl_variables()},
+                 {"sums", Json::array()},         {"skipped", Json::array()}};
     if (processes.lead()) print_conditions(json);
     for (const int64_t size : sizes) {
       const SumTimes times = bench.measure(size);
@@ -143,7 +135,10 @@ std::optional<Json> bench_collective(const train::TrainConfig& config, const Col
       for (const Json& sum : json_of(times)) json["sums"].push_back(sum);
       if (!times.skipped.empty()) json["skipped"].push_back({{"bytes", times.bytes}, {"why", times.skipped}});
     }
-    if (processes.lead()) result = std::move(json);
+    json["link"] = group.alone() ? "nothing" : memory.gpu() ? group.gpu_link() : "sockets";  // known by now
+    if (!processes.lead()) return;
+    fmt::print("between the ranks: {}\n", json["link"].get<std::string>());
+    result = std::move(json);
   });
   return result;
 }

@@ -29,7 +29,7 @@ std::unique_ptr<Pending> HostLink::start(std::span<const Message> sends, std::sp
 std::string why_staged(const GroupOptions& options, std::span<const Gpu::Uuid> gpus) {
   if (options.gpu_transport == GpuTransport::Staged) return "asked for";
   std::string why = kNcclBuild ? shared_gpu(gpus) : "this build has no NCCL";
-  require(options.gpu_transport == GpuTransport::Auto || why.empty(),
+  require(options.gpu_transport != GpuTransport::Nccl || why.empty(),
           "--gpu-transport nccl: {}; give each rank a GPU of its own, or take auto", why);
   return why;
 }

@@ -25,11 +25,14 @@ struct Message {
   Tensor data;   // on the context's device
 };
 
-enum class GpuTransport : uint8_t { Auto, Nccl, Staged };
+// Auto: NCCL where every rank has a GPU of its own, through host memory elsewhere. Nccl is an error where it cannot be.
+// Direct: as Auto, but what can be exchanged in place is, in each other's memory (comm/window.h); an error where that
+// cannot be reached.
+enum class GpuTransport : uint8_t { Auto, Nccl, Staged, Direct };
 
 struct GroupOptions {
-  GpuTransport gpu_transport = GpuTransport::Auto;  // Nccl is an error where it cannot be
-  std::chrono::seconds timeout{600};                // how long NCCL waits for a rank while the host waits for the GPU
+  GpuTransport gpu_transport = GpuTransport::Auto;
+  std::chrono::seconds timeout{600};  // how long NCCL waits for a rank while the host waits for the GPU
 };
 
 // The ranks of a group and the way between them in host memory.

@@ -4,12 +4,11 @@
 
 #include <cstdlib>
 #include <cstring>
-#include <deque>
 #include <exception>
 
 #include "base/polling.h"
+#include "comm/side_exchanges_cuda.h"
 #include "device/cuda.h"
-#include "device/side_stream.h"
 
 namespace agoq::comm {
 namespace {
@@ -21,18 +20,6 @@ void require_success(ncclResult_t result, const char* call) {
   require(result == ncclSuccess, "{}: {} ({}); NCCL_DEBUG=WARN tells more, --gpu-transport staged does without NCCL",
           call, ncclGetErrorString(result), ncclGetLastError(nullptr));
 }
-
-// An exchange on a stream of its own, which ends at a point of that stream.
-class NcclExchange : public Pending {
- public:
-  NcclExchange(cudaStream_t stream, std::shared_ptr<cuda::Event> end) : stream_(stream), end_(std::move(end)) {}
-  void wait() override { end_->hold(stream_); }
-  bool ready() override { return true; }  // the stream waits
-
- private:
-  cudaStream_t stream_;  // of who waits
-  std::shared_ptr<cuda::Event> end_;
-};
 
 // The communicator is a non-blocking one: calls return at once and are asked about, so that a rank that is gone is an
 // error here and not a call that never returns. Any error ends the communicator.
@@ -54,20 +41,15 @@ class NcclLink : public GpuLink, public Gpu::Watch {
   void abandon() noexcept override;
 
  private:
-  using Clock = Polling::Clock;
-
   void greet(Gpu& gpu);
   template <class Call>
   std::unique_ptr<Pending> enqueue(const Context& ctx, const Call& call);
   void settle(ncclResult_t result, const char* call, Polling::Duration timeout);
   void end();
-  void forget_finished();
 
   NcclGroup group_;
   ncclComm_t comm_ = nullptr;  // null before connect() and after abandon()
-  SideStream side_;
-  std::deque<std::shared_ptr<cuda::Event>> unfinished_;  // ends of exchanges, in the order of the stream
-  Clock::time_point progress_;                           // when an exchange was last seen to end, or the first to begin
+  SideExchanges exchanges_;
   uint64_t bytes_sent_ = 0;
 };
 
@@ -126,18 +108,14 @@ void NcclLink::settle(ncclResult_t result, const char* call, Polling::Duration t
 template <class Call>
 std::unique_ptr<Pending> NcclLink::enqueue(const Context& ctx, const Call& call) {
   require(comm_ != nullptr, "this group of {} ranks was given up after an error", group_.size);
-  cudaStream_t stream = cuda::stream(side_.behind(ctx));
+  const Context beside = exchanges_.begin(ctx);
   try {
-    settle(call(stream), "an exchange by NCCL", group_.timeout);
+    settle(call(cuda::stream(beside)), "an exchange by NCCL", group_.timeout);
   } catch (...) {
     abandon();
     throw;
   }
-  forget_finished();
-  if (unfinished_.empty()) progress_ = Clock::now();
-  unfinished_.push_back(std::make_shared<cuda::Event>());
-  unfinished_.back()->record(stream);
-  return std::make_unique<NcclExchange>(cuda::stream(ctx), unfinished_.back());
+  return exchanges_.end(ctx, beside);
 }
 
 std::unique_ptr<Pending> NcclLink::start(const Context& ctx, std::span<const Message> sends,
@@ -166,13 +144,6 @@ bool NcclLink::all_gather(const Context& ctx, const Tensor& mine, const Tensor& 
   return true;
 }
 
-void NcclLink::forget_finished() {
-  while (!unfinished_.empty() && unfinished_.front()->reached()) {
-    unfinished_.pop_front();
-    progress_ = Clock::now();
-  }
-}
-
 // A rank that dies while it writes to this GPU's memory tells NCCL nothing: the transport or the clock must.
 void NcclLink::check() {
   if (!comm_) return;
@@ -180,8 +151,7 @@ void NcclLink::check() {
   ncclResult_t state = ncclSuccess;
   require_success(ncclCommGetAsyncError(comm_, &state), "ncclCommGetAsyncError");
   if (state != ncclInProgress) settle(state, "an exchange by NCCL", group_.timeout);
-  forget_finished();
-  if (!unfinished_.empty() && Clock::now() - progress_ > group_.timeout)
+  if (exchanges_.hang(group_.timeout))
     throw PeerError(
         fmt::format("an exchange between {} ranks has not ended within {} s: one of them hangs; see their logs",
                     group_.size, group_.timeout.count()));

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "comm/nccl_cuda.h"
+#include "comm/peers_cuda.h"
 #include "comm/staged_cuda.h"
 #include "comm/sum.h"
 #include "device/transfer.h"
@@ -43,7 +44,8 @@ ProcessGroup ProcessGroup::planned(int size, int rank) {
 uint64_t ProcessGroup::bytes_sent() const {
   if (alone()) return 0;
   if (!host_.transport) return planned_bytes_;
-  return host_.transport->bytes_sent(host_.channel) + (gpu_link_ ? gpu_link_->bytes_sent() : 0);
+  return host_.transport->bytes_sent(host_.channel) + (gpu_link_ ? gpu_link_->bytes_sent() : 0) +
+         (reach_ && reach_->peers ? reach_->peers->bytes_sent() : 0);
 }
 
 void ProcessGroup::open(const Context& ctx) const {
@@ -62,7 +64,26 @@ void ProcessGroup::open(const Context& ctx) const {
 }
 
 std::string ProcessGroup::gpu_link() const {
-  return gpu_link_ ? gpu_link_->description() : "";
+  if (!gpu_link_) return "";
+  return gpu_link_->description() + (reach_ && reach_->peers ? "; gradients in place, in each other's memory" : "");
+}
+
+std::shared_ptr<Window> ProcessGroup::window(const Context& ctx, std::span<const Tensor> tensors) const {
+  if (alone() || !ctx.cuda()) return nullptr;
+  open(ctx);
+  if (!reach_) reach_ = std::make_shared<const Reach>(Reach{find_peers(ctx)});
+  return reach_->peers ? reach_->peers->open(ctx, *this, tensors) : nullptr;
+}
+
+std::shared_ptr<Peers> ProcessGroup::find_peers(const Context& ctx) const {
+  if constexpr (kCudaBuild) {
+    if (options_.gpu_transport != GpuTransport::Direct) return nullptr;
+    std::shared_ptr<Peers> peers = open_peers(ctx.gpu(), *this, {options_.timeout, host_.transport});
+    require(peers != nullptr,
+            "--gpu-transport direct: the {} GPUs of a group do not reach each other's memory; take auto", size_);
+    return peers;
+  }
+  return nullptr;
 }
 
 std::unique_ptr<Pending> ProcessGroup::start(const Context& ctx, std::span<const Message> sends,

@@ -12,9 +12,12 @@
 #include <vector>
 
 #include "comm/gpu_link.h"
+#include "comm/window.h"
 #include "device/exposed.h"
 
 namespace agoq::comm {
+
+class Peers;
 
 class ProcessGroup {
  public:
@@ -47,6 +50,10 @@ class ProcessGroup {
                                  std::span<const Message> receives) const;
   void exchange(const Context& ctx, std::span<const Message> sends, std::span<const Message> receives) const;
 
+  // Tensors of the context's arena that all ranks of the group exchange in place; null, on all alike, where their GPUs
+  // do not reach each other's memory. On all ranks at once.
+  std::shared_ptr<Window> window(const Context& ctx, std::span<const Tensor> tensors) const;
+
   // mine [n] of every rank -> all [size · n], in rank order. `mine` may be its own part of `all`.
   void all_gather(const Context& ctx, const Tensor& mine, const Tensor& all) const;
   // addends [size · n] (fp32, fp64 or bf16) -> sum [n] of part `rank` of every rank's addends. Parts are equal.
@@ -68,6 +75,7 @@ class ProcessGroup {
 
  private:
   void all_gather_now(const Context& ctx, const Tensor& mine, const Tensor& all) const;
+  std::shared_ptr<Peers> find_peers(const Context& ctx) const;
   void gather_on_host(void* all, size_t bytes_each) const;  // own part filled in
 
   HostLink host_;
@@ -76,6 +84,10 @@ class ProcessGroup {
   Exposed awaited_ = Exposed::Gradients;
   mutable uint64_t planned_bytes_ = 0;         // that start() was given on Meta
   mutable std::shared_ptr<GpuLink> gpu_link_;  // null until opened, and on the CPU
+  struct Reach {
+    std::shared_ptr<Peers> peers;  // null where there are none
+  };
+  mutable std::shared_ptr<const Reach> reach_;  // null until asked for
 };
 
 }  // namespace agoq::comm

@@ -41,6 +41,7 @@ class Arena {
   size_t peak_stack_bytes() const { return peak_top_; }  // the most so far
   size_t total_bytes() const { return bottom_ + peak_top_; }
   size_t capacity() const { return capacity_; }
+  Tensor memory() const { return {base_, DType::U8, device_, {static_cast<int64_t>(capacity_)}}; }  // all of it
   // Owners in the order of their first allocation, the stack's peak last as "workspace".
   std::vector<OwnerBytes> by_owner() const;
 

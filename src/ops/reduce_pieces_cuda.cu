@@ -6,7 +6,9 @@ namespace {
 
 using namespace codec::cuda;
 
-constexpr int kAtOnce = 4;  // pieces whose loads are on their way before the first is added
+// Pieces whose loads are on their way before the first is added.
+template <class F>
+constexpr int kAtOnce = F::kBits <= 8 ? 8 : 2;
 
 struct Sum {
   View first, out;
@@ -16,28 +18,35 @@ struct Sum {
   BlockTasks tasks;
 };
 
+template <class F>
+__device__ void add(const Fetched<F>& addend, Numbers& sum) {
+  if constexpr (F::kScaled) {
+    codec::add_group<F>(addend.codes, to_float(addend.scale), sum);
+  } else {
+    Numbers numbers;
+    decode<F>(addend, numbers);
+#pragma unroll
+    for (int i = 0; i < kGroup; ++i) sum[i] += numbers[i];
+  }
+}
+
 template <class F, class Out>
 __global__ void __launch_bounds__(BlockTasks::kThreads) sum_kernel(const __grid_constant__ Given<Sum> given) {
   const Sum& s = given.wait();
   const BlockTasks::Task task = s.tasks.mine();
   const Place p = s.first.row.place<F>(task.block, task.lane);
-  const auto row_of = [&](int j) { return task.row + j * s.piece_rows; };
   Numbers sum;
-  decode<F>(s.first, row_of(0), p, sum);
+#pragma unroll
+  for (int i = 0; i < kGroup; ++i) sum[i] = -0.0f;  // -0 + x is x, also where that is a zero with a sign
 #pragma unroll 1
-  for (int first = 1; first < s.pieces; first += kAtOnce) {
-    Fetched<F> fetched[kAtOnce];
+  for (int first = 0; first < s.pieces; first += kAtOnce<F>) {
+    Fetched<F> fetched[kAtOnce<F>];
 #pragma unroll
-    for (int k = 0; k < kAtOnce; ++k)
-      if (first + k < s.pieces) fetched[k] = fetch<F>(s.first, row_of(first + k), p);
+    for (int k = 0; k < kAtOnce<F>; ++k)
+      if (first + k < s.pieces) fetched[k] = fetch<F>(s.first, task.row + (first + k) * s.piece_rows, p);
 #pragma unroll
-    for (int k = 0; k < kAtOnce; ++k) {
-      if (first + k >= s.pieces) break;
-      Numbers addend;
-      decode<F>(fetched[k], addend);
-#pragma unroll
-      for (int i = 0; i < kGroup; ++i) sum[i] += addend[i];
-    }
+    for (int k = 0; k < kAtOnce<F>; ++k)
+      if (first + k < s.pieces) add<F>(fetched[k], sum);
   }
   encode<Out>(s.out, task.row, s.out.row.place<Out>(task.block, task.lane), sum, s.draws);
 }

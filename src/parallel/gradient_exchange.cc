@@ -57,10 +57,15 @@ void GradientExchange::start(const Context& ctx, const comm::ProcessGroup& group
   const codec::Codec kept = gradient.storage.codec, expected = wire_differs_ ? codec::Codec::Fp32 : wire_;
   require(kept == expected, "gradients in {} cannot travel in {}: use the same format for both, or keep them in fp32",
           codec::name_of(kept), codec::name_of(wire_));
-  const int64_t step = rows_at_once(group, gradient);
+  if (comm::Window* here = window(ctx, group, gradient)) {
+    in_place_.push_back(here->swap(ctx));
+    return;
+  }
   beside_.emplace(side_.behind(ctx));
-  for (int64_t begin = 0; begin < gradient.slice; begin += step)
-    waiting_.push_back({&group, gradient, begin, std::min(begin + step, gradient.slice)});
+  // Rounds of one size: a small one costs as many messages as a large one.
+  const int64_t step = rows_at_once(group, gradient), rounds = (gradient.slice + step - 1) / step;
+  for (int64_t i = 0; i < rounds; ++i)
+    waiting_.push_back({&group, gradient, gradient.slice * i / rounds, gradient.slice * (i + 1) / rounds});
   advance();
 }
 
@@ -145,7 +150,21 @@ void GradientExchange::empty(Lane& lane) {
   lane.sum = {};
 }
 
+comm::Window* GradientExchange::window(const Context& ctx, const comm::ProcessGroup& group,
+                                       const SlicedGradient& gradient) {
+  if (wire_differs_ || ctx.meta()) return nullptr;
+  const Quantized& q = gradient.storage;
+  const auto [known, fresh] = windows_.try_emplace({&group, q.codes.data});
+  if (fresh) {
+    const std::array<Tensor, 2> tensors = {q.codes, q.scales};
+    known->second = group.window(ctx, std::span(tensors).first(q.scales ? 2 : 1));
+  }
+  return known->second.get();
+}
+
 void GradientExchange::finish(const Context& ctx) {
+  for (const auto& exchange : in_place_) exchange->wait();
+  in_place_.clear();
   while (!waiting_.empty()) begin_round();
   for (size_t i = 0; i < lanes_.size(); ++i) empty(lanes_[(next_ + i) % lanes_.size()]);
   side_.join(ctx);
@@ -161,7 +180,7 @@ void GradientExchange::gather_sums(const Context& ctx, const comm::ProcessGroup&
 }
 
 void GradientExchange::gather_stored(const Context& ctx, const comm::ProcessGroup& group,
-                                     const SlicedGradient& gradient) const {
+                                     const SlicedGradient& gradient) {
   const Quantized& storage = gradient.storage;
   const auto rows_of = [&](int j) {
     const model::Range rows = rows_of_slice(gradient, j, 0, gradient.slice);
@@ -173,6 +192,8 @@ void GradientExchange::gather_stored(const Context& ctx, const comm::ProcessGrou
     ops::sum_pieces(ctx, {storage.row_range(0, own.rows), group.size(), gradient.slice}, own,
                     rounding(ctx, gradient, {Purpose::ReducedGradient, group.rank() * gradient.slice}));
   }
+  if (comm::Window* here = window(ctx, group, gradient))
+    return expose(ctx, Exposed::Gradients, [&] { here->gather(ctx)->wait(); });
   std::vector<comm::Message> sends, receives;
   for (int j = 0; j < group.size(); ++j) {
     if (j == group.rank()) continue;

@@ -5,6 +5,7 @@
 
 #include <array>
 #include <deque>
+#include <map>
 #include <memory>
 #include <optional>
 
@@ -68,10 +69,13 @@ class GradientExchange {
   void send(const Context& ctx, const Round& round, Lane& lane) const;
   void empty(Lane& lane);
   int64_t rows_at_once(const comm::ProcessGroup& group, const SlicedGradient& gradient) const;
-  void gather_stored(const Context& ctx, const comm::ProcessGroup& group, const SlicedGradient& gradient) const;
+  void gather_stored(const Context& ctx, const comm::ProcessGroup& group, const SlicedGradient& gradient);
   void gather_encoded(const Context& ctx, const Round& round) const;
   void encode_addend(const Context& ctx, int rank, const SlicedGradient& gradient, model::Range rows,
                      const codec::Quantized& to) const;
+  // The gradient where other ranks reach it, if they do and its codes travel as they are kept: then it is exchanged in
+  // place, and no lane is needed. Asked for once; the group and the gradient's place tell windows apart.
+  comm::Window* window(const Context& ctx, const comm::ProcessGroup& group, const SlicedGradient& gradient);
   struct Draws {
     Purpose purpose{};
     int64_t first_row = 0;
@@ -86,6 +90,8 @@ class GradientExchange {
   std::deque<Round> waiting_;  // for a lane
   SideStream side_;
   std::optional<Context> beside_;  // of the side stream, as the last start() left it
+  std::map<std::pair<const comm::ProcessGroup*, void*>, std::shared_ptr<comm::Window>> windows_;
+  std::vector<std::unique_ptr<comm::Pending>> in_place_;
 };
 
 }  // namespace agoq::parallel

@@ -152,12 +152,13 @@ model::ModelConfig resolve_model(const TrainConfig& c) {
 }
 
 comm::GroupOptions links_of(const TrainConfig& c) {
-  one_of("--gpu-transport", c.gpu_transport, {"auto", "nccl", "staged"});
+  one_of("--gpu-transport", c.gpu_transport, {"auto", "nccl", "staged", "direct"});
   require(c.distributed_timeout_minutes > 0, "--distributed-timeout-minutes must be positive, not {}",
           c.distributed_timeout_minutes);
   comm::GroupOptions links;
   if (c.gpu_transport == "nccl") links.gpu_transport = comm::GpuTransport::Nccl;
   if (c.gpu_transport == "staged") links.gpu_transport = comm::GpuTransport::Staged;
+  if (c.gpu_transport == "direct") links.gpu_transport = comm::GpuTransport::Direct;
   links.timeout = std::chrono::seconds(std::max<int64_t>(1, std::llround(c.distributed_timeout_minutes * 60)));
   return links;
 }

@@ -60,7 +60,7 @@ struct TrainConfig {
   std::string pipeline_stage_widths = "dbca";                                           // dbca or same
   std::string data_parallel_sharding_strategy = "optim";                                // optim (ZeRO-1) or no_shard
   std::string grad_reduce_dtype;                                                        // empty: main_grads_dtype
-  std::string gpu_transport = "auto";                                                   // auto, nccl, staged
+  std::string gpu_transport = "auto";                                                   // auto, nccl, staged, direct
   double distributed_timeout_minutes = 10;
 
   // Run

@@ -23,6 +23,7 @@ TEST(GpuTransportChoice, RanksThatShareAGpuAreStaged) {
   EXPECT_FALSE(why_staged({}, shared).empty());
   EXPECT_FALSE(why_staged({GpuTransport::Staged}, own).empty());
   EXPECT_THROW(why_staged({GpuTransport::Nccl}, shared), Error);
+  EXPECT_FALSE(why_staged({GpuTransport::Direct}, shared).empty());
 }
 
 // --- ranks as threads
@@ -74,6 +75,11 @@ class GroupOfGpus : public ::testing::TestWithParam<Case> {
     if (!why_no_gpu().empty()) GTEST_SKIP() << "no GPU: none is visible";
     if (visible_gpus() < needed) GTEST_SKIP() << needed << " GPUs are needed, " << visible_gpus() << " are visible";
     if (GetParam().gpu_each && !kNcclBuild) GTEST_SKIP() << "this build has no NCCL";
+  }
+  static std::vector<int> everyone(const Rank& r) {
+    std::vector<int> ranks;
+    for (int i = 0; i < r.size; ++i) ranks.push_back(i);
+    return ranks;
   }
   static void run(const std::function<void(Rank&)>& body) { run_ranks(GetParam().ranks, GetParam().gpu_each, body); }
 };
@@ -287,6 +293,106 @@ TEST_P(GroupOfGpus, MeasuresHowLongTheStreamStandsStill) {
       EXPECT_EQ(of(Exposed::Pipeline) + of(Exposed::Gradients) + of(Exposed::Weights), 0);
     }
     r.ctx.exposed = nullptr;
+  });
+}
+
+// --- memory of other ranks
+
+// Byte i of part `part` of what rank `rank` has.
+uint8_t byte_of(int rank, int part, int64_t i) {
+  return static_cast<uint8_t>(rank * 101 + part * 17 + i * 7 + i / 251);
+}
+
+Tensor parts(const Rank& r, int64_t bytes_each) {
+  std::vector<uint8_t> all;
+  for (int part = 0; part < r.size; ++part)
+    for (int64_t i = 0; i < bytes_each; ++i) all.push_back(byte_of(r.rank, part, i));
+  const Tensor t = r.ctx.empty(DType::U8, {r.size * bytes_each});
+  upload(r.ctx, all.data(), t);
+  return t;
+}
+
+// Part j is `expected(j)`: whose, and which of his parts.
+void expect_parts(const Rank& r, const Tensor& t, const std::function<std::pair<int, int>(int)>& expected) {
+  std::vector<uint8_t> got(t.bytes());
+  download(r.ctx, t, got.data());
+  const int64_t each = t.count() / r.size;
+  for (int part = 0; part < r.size; ++part) {
+    const auto [rank, of_his] = expected(part);
+    for (int64_t i = 0; i < each; ++i)
+      ASSERT_EQ(got[static_cast<size_t>(part * each + i)], byte_of(rank, of_his, i))
+          << "rank " << r.rank << ", part " << part << " of " << each << " bytes, byte " << i;
+  }
+}
+
+TEST_P(GroupOfGpus, WindowsExchangeInPlace) {
+  if (GetParam().gpu_each) GTEST_SKIP() << "threads reach each other's memory on one GPU only";
+  run([](Rank& r) {
+    const ProcessGroup group(r.transport, everyone(r), 0, {.gpu_transport = GpuTransport::Direct});
+    // Whole words, single bytes, nothing for one half of a pair, more than all threads take at once.
+    for (const auto& [codes, scales] : std::vector<std::pair<int64_t, int64_t>>{
+             {4096 * 16, 512}, {1003, 17}, {1, 2}, {(8 << 20) + 48, 3 << 16}, {160, 0}}) {
+      Scope scope(r.ctx);
+      std::vector<Tensor> tensors = {parts(r, codes)};
+      if (scales > 0) tensors.push_back(parts(r, scales));
+      const auto window = group.window(r.ctx, tensors);
+      ASSERT_NE(window, nullptr);
+      const uint64_t before = group.bytes_sent();
+      for (int times = 1; times <= 3; ++times) {
+        window->swap(r.ctx)->wait();
+        for (const Tensor& t : tensors)
+          expect_parts(r, t,
+                       [&](int part) { return times % 2 == 1 ? std::pair(part, r.rank) : std::pair(r.rank, part); });
+      }
+      window->gather(r.ctx)->wait();
+      for (const Tensor& t : tensors) expect_parts(r, t, [](int part) { return std::pair(part, part); });
+      EXPECT_EQ(group.bytes_sent() - before, static_cast<uint64_t>(4 * (codes + scales) * (r.size - 1)));
+      group.barrier();
+    }
+  });
+}
+
+// Nobody's part is taken before the stream has come to the exchange, and nothing that the stream does later meets it.
+TEST_P(GroupOfGpus, WindowsKeepTheOrderOfTheStream) {
+  if (GetParam().gpu_each) GTEST_SKIP() << "threads reach each other's memory on one GPU only";
+  run([](Rank& r) {
+    const ProcessGroup group(r.transport, everyone(r), 0, {.gpu_transport = GpuTransport::Direct});
+    const Tensor x = parts(r, 1 << 20), given = r.ctx.empty(DType::U8, x.shape), got = r.ctx.empty(DType::U8, x.shape);
+    copy(r.ctx, x, given);
+    const auto window = group.window(r.ctx, {&x, 1});
+    for (int round = 0; round < 5; ++round) {
+      zero(r.ctx, x);
+      for (int again = 0; again < 20 * (r.rank + 1); ++again) copy(r.ctx, given, got);  // ranks come one by one
+      copy(r.ctx, given, x);
+      window->swap(r.ctx)->wait();
+      copy(r.ctx, x, got);
+      zero(r.ctx, x);
+      expect_parts(r, got, [&](int part) { return std::pair(part, r.rank); });
+    }
+    group.barrier();
+  });
+}
+
+TEST_P(GroupOfGpus, WindowsAreForThoseWhoAskForThem) {
+  run([](Rank& r) {
+    const Tensor x = r.ctx.empty(DType::U8, {r.size});
+    EXPECT_EQ(r.world().window(r.ctx, {&x, 1}), nullptr);
+  });
+}
+
+// A rank that does not come to an exchange ends it for the others.
+TEST_P(GroupOfGpus, AWindowThatARankDoesNotComeToIsAnError) {
+  if (GetParam().gpu_each) GTEST_SKIP() << "threads reach each other's memory on one GPU only";
+  run([](Rank& r) {
+    const ProcessGroup group(r.transport, everyone(r), 0, {GpuTransport::Direct, seconds(2)});
+    const Tensor x = r.ctx.empty(DType::U8, {r.size * 1000});
+    const auto window = group.window(r.ctx, {&x, 1});
+    if (r.rank > 0) {
+      window->swap(r.ctx)->wait();
+      EXPECT_THROW(r.ctx.gpu().synchronize(), PeerError);
+      EXPECT_THROW(window->swap(r.ctx), Error) << "the group is given up";
+    }
+    group.barrier();
   });
 }
 

@@ -226,6 +226,20 @@ TEST_P(Meshes, InBf16WhatIsExactIsSliced) {
   for (const auto& [name, bytes] : one.stored) EXPECT_EQ(many.stored.at(name).size(), bytes.size()) << name;
 }
 
+#if defined(AGOQ_TEST_ON_GPU)
+TEST_F(Mesh, GradientsExchangedInPlaceAreThoseThatTravelToTheBit) {
+  for (const bool shard : {true, false}) {
+    Job staged = agoq_job();
+    staged.model.vocab_size = 256;  // no padding, which is swapped but not planned
+    staged.parallelism.shard_optimizer = shard;
+    Job direct = staged;
+    direct.parallelism.links.gpu_transport = comm::GpuTransport::Direct;
+    for (const Shape& shape : {Shape{1, 1, 2, 1}, Shape{2, 1, 2, 1}, Shape{1, 2, 2, 2}})
+      EXPECT_TRUE(train(shape, direct, 4) == train(shape, staged, 4)) << shape.text() << ", sharded: " << shard;
+  }
+}
+#endif
+
 // The first and the last stage have addends of one gradient.
 TEST_F(Mesh, TiedEmbeddingsOfAPipelineTrainAsThoseOfOneProcess) {
   Job job = exact_job();
