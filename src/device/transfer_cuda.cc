@@ -9,7 +9,11 @@ void upload(const Context& ctx, const void* host, const Tensor& to) {
   AGOQ_CUDA_CHECK(cudaMemcpyAsync(to.data, host, to.bytes(), cudaMemcpyHostToDevice, stream(ctx)));
 }
 
+// A copy to pageable memory waits for the stream inside the driver, where nobody looks after other ranks, and where it
+// keeps other threads of the process from giving the GPU what the stream waits for. So it starts when the stream is
+// done.
 void download(const Context& ctx, const Tensor& from, void* host) {
+  ctx.gpu().wait_for_stream(stream(ctx));
   AGOQ_CUDA_CHECK(cudaMemcpyAsync(host, from.data, from.bytes(), cudaMemcpyDeviceToHost, stream(ctx)));
   ctx.gpu().wait_for_stream(stream(ctx));
 }

@@ -157,14 +157,23 @@ __device__ codec::Bounded bounded(const Philox4& words) {
   return draws;
 }
 
+// What all cells of a step have in common.
+struct Step {
+  const AdamWFactors& factors;
+  const codec::PreparedDraws& draws;
+  Divisor divisor;
+  float of_gradient;
+  __device__ Step(const UpdateScalars& s, const AdamWFactors& f, const codec::PreparedDraws& d)
+      : factors(f), draws(d), divisor(s, f), of_gradient(f.h * s.gradient_scale) {}
+};
+
 // Moments exactly as on the CPU; their root, and so the weight, within two roundings.
 template <class G, class M, class V, bool kSum, Form kForm, class C>
-__device__ void update(const Parameter& param, const C& cell, const AdamWFactors& f, const Divisor& divisor,
-                       float of_gradient, const codec::PreparedDraws& draws) {
-  Operands<G, M, V, kForm> stored;
-  load(stored, param, cell);
+__device__ void update(const Parameter& param, const C& cell, const Operands<G, M, V, kForm>& stored,
+                       const Step& step) {
+  const AdamWFactors& f = step.factors;
   Numbers h, m, v, p;
-  decode_gradient<G, kSum>(stored.grad, param.grad, cell, of_gradient, h);
+  decode_gradient<G, kSum>(stored.grad, param.grad, cell, step.of_gradient, h);
   stored.m.decode(m, f.beta1);
   stored.v.decode(v, V::kScaled ? f.root_beta2 : f.beta2);
   stored.weight.decode(param.weight, p);
@@ -173,7 +182,7 @@ __device__ void update(const Parameter& param, const C& cell, const AdamWFactors
     m[i] = fmaf(f.m_part, h[i], m[i]);
     v[i] = fmaf(h[i], h[i], V::kScaled ? v[i] * v[i] : v[i]);
     const float root = fast_sqrt(v[i]);
-    p[i] = fmaf(-m[i], fast_reciprocal(fmaf(root, divisor.of_root, divisor.eps)), p[i] * param.decay);
+    p[i] = fmaf(-m[i], fast_reciprocal(fmaf(root, step.divisor.of_root, step.divisor.eps)), p[i] * param.decay);
     if constexpr (V::kScaled) v[i] = root;
   }
   if (cell.whole) {
@@ -182,34 +191,38 @@ __device__ void update(const Parameter& param, const C& cell, const AdamWFactors
     store<kForm, false>(param.weight, cell, p);
   }
   const auto block = static_cast<uint64_t>(param.whole.of(cell.block));
-  const Philox4 words = draws.of(param.tensor, block * kLanes + static_cast<uint64_t>(cell.lane));
+  const Philox4 words = step.draws.of(param.tensor, block * kLanes + static_cast<uint64_t>(cell.lane));
   encode<M>(param.m, cell, m, bounded(words));
   encode<V>(param.v, cell, v, bounded(codec::halves_exchanged(words)));
 }
 
-// Blocks of threads that a multiprocessor holds at once: as many as the registers suffice for.
-template <class M, class V, bool kSum>
-constexpr int kAtOnce = kSum || (!M::kScaled && !V::kScaled) ? 3 : 4;
-
 template <class G, class M, class V, bool kSum>
-__global__ void __launch_bounds__(kThreads, kAtOnce<M, V, kSum>)
+__global__ void __launch_bounds__(kThreads, 3)
     adamw_tiles(const __grid_constant__ TensorList<Parameter> list, const __grid_constant__ AdamWFactors factors,
                 const __grid_constant__ codec::PreparedDraws draws, const UpdateScalars* scalars) {
   const UpdateScalars s = *scalars;
   if (s.non_finite != 0) return;
-  const Divisor divisor(s, factors);
-  const float of_gradient = factors.h * s.gradient_scale;
+  const Step step(s, factors, draws);
   const int tile = static_cast<int>(blockIdx.x);
   const int tensor = list.tensor_of(tile);
   const Parameter p = list.entries[tensor];  // in registers: what is read by reference is read again behind a store
   const int lane = static_cast<int>(threadIdx.x) % kLanes, slot = static_cast<int>(threadIdx.x) / kLanes;
   const int begin = (tile - list.first[tensor]) * kTile, end = min(begin + kTile, p.blocks.count);
   if (p.blocks.whole_pairs() && p.weight.correction) {
-    for (int index = begin + slot; index < end; index += kBlocksAtOnce)
-      update<G, M, V, kSum, Form::Split>(p, WholeCell{index, lane}, factors, divisor, of_gradient, draws);
+    Operands<G, M, V, Form::Split> next;  // under way while a cell is computed
+    if (begin + slot < end) load(next, p, WholeCell{begin + slot, lane});
+    for (int index = begin + slot; index < end; index += kBlocksAtOnce) {
+      const Operands<G, M, V, Form::Split> stored = next;
+      if (index + kBlocksAtOnce < end) load(next, p, WholeCell{index + kBlocksAtOnce, lane});
+      update<G, M, V, kSum>(p, WholeCell{index, lane}, stored, step);
+    }
   } else {  // a warp has two blocks and stays whole: the second may lie beyond the last one
-    for (int index = begin + slot; (index & ~1) < end; index += kBlocksAtOnce)
-      update<G, M, V, kSum, Form::Any>(p, Cell(p.blocks, index, lane), factors, divisor, of_gradient, draws);
+    for (int index = begin + slot; (index & ~1) < end; index += kBlocksAtOnce) {
+      const Cell cell(p.blocks, index, lane);
+      Operands<G, M, V, Form::Any> stored;
+      load(stored, p, cell);
+      update<G, M, V, kSum>(p, cell, stored, step);
+    }
   }
 }
 

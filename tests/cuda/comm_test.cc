@@ -328,7 +328,7 @@ void expect_parts(const Rank& r, const Tensor& t, const std::function<std::pair<
 TEST_P(GroupOfGpus, WindowsExchangeInPlace) {
   if (GetParam().gpu_each) GTEST_SKIP() << "threads reach each other's memory on one GPU only";
   run([](Rank& r) {
-    const ProcessGroup group(r.transport, everyone(r), 0, {.gpu_transport = GpuTransport::Direct});
+    const ProcessGroup group(r.transport, everyone(r), 0, {GpuTransport::Direct, seconds(20)});
     // Whole words, single bytes, nothing for one half of a pair, more than all threads take at once.
     for (const auto& [codes, scales] : std::vector<std::pair<int64_t, int64_t>>{
              {4096 * 16, 512}, {1003, 17}, {1, 2}, {(8 << 20) + 48, 3 << 16}, {160, 0}}) {
@@ -356,7 +356,7 @@ TEST_P(GroupOfGpus, WindowsExchangeInPlace) {
 TEST_P(GroupOfGpus, WindowsKeepTheOrderOfTheStream) {
   if (GetParam().gpu_each) GTEST_SKIP() << "threads reach each other's memory on one GPU only";
   run([](Rank& r) {
-    const ProcessGroup group(r.transport, everyone(r), 0, {.gpu_transport = GpuTransport::Direct});
+    const ProcessGroup group(r.transport, everyone(r), 0, {GpuTransport::Direct, seconds(20)});
     const Tensor x = parts(r, 1 << 20), given = r.ctx.empty(DType::U8, x.shape), got = r.ctx.empty(DType::U8, x.shape);
     copy(r.ctx, x, given);
     const auto window = group.window(r.ctx, {&x, 1});
