@@ -174,7 +174,7 @@ class CollectiveBench::Round {
     with_.group.barrier();
     method.run(ctx_);
     watch_.mark();
-    for (double i = 0; i < runs; ++i) method.run(ctx_);
+    for (int i = 0; i < runs; ++i) method.run(ctx_);
     watch_.mark();
     return greatest(with_.group, watch_.take().front() / runs);
   }

@@ -38,7 +38,7 @@ class ExchangedSum : public SumMethod {
     const comm::ProcessGroup& group;
     std::shared_ptr<GradientExchange> exchange;  // in the wire's format
   };
-  ExchangedSum(Name name, const SlicedShape& shape, const Operands& operands, Means means)
+  ExchangedSum(const Name& name, const SlicedShape& shape, const Operands& operands, Means means)
       : SumMethod(name, codec::view_in(operands.addend, name.wire, shape.rows(), shape.row)),
         shape_(shape),
         sum_(codec::view_in(operands.sum, name.wire, shape.slice, shape.row)),

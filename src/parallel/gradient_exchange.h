@@ -54,9 +54,9 @@ class GradientExchange {
  private:
   // Rows [begin, end) of every slice: what a lane carries at a time.
   struct Round {
-    const comm::ProcessGroup* group;
+    const comm::ProcessGroup* group = nullptr;
     SlicedGradient gradient;
-    int64_t begin, end;
+    int64_t begin = 0, end = 0;
   };
   // One buffer and what it carries.
   struct Lane {

@@ -112,8 +112,7 @@ constexpr auto kSettings = std::to_array<Setting>({
      &C::grad_reduce_dtype},
     {"Parallel", "gpu-transport", "auto|nccl|staged|direct",
      "how GPUs talk to each other: NCCL, or through host memory, which ranks that share a GPU need; direct: as auto, "
-     "but "
-     "gradients are exchanged in place, in each other's memory",
+     "but gradients are exchanged in place, in each other's memory",
      &C::gpu_transport},
     {"Parallel", "distributed-timeout-minutes", "X", "how long a process waits for another before the run ends",
      &C::distributed_timeout_minutes},
