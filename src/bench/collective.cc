@@ -169,8 +169,8 @@ class CollectiveBench::Round {
   // Seconds of a run, of the slowest rank. The run before the first mark brings the ranks into step.
   double sample(SumMethod& method, double runs) {
     fill(method);
-    watch_.mark();
-    watch_.take();  // waits until the device is idle
+    if constexpr (kCudaBuild)
+      if (ctx_.cuda()) ctx_.gpu().synchronize();
     with_.group.barrier();
     method.run(ctx_);
     watch_.mark();

@@ -32,7 +32,7 @@ enum class GpuTransport : uint8_t { Auto, Nccl, Staged, Direct };
 
 struct GroupOptions {
   GpuTransport gpu_transport = GpuTransport::Auto;
-  std::chrono::seconds timeout{600};  // how long NCCL waits for a rank while the host waits for the GPU
+  std::chrono::seconds timeout{600};  // how long an exchange between GPUs may take to end, while the host waits
 };
 
 // The ranks of a group and the way between them in host memory.

@@ -151,10 +151,7 @@ void NcclLink::check() {
   ncclResult_t state = ncclSuccess;
   require_success(ncclCommGetAsyncError(comm_, &state), "ncclCommGetAsyncError");
   if (state != ncclInProgress) settle(state, "an exchange by NCCL", group_.timeout);
-  if (exchanges_.hang(group_.timeout))
-    throw PeerError(
-        fmt::format("an exchange between {} ranks has not ended within {} s: one of them hangs; see their logs",
-                    group_.size, group_.timeout.count()));
+  exchanges_.require_progress(group_.timeout, group_.size);
 }
 
 void NcclLink::abandon() noexcept {

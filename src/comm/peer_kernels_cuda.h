@@ -17,7 +17,9 @@ struct Barrier {
   uint32_t count = 0;                        // of barriers so far, this one among them
   const uint32_t* arrived[kMostPeers] = {};  // words of this rank: the peers' counts
   uint32_t* told[kMostPeers] = {};           // words of the peers: this rank's count
-  const volatile uint32_t* stop = nullptr;   // in host memory; not 0: do not wait any more
+  // In host memory; not 0: do not wait any more. What follows then meets memory of ranks that have not come, which all
+  // are ending.
+  const volatile uint32_t* stop = nullptr;
 };
 
 // Bytes here and of a peer.

@@ -3,10 +3,12 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <exception>
 #include <fstream>
 #include <map>
 #include <random>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "comm/peer_kernels_cuda.h"
@@ -114,6 +116,11 @@ class PeerLink : public Peers, public Gpu::Watch, public std::enable_shared_from
         rank_(group.rank()),
         counts_(gpu, sizeof(uint32_t) * kCountStride * static_cast<size_t>(group.size())) {}
 
+  // A rank that ends by an error does not wait for the others, and freeing memory would.
+  ~PeerLink() override {
+    if (std::uncaught_exceptions() > 0) abandon();
+  }
+
   // Whether this rank reaches all others.
   bool connect(Gpu& gpu, const ProcessGroup& group) {
     const Tensor words = counts_.memory();
@@ -149,11 +156,7 @@ class PeerLink : public Peers, public Gpu::Watch, public std::enable_shared_from
 
   void check() override {
     if (options_.transport) options_.transport->check();
-    if (exchanges_.hang(options_.timeout))
-      throw PeerError(
-          fmt::format("an exchange between {} ranks has not ended within {} s: one of them hangs; see "
-                      "their logs",
-                      size_, options_.timeout.count()));
+    exchanges_.require_progress(options_.timeout, size_);
   }
   void abandon() noexcept override { stop_.raise(); }
 
@@ -172,7 +175,7 @@ class PeerLink : public Peers, public Gpu::Watch, public std::enable_shared_from
     const std::vector<Block> blocks = group.values(Block::of(gpu, memory));
     for (int i = 0; i < size_; ++i) {
       const Block& block = blocks[static_cast<size_t>(i)];
-      std::weak_ptr<Mapped>& known = known_[{i, block.handle}];
+      std::weak_ptr<Mapped>& known = known_[{i, block.address, block.handle}];
       mapped.push_back(i == rank_ ? nullptr : known.lock());
       if (i != rank_ && !mapped.back()) known = mapped.back() = Mapped::open(gpu, block);
       all = all && (i == rank_ || mapped.back());
@@ -186,8 +189,8 @@ class PeerLink : public Peers, public Gpu::Watch, public std::enable_shared_from
   int size_, rank_;
   Arena counts_;  // of barriers, one for each rank
   HostFlag stop_;
-  std::map<std::pair<int, Handle>, std::weak_ptr<Mapped>> known_;  // while a window has them
-  std::vector<std::shared_ptr<Mapped>> blocks_;                    // of the counts
+  std::map<std::tuple<int, uintptr_t, Handle>, std::weak_ptr<Mapped>> known_;  // while a window has them
+  std::vector<std::shared_ptr<Mapped>> blocks_;                                // of the counts
   cuda::Barrier barrier_;
   SideExchanges exchanges_;
   uint64_t bytes_sent_ = 0;
@@ -243,7 +246,7 @@ std::shared_ptr<Window> PeerLink::open(const Context& ctx, const ProcessGroup& g
           tensors.size(), cuda::kMostTensors);
   const Tensor arena = ctx.arena().memory();
   std::vector<std::shared_ptr<Mapped>> memory = map(ctx.gpu(), group, arena);
-  if (memory.empty()) return nullptr;
+  require(!memory.empty(), "--gpu-transport direct: the memory of a rank cannot be reached; take auto");
   std::vector<PeerWindow::Part> parts;
   for (const Tensor& tensor : tensors) {
     require(tensor.raw() >= arena.raw() && tensor.raw() + tensor.bytes() <= arena.raw() + arena.bytes(),

@@ -50,8 +50,8 @@ class ProcessGroup {
                                  std::span<const Message> receives) const;
   void exchange(const Context& ctx, std::span<const Message> sends, std::span<const Message> receives) const;
 
-  // Tensors of the context's arena that all ranks of the group exchange in place; null, on all alike, where their GPUs
-  // do not reach each other's memory. On all ranks at once.
+  // Tensors of the context's arena that all ranks of the group exchange in place, if the options say Direct; otherwise
+  // null. An error where their GPUs do not reach each other's memory. On all ranks at once.
   std::shared_ptr<Window> window(const Context& ctx, std::span<const Tensor> tensors) const;
 
   // mine [n] of every rank -> all [size · n], in rank order. `mine` may be its own part of `all`.

@@ -23,10 +23,13 @@ class SideExchanges {
     unfinished_.back()->record(beside.stream());
     return std::make_unique<Exchange>(ctx.stream(), unfinished_.back());
   }
-  // Whether none has ended for so long, although some are under way.
-  bool hang(Polling::Duration timeout) {
+  // PeerError if none has ended for so long, although some are under way.
+  void require_progress(std::chrono::seconds timeout, int ranks) {
     forget_finished();
-    return !unfinished_.empty() && Clock::now() - progress_ > timeout;
+    if (!unfinished_.empty() && Clock::now() - progress_ > timeout)
+      throw PeerError(
+          fmt::format("an exchange between {} ranks has not ended within {} s: one of them hangs; see their logs",
+                      ranks, timeout.count()));
   }
 
  private:

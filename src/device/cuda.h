@@ -79,7 +79,8 @@ inline constexpr bool kIsGiven = false;
 template <class T>
 inline constexpr bool kIsGiven<Given<T>> = true;
 
-inline constexpr size_t kUnaskedSharedMemory = size_t{48} << 10;  // beyond that a kernel must be allowed to have it
+// Beyond 48 KiB, with what it declares itself, a kernel must be allowed to have it.
+inline constexpr size_t kUnaskedSharedMemory = size_t{32} << 10;
 
 // Starts a kernel on the context's stream; its CTAs have `shared` bytes of memory beside what it declares.
 template <class... Parameters, class... Arguments>

@@ -15,7 +15,7 @@ constexpr const char* kRemedy = "use --device cpu, or see `agoq doctor`";
 // Streams that share one of the GPU's queues wait for each other, and what waits for another rank must not hold up what
 // that rank waits for. The driver's default is 8; read when it starts.
 void widen_queues() {
-  setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", /*overwrite=*/0);
+  [[maybe_unused]] static const int once = setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", /*overwrite=*/0);
 }
 
 std::string driver_problem() {

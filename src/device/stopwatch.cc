@@ -26,7 +26,7 @@ std::vector<double> Stopwatch::take() {
   for (size_t i = 1; i < marks_; ++i) {
     if constexpr (kCudaBuild) {
       if (ctx_.cuda()) {
-        seconds.push_back(cuda::seconds_between(events_[i - 1], events_[i]));
+        seconds.push_back(cuda::seconds_between(ctx_, events_[i - 1], events_[i]));
         continue;
       }
     }

@@ -18,8 +18,8 @@ void record(const Context& ctx, CUevent_st* event) {
   AGOQ_CUDA_CHECK(cudaEventRecord(event, stream(ctx)));
 }
 
-double seconds_between(CUevent_st* begin, CUevent_st* end) {
-  AGOQ_CUDA_CHECK(cudaEventSynchronize(end));
+double seconds_between(const Context& ctx, CUevent_st* begin, CUevent_st* end) {
+  ctx.gpu().wait_for(end);
   float milliseconds = 0;
   AGOQ_CUDA_CHECK(cudaEventElapsedTime(&milliseconds, begin, end));
   return 1e-3 * static_cast<double>(milliseconds);

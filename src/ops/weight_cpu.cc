@@ -74,11 +74,11 @@ void normal_rows(const NormalRows& numbers, const Tensor& out) {
   const int64_t cols = out.cols(), end = numbers.first_col + cols;
 #pragma omp parallel for schedule(static)
   for (int64_t r = 0; r < out.rows(); ++r) {
-    float* to = out.as<float>() + r * cols - numbers.first_col;
+    float* to = out.as<float>() + r * cols;
     for (int64_t group = numbers.first_col / 4; group * 4 < end; ++group) {
       const auto four = numbers.four(numbers.first_row + r, group);
       for (int64_t c = std::max(group * 4, numbers.first_col); c < std::min(group * 4 + 4, end); ++c)
-        to[c] = four[static_cast<size_t>(c - group * 4)];
+        to[c - numbers.first_col] = four[static_cast<size_t>(c - group * 4)];
     }
   }
 }

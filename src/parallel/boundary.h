@@ -9,7 +9,7 @@
 namespace agoq::parallel {
 
 // Belongs to the transport while it is on its way.
-struct Outgoing {
+struct Boundary {
   Tensor x;
   std::unique_ptr<comm::Pending> sent;
 
@@ -24,20 +24,20 @@ struct Outgoing {
   }
 };
 
-// What a step computes in, on its way from the stage before.
+// What a step computes in, on its way from a stage beside.
 struct Incoming {
-  Outgoing* to = nullptr;  // null: nothing is expected
+  Boundary* to = nullptr;  // null: nothing is expected
   std::unique_ptr<comm::Pending> arrival;
 };
 
 // Used in turn, so that one is computed in while others travel.
-class OutgoingRing {
+class BoundaryRing {
  public:
-  Outgoing& next() { return buffers_[turn_++ % buffers_.size()]; }
+  Boundary& next() { return buffers_[turn_++ % buffers_.size()]; }
   void add(const Tensor& x) { buffers_.push_back({x, nullptr}); }
 
  private:
-  std::vector<Outgoing> buffers_;
+  std::vector<Boundary> buffers_;
   size_t turn_ = 0;
 };
 

@@ -29,9 +29,13 @@ Groups make_groups(const Parallelism& p, const std::function<ProcessGroup(std::v
   groups.data_and_ends = make(ends_of_data(p));
   groups.forward = make(p.mesh.group(p.rank, {Axis::Pipeline}));
   groups.backward = make(p.mesh.group(p.rank, {Axis::Pipeline}));
+  if (p.chunks > 1) {
+    groups.forward_around = make(p.mesh.group(p.rank, {Axis::Pipeline}));
+    groups.backward_around = make(p.mesh.group(p.rank, {Axis::Pipeline}));
+  }
   groups.tensor.awaited_as(Exposed::Tensor);
-  groups.forward.awaited_as(Exposed::Pipeline);
-  groups.backward.awaited_as(Exposed::Pipeline);
+  for (ProcessGroup* group : {&groups.forward, &groups.backward, &groups.forward_around, &groups.backward_around})
+    group->awaited_as(Exposed::Pipeline);
   return groups;
 }
 
@@ -55,13 +59,14 @@ Groups Groups::planned(const Parallelism& parallelism) {
 }
 
 void Groups::open(const Context& ctx) const {
-  for (const ProcessGroup* group : {&world, &tensor, &data, &data_and_tensor, &data_and_ends, &forward, &backward})
+  for (const ProcessGroup* group : {&world, &tensor, &data, &data_and_tensor, &data_and_ends, &forward, &backward,
+                                    &forward_around, &backward_around})
     group->open(ctx);
 }
 
 Traffic Groups::sent() const {
   return {tensor.bytes_sent(), data.bytes_sent() + data_and_tensor.bytes_sent() + data_and_ends.bytes_sent(),
-          forward.bytes_sent() + backward.bytes_sent()};
+          forward.bytes_sent() + backward.bytes_sent() + forward_around.bytes_sent() + backward_around.bytes_sent()};
 }
 
 const ProcessGroup& Groups::of(model::Reduction reduction) const {

@@ -35,6 +35,9 @@ struct Groups {
   comm::ProcessGroup data_and_ends;  // data ranks of the first and the last stage; on other stages this process alone
   comm::ProcessGroup forward;        // the pipeline, for activations
   comm::ProcessGroup backward;       // the pipeline, for their gradients
+  // The same between the last stage and the first, which are neighbours where stages have several chunks. NCCL does not
+  // buffer sends: on the channel of the others each would wait for the next one around the ring.
+  comm::ProcessGroup forward_around, backward_around;
 };
 
 }  // namespace agoq::parallel

@@ -126,8 +126,8 @@ void TrainingState::allocate_streams(Arena& arena) {
   for (int chunk = 0; chunk < job_.parallelism.chunks; ++chunk)
     if (!part_.last(chunk)) in_turn = std::max(in_turn, part_.first(chunk) ? 2 : 3);
   for (int i = 0; i < in_turn; ++i) {
-    forward_out_.add(allocate("residual stream"));
-    if (job_.training) backward_out_.add(allocate("residual stream"));
+    forward_.add(allocate("residual stream"));
+    if (job_.training) backward_.add(allocate("residual stream"));
   }
 }
 
@@ -159,18 +159,18 @@ void TrainingState::run(const Action& action, const Action* next, const MicroBat
 void TrainingState::forward(const Action& action, const Action* next) {
   const int chunk = action.chunk;
   const LayerRange& layers = part_.chunks[static_cast<size_t>(chunk)];
-  Outgoing& out = receives(action) ? input(action) : buffer(action);
+  Boundary& out = receives(action) ? input(action) : buffer(action);
   const Tensor& x = out.free(ctx_);
   look_ahead(action, next);
   if (part_.first(chunk)) model_.embed(ctx_, params_, inputs_.tokens, x);
   model_.forward(ctx_, params_, x, layers.begin, layers.end, saved_.take(chunk, action.micro_batch));
-  if (!part_.last(chunk)) out.send(ctx_, groups_.forward, next_stage(), x);
+  if (!part_.last(chunk)) out.send(ctx_, link(Step::Forward, job_.parallelism.stage()), next_stage(), x);
 }
 
 void TrainingState::backward(const Action& action, const Action* next, float scale) {
   const int chunk = action.chunk;
   const LayerRange& layers = part_.chunks[static_cast<size_t>(chunk)];
-  Outgoing& out = receives(action) ? input(action) : buffer(action);
+  Boundary& out = receives(action) ? input(action) : buffer(action);
   const Tensor& dx = out.x;
   look_ahead(action, next);
   if (part_.last(chunk)) {
@@ -182,7 +182,7 @@ void TrainingState::backward(const Action& action, const Action* next, float sca
   if (part_.first(chunk))
     model_.embed_backward(ctx_, inputs_.tokens, dx, grads());
   else
-    out.send(ctx_, groups_.backward, previous_stage(), dx);
+    out.send(ctx_, link(Step::Backward, job_.parallelism.stage()), previous_stage(), dx);
 }
 
 bool TrainingState::receives(const Action& action) const {
@@ -192,11 +192,12 @@ bool TrainingState::receives(const Action& action) const {
 void TrainingState::expect(const Action& action) {
   const bool forward = action.step == Step::Forward;
   expected_.to = &buffer(action);
-  const comm::Message message{forward ? previous_stage() : next_stage(), expected_.to->free(ctx_)};
-  expected_.arrival = (forward ? groups_.forward : groups_.backward).start(ctx_, {}, {&message, 1});
+  const int from = forward ? previous_stage() : next_stage();
+  const comm::Message message{from, expected_.to->free(ctx_)};
+  expected_.arrival = link(action.step, from).start(ctx_, {}, {&message, 1});
 }
 
-Outgoing& TrainingState::input(const Action& action) {
+Boundary& TrainingState::input(const Action& action) {
   if (!expected_.to) expect(action);
   expose(ctx_, Exposed::Pipeline, [&] { expected_.arrival->wait(); });
   expected_.arrival.reset();
@@ -204,7 +205,7 @@ Outgoing& TrainingState::input(const Action& action) {
 }
 
 // What the next action reads arrives while this one computes. Where both are of the same kind this one's output goes
-// first: NCCL carries what two stages send each other in one order, and the next input may depend on that output.
+// first: a channel does one after the other, and the next input may depend on that output.
 void TrainingState::look_ahead(const Action& action, const Action* next) {
   if (next && next->step != action.step && receives(*next)) expect(*next);
 }
@@ -213,14 +214,14 @@ Tensor TrainingState::forward_only(const Context& ctx, const Tensor& tokens) {
   Tensor x;
   for (int chunk = 0; chunk < static_cast<int>(part_.chunks.size()); ++chunk) {
     const LayerRange& layers = part_.chunks[static_cast<size_t>(chunk)];
-    Outgoing& out = part_.last(chunk) ? outputs_.front() : forward_out_.next();
+    Boundary& out = part_.last(chunk) ? outputs_.front() : forward_.next();
     x = out.free(ctx).row_range(0, spec_.own_tokens(tokens.count()));
     if (part_.first(chunk))
       model_.embed(ctx, params_, tokens, x);
     else
-      groups_.forward.receive(ctx, previous_stage(), x);
+      link(Step::Forward, previous_stage()).receive(ctx, previous_stage(), x);
     model_.forward(ctx, params_, x, layers.begin, layers.end, {});
-    if (!part_.last(chunk)) out.send(ctx, groups_.forward, next_stage(), x);
+    if (!part_.last(chunk)) out.send(ctx, link(Step::Forward, job_.parallelism.stage()), next_stage(), x);
   }
   return x;
 }
@@ -273,7 +274,9 @@ Traffic TrainingState::rehearse() {
   const Traffic before = groups_.sent();
   if (job_.training) {
     grads().begin_step(ctx_, 1);
-    forward_backward({&batch.arrays, 1}, 1.0f);
+    // Nothing is received ahead: to load a kernel may wait for all that the GPU does, and that would be for this step.
+    loaded_ = nullptr;
+    for (const Action& action : actions_of(job_.parallelism, 1)) run(action, nullptr, batch.arrays, 1.0f);
     if (ctx_.meta())
       optimizer().step(ctx_, 0.0, {});
     else
@@ -290,9 +293,14 @@ Traffic TrainingState::rehearse() {
 }
 
 // What an action computes in, and sends. The last chunk's backward step finds there what its forward step has left.
-Outgoing& TrainingState::buffer(const Action& action) {
+Boundary& TrainingState::buffer(const Action& action) {
   if (part_.last(action.chunk)) return outputs_[static_cast<size_t>(action.micro_batch) % outputs_.size()];
-  return (action.step == Step::Forward ? forward_out_ : backward_out_).next();
+  return (action.step == Step::Forward ? forward_ : backward_).next();
+}
+
+const comm::ProcessGroup& TrainingState::link(Step step, int from) const {
+  if (step == Step::Forward) return from == job_.parallelism.stages() - 1 ? groups_.forward_around : groups_.forward;
+  return from == 0 ? groups_.backward_around : groups_.backward;
 }
 
 int TrainingState::next_stage() const {

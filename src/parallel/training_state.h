@@ -100,13 +100,14 @@ class TrainingState {
   // Of an action whose input another stage sends: where it arrives. expect() begins to receive it, input() waits.
   bool receives(const Action& action) const;
   void expect(const Action& action);
-  Outgoing& input(const Action& action);
+  Boundary& input(const Action& action);
   void look_ahead(const Action& action, const Action* next);
   // Through all chunks without keeping anything; returns what the head reads, where the head is.
   Tensor forward_only(const Context& ctx, const Tensor& tokens);
   void share_from_last_stage(const Context& ctx, const Tensor& x) const;
   void allocate_streams(Arena& arena);
-  Outgoing& buffer(const Action& action);
+  Boundary& buffer(const Action& action);
+  const comm::ProcessGroup& link(Step step, int from) const;  // that carries what stage `from` sends
   int next_stage() const;
   int previous_stage() const;
 
@@ -121,8 +122,8 @@ class TrainingState {
   model::Model model_;
   SavedSlots saved_;
   // The residual stream [T / ranks, H]: of the last chunk's micro-batches in flight; on its way to the stages beside.
-  std::vector<Outgoing> outputs_;
-  OutgoingRing forward_out_, backward_out_;
+  std::vector<Boundary> outputs_;
+  BoundaryRing forward_, backward_;
   Incoming expected_;  // by the next action
   MicroBatch inputs_;
   const void* loaded_ = nullptr;  // the tokens of the micro-batch that inputs_ hold

@@ -16,11 +16,11 @@ struct Case {
 };
 // One number, groups of fewer than eight, short blocks, whole blocks that fill no warp, more rows than CTAs, layers'
 // rows, long ones, and one longer than registers hold.
-const std::vector<Case> kCases = {{1, RowBlocks(1)},           {3, RowBlocks(7)},       {5, RowBlocks(8 * 37, 37)},
-                                  {700, RowBlocks(130)},       {2500, RowBlocks(64)},   {9, RowBlocks(128)},
-                                  {5000, RowBlocks(384, 128)}, {1300, RowBlocks(4096)}, {270, RowBlocks(5120)},
-                                  {9, RowBlocks(5121)},        {17, RowBlocks(8192)},   {4, RowBlocks(16384, 2048)},
-                                  {3, RowBlocks(16512)}};
+const std::vector<Case> kCases = {{1, RowBlocks(1)},           {3, RowBlocks(7)},           {5, RowBlocks(8 * 37, 37)},
+                                  {700, RowBlocks(130)},       {2500, RowBlocks(64)},       {9, RowBlocks(128)},
+                                  {5000, RowBlocks(384, 128)}, {1300, RowBlocks(4096)},     {270, RowBlocks(5120)},
+                                  {9, RowBlocks(5121)},        {9, RowBlocks(6144)},        {17, RowBlocks(8192)},
+                                  {9, RowBlocks(12288)},       {4, RowBlocks(16384, 2048)}, {3, RowBlocks(16512)}};
 const std::vector<Codec> kCodecs = {Codec::Fp4,  Codec::Nf4,  Codec::Int4, Codec::Fp5,  Codec::Fp6,         Codec::Fp8,
                                     Codec::Int8, Codec::Bf16, Codec::Fp32, Codec::Dyn8, Codec::Dyn8Unsigned};
 
