@@ -1,7 +1,6 @@
 """Runs of `agoq train` on a mesh of processes, for benchmarks."""
 
 import dataclasses
-import os
 import statistics
 import tempfile
 from pathlib import Path
@@ -42,6 +41,7 @@ class Job:
     seq_length: int
     micro_batches: int = 1  # of one step, on each data rank
     more: tuple = ()
+    beside: int = 0         # ranks of other jobs that run at the same time
 
     @property
     def batch(self):
@@ -55,7 +55,7 @@ class Job:
         return self.seq_length * self.micro_batches * self.mesh.data
 
     def command(self, run, steps):
-        threads = max(1, len(os.sched_getaffinity(0)) // self.mesh.ranks)
+        threads = support.threads_each(self.mesh.ranks + self.beside)
         return [self.agoq, "train", *self.batch, "--max-position-embeddings", max(self.seq_length, 8192), "--data-path", self.data,
                 "--data-dtype", "int32", "--device", self.device, "--threads", threads, "--train-iters", steps, "--lr-decay-style", "constant",
                 "--lr", "1e-4", "--distributed-timeout-minutes", 3, "--save", run, *self.more]
@@ -68,25 +68,20 @@ class Job:
 
 
 def measure(job, steps, warmup, seconds, gpus=None):
-    """Medians over `steps` steps after `warmup`; or {"failed": why}. The run is killed then: a model of this size is not to be
-    written to the disk."""
+    """Means over `steps` steps after `warmup`, each as the run tells it: without what lies between steps; or {"failed": why}. The
+    run is killed then: a model of this size is not to be written to the disk."""
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
         with job.start(run, 10**6, gpus) as ranks:
             if not ranks.until(lambda: len(support.read_steps(run)) >= warmup + steps and support.read_memory(run), seconds):
                 ranks.wait(5)  # for the rank that knows the cause
                 return {"failed": ranks.failure()}
-            in_use = support.gpu_bytes_in_use() if job.device == "cuda" else []
+            # of GPUs that a rank has for itself
+            in_use = support.gpu_bytes_in_use(gpus) if gpus and len(gpus) == job.mesh.ranks else []
             timed = list(support.read_steps(run).values())[warmup:warmup + steps]
             memory = support.read_memory(run)
-    ms = statistics.median(step["step_ms"] for step in timed)
+    ms = statistics.fmean(step["step_ms"] for step in timed)
     kinds = timed[0].get("exposed_ms") or {}
     return {"ms": ms, "tokens_per_second_per_gpu": 1e3 * job.tokens / ms / job.mesh.ranks, "loss": timed[-1]["loss"],
-            "exposed_ms": {kind: statistics.median(step["exposed_ms"][kind] for step in timed) for kind in kinds},
-            "predicted": [predicted for predicted, _ in memory], "allocated": [allocated for _, allocated in memory],
-            "in_use": [in_use[gpu] for gpu in gpus or range(job.mesh.ranks)] if in_use and not shared(job, gpus) else []}
-
-
-def shared(job, gpus):
-    """Whether several ranks have the same GPU, so that what is in use there is of more than one."""
-    return gpus is not None and len(gpus) < job.mesh.ranks
+            "exposed_ms": {kind: statistics.fmean(step["exposed_ms"][kind] for step in timed) for kind in kinds},
+            "predicted": [predicted for predicted, _ in memory], "allocated": [allocated for _, allocated in memory], "in_use": in_use}

@@ -9,12 +9,14 @@ import argparse
 import datetime
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+MACHINE_PATH = re.compile(r"^(--[\w-]+=)?/(?:.*/)?")  # an absolute path but for its last name, maybe behind --option=
 
 
 def main():
@@ -25,9 +27,7 @@ def main():
     options = parser.parse_args()
     if not options.command:
         parser.error("no command to run")
-    if absolute := [word for word in options.command if word.startswith("/")]:
-        parser.error(f"a path that only this machine has would be written down: {absolute[0]}; use one from the repository's root")
-
+    refuse_machine_paths(parser, options.command)
     conditions = machine() | {"load at the start": f"{os.getloadavg()[0]:.2f}"}
     done = subprocess.run(options.command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     if done.returncode:
@@ -39,6 +39,16 @@ def main():
     path.write_text(document(options, conditions, done.stdout))
     print(done.stdout, end="")
     print(f"\nwritten to {path.relative_to(ROOT)}", file=sys.stderr)
+
+
+def refuse_machine_paths(parser, command):
+    if absolute := [word for word in command if MACHINE_PATH.match(word)]:
+        parser.error(f"a path that only this machine has would be written down: {absolute[0]}; use one from the repository's root")
+
+
+def without_machine_paths(command):
+    """Of each such path only the last name."""
+    return [MACHINE_PATH.sub(r"\1", word) for word in command]
 
 
 def machine():

@@ -1,10 +1,11 @@
 """What the benchmarks that start other programs share: processes as a launcher would start them, what AGoQ writes about a
-run, the GPUs at hand, tables."""
+run, the GPUs at hand, logs and tables."""
 
 import array
 import json
 import os
 import random
+import shlex
 import signal
 import socket
 import subprocess
@@ -13,9 +14,11 @@ import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+import record
+from record import ROOT
+
 GIB = 2**30
-# NVLink multicast stays off for all alike, as AGoQ has it.
+# NVLink multicast stays off for all alike, as AGoQ has it, unless the environment says otherwise.
 QUIET_NVLINK = {"NCCL_NVLS_ENABLE": "0", "TORCH_SYMM_MEM_DISABLE_MULTICAST": "1", "NVSHMEM_DISABLE_NVLS": "1"}
 
 
@@ -33,8 +36,8 @@ def free_port():
 
 
 class Ranks:
-    """The same command as several processes, with what torchrun would leave in their environment. `gpus`: which of the
-    machine's GPUs they see, in turn; None: all. What a rank prints lies in `folder`, which goes with the object."""
+    """The same command as several processes, with what torchrun would leave in their environment. `gpus`: those of
+    visible_gpus() that they see; None: all. What a rank prints lies in a folder that goes with the object."""
 
     def __init__(self, command, world, gpus=None, environment=None):
         self._folder = tempfile.TemporaryDirectory()
@@ -42,13 +45,13 @@ class Ranks:
         self.processes = []
         for rank in range(world):
             variables = {"RANK": rank, "WORLD_SIZE": world, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1",
-                         "MASTER_PORT": port, "OMP_WAIT_POLICY": "passive"}
+                         "MASTER_PORT": port, "OMP_WAIT_POLICY": "passive", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
             if gpus is not None:
-                variables["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, gpus))
+                variables["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
             with open(self._file(rank, "out"), "w") as out, open(self._file(rank, "err"), "w") as err:
                 self.processes.append(subprocess.Popen(
                     [str(word) for word in command], cwd=ROOT, stdin=subprocess.DEVNULL, stdout=out, stderr=err,
-                    env=os.environ | QUIET_NVLINK | {k: str(v) for k, v in variables.items()} | (environment or {})))
+                    env=QUIET_NVLINK | os.environ | {k: str(v) for k, v in variables.items()} | (environment or {})))
 
     def __enter__(self):
         return self
@@ -86,7 +89,7 @@ class Ranks:
         return False
 
     def wait(self, seconds):
-        """Statuses; None for who has not ended in time. A rank that fails alone leaves the others a while to notice."""
+        """Statuses; None for who has not ended in time."""
         end = time.monotonic() + seconds
         while time.monotonic() < end and any(process.poll() is None for process in self.processes):
             time.sleep(0.02)
@@ -99,6 +102,11 @@ class Ranks:
                 said = last_line(self.errors(rank)) or last_line(self.output(rank)) or f"status {process.poll()}"
                 return f"rank {rank}: {said}"
         return "not done in time"
+
+
+def threads_each(processes):
+    """Of so many that compute at the same time."""
+    return max(1, len(os.sched_getaffinity(0)) // processes)
 
 
 def run_worker(script, arguments, world, seconds, gpus=None):
@@ -162,22 +170,66 @@ def read_memory(run):
 
 
 def query_gpus(*fields):
-    """Of every GPU, what nvidia-smi says of it; none without one."""
-    command = ["nvidia-smi", "--query-gpu=" + ",".join(fields), "--format=csv,noheader,nounits"]
+    """Of every GPU that programs started here may use, as CUDA_VISIBLE_DEVICES names and orders them: its index among all of the
+    machine and what nvidia-smi says of it."""
+    command = ["nvidia-smi", "--query-gpu=" + ",".join(("index", "uuid", *fields)), "--format=csv,noheader,nounits"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return []
-    return [[word.strip() for word in line.split(",")] for line in done.stdout.strip().splitlines()]
+    gpus = [[word.strip() for word in line.split(",")] for line in done.stdout.strip().splitlines()]
+    if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+        names = filter(None, map(str.strip, visible.split(",")))
+        gpus = [gpu for name in names for gpu in gpus if gpu[0] == name or gpu[1].startswith(name)]
+    return [(index, *told) for index, _, *told in gpus]
 
 
-def gpu_bytes_in_use():
-    return [int(used) * 2**20 for (used,) in query_gpus("memory.used")]
+def visible_gpus():
+    """Their indices, as Ranks takes them."""
+    return [index for (index,) in query_gpus()]
+
+
+def gpu_bytes_in_use(gpus):
+    used = dict(query_gpus("memory.used"))
+    return [int(used[gpu]) * 2**20 for gpu in gpus]
 
 
 def describe_gpus():
     gpus = query_gpus("name", "driver_version")
-    return f"{len(gpus)} x {gpus[0][0]}, driver {gpus[0][1]}" if gpus else "no GPU"
+    return f"{len(gpus)} x {gpus[0][1]}, driver {gpus[0][2]}" if gpus else "no GPU"
+
+
+def check_program(path):
+    if not os.access(ROOT / path, os.X_OK):
+        raise SystemExit(f"there is no program {path}: `cmake --build build --target agoq` makes build/agoq, --agoq names another")
+
+
+class Log:
+    """Results as they come: kept in `entries`, shown on stderr, and appended to a file of JSON lines if there is one. The first
+    holds the conditions."""
+
+    def __init__(self, path, script, **conditions):
+        self._path, self.entries = path, []
+        command = shlex.join([script, *record.without_machine_paths(sys.argv[1:])])
+        self.add(part="conditions", command=command, **record.machine(), **conditions)
+
+    def add(self, **entry):
+        self.entries.append(entry)
+        line = json.dumps(entry)
+        print(line, file=sys.stderr, flush=True)
+        if self._path:
+            with open(self._path, "a") as file:
+                file.write(line + "\n")
+
+
+def read_log(path):
+    return [json.loads(line) for line in Path(path).read_text().splitlines()]
+
+
+def describe_conditions(entries):
+    """Those of a log, which several commands may have written."""
+    return "\n\n".join("\n".join(f"- {name}: {f'`{told}`' if name == 'command' else told}" for name, told in entry.items() if name != "part")
+                       for entry in entries if entry.get("part") == "conditions")
 
 
 def markdown(header, rows):
