@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Gradients summed over 2, 4, 8 GPUs of this machine, as many as there are: `agoq bench collective` for each number of
-ranks, over NVLink or PCIe (gradients in each other's memory, and again by NCCL's messages), and with NCCL's ways within a
-machine switched off, as if the network lay between the GPUs. Writes bench/results/collectives.md: the conditions, speedups over NCCL's sums, errors, and all times.
+ranks, over NVLink or PCIe by NCCL's messages, with NCCL's ways within a machine switched off, as if the network lay between
+the GPUs, and in place, in each other's memory. Writes bench/results/collectives.md after every run: the conditions, speedups
+over NCCL's sums, errors, all times, and the runs that failed or took longer than --limit.
 
   bench/collective.py
   bench/collective.py --sizes 32MiB,256MiB --seconds 4
@@ -11,19 +12,16 @@ machine switched off, as if the network lay between the GPUs. Writes bench/resul
 
 import argparse
 import json
-import os
-import shlex
-import socket
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 import record
+import support
 
-# Between GPUs of one machine: as a user would have it, our codes by NCCL's messages, and as between machines.
-LINKS = {"in place": (["--gpu-transport", "direct"], {}), "messages of NCCL": ([], {}),
-         "P2P and shared memory off": ([], {"NCCL_P2P_DISABLE": "1", "NCCL_SHM_DISABLE": "1"})}
+# Between GPUs of one machine: our codes by NCCL's messages, as between machines, and in each other's memory.
+LINKS = {"messages of NCCL": ([], {}), "P2P and shared memory off": ([], {"NCCL_P2P_DISABLE": "1", "NCCL_SHM_DISABLE": "1"}),
+         "in place": (["--gpu-transport", "direct"], {})}
 SHARED = {"host memory": ([], {}), "direct": (["--gpu-transport", "direct"], {})}  # a GPU
 ON_CPU = {"host memory": ([], {})}
 FORMS = ("exchange", "reduce", "all-reduce")
@@ -39,17 +37,22 @@ without our exchange: partial sums are rounded at every hop."""
 
 def main():
     options = parse_options()
-    ranks = options.ranks or [w for w in (2, 4, 8) if w <= gpus()]
+    gpus = support.visible_gpus() if options.device == "cuda" else []
+    ranks = options.ranks or [w for w in (2, 4, 8) if w <= len(gpus)]
     if not ranks:
-        sys.exit(f"{gpus()} GPUs here: nothing to sum over; --share lets ranks share one, --device cpu --ranks 2 does without")
+        sys.exit(f"{len(gpus)} GPUs here: nothing to sum over; --share lets ranks share one, --device cpu --ranks 2 does without")
     links = ON_CPU if options.device == "cpu" else SHARED if options.share else LINKS
-    runs = [(w, link, run(w, *how, options)) for w in ranks for link, how in links.items()]
-    text = document(runs, options)
+    runs, failures = [], []  # (ranks, link, what was measured), (ranks, link, why not)
+    for world in ranks:
+        for link, how in links.items():
+            result = run(world, *how, gpus[:1 if options.share else world], options)
+            (failures if "failed" in result else runs).append((world, link, result))
+            print(f"{world} ranks, {link}: {result.get('failed', 'done')}", file=sys.stderr, flush=True)
+            if runs and options.output != "-":
+                write(record.ROOT / options.output, document(runs, failures, options))
     if options.output == "-":
-        return print(text)
-    path = record.ROOT / options.output
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
+        print(document(runs, failures, options))
+    return 0 if runs else 1
 
 
 def parse_options():
@@ -57,55 +60,47 @@ def parse_options():
     parser.add_argument("--ranks", type=int, nargs="+", help="processes of a run (default: 2 4 8, as there are GPUs)")
     parser.add_argument("--sizes", help="of gradients, counted in fp32 (default: those of the program)")
     parser.add_argument("--seconds", type=float, default=10, help="a method is measured for a twentieth of it (default: %(default)s)")
+    parser.add_argument("--limit", type=float, default=300, help="seconds after which a run is given up (default: %(default)s)")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--share", action="store_true", help="all ranks on the first GPU")
     parser.add_argument("--agoq", default="build/agoq", help="the program, from the root of the repository (default: %(default)s)")
     parser.add_argument("--output", default="bench/results/collectives.md", help="from the root; -: print it (default: %(default)s)")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.output != "-":
+        record.refuse_machine_paths(parser, sys.argv[1:])
+    support.check_program(options.agoq)
+    return options
 
 
-def gpus():
-    try:
-        listed = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, check=True).stdout
-    except (OSError, subprocess.CalledProcessError):
-        return 0
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return len(visible.split(",")) if visible else len(listed.splitlines())
-
-
-def run(world, flags, variables, options):
+def run(world, flags, variables, gpus, options):
+    """What the program has written; or {"failed": why}."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "sums.json"
-        words = [options.agoq, "bench", "collective", "--device", options.device, "--seconds", f"{options.seconds:g}", "--json", str(out)]
-        words += flags + (["--sizes", options.sizes] if options.sizes else [])
-        port = str(free_port())
-        ranks = [subprocess.Popen(words, cwd=record.ROOT, stdout=subprocess.DEVNULL, env=environment(rank, world, port, variables, options))
-                 for rank in range(world)]
-        if any([rank.wait() for rank in ranks]):
-            sys.exit(f"{shlex.join(words)} failed with {world} ranks; nothing is written")
+        words = [options.agoq, "bench", "collective", "--device", options.device, "--seconds", f"{options.seconds:g}", "--json", out,
+                 "--threads", support.threads_each(world), "--distributed-timeout-minutes", 3, *flags]
+        words += ["--sizes", options.sizes] if options.sizes else []
+        with support.Ranks(words, world, gpus, variables) as ranks:
+            ranks.until(lambda: False, options.limit)  # all have ended, or one has failed
+            if any(status != 0 for status in ranks.wait(5)):
+                return {"failed": ranks.failure()}
         return json.loads(out.read_text())
 
 
-def environment(rank, world, port, variables, options):
-    place = {"RANK": rank, "WORLD_SIZE": world, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": world, "AGOQ_MASTER_ADDR": "127.0.0.1",
-             "AGOQ_MASTER_PORT": port, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    gpu = {"CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]} if options.share else {}
-    threads = {"OMP_NUM_THREADS": max(1, len(os.sched_getaffinity(0)) // world), "OMP_WAIT_POLICY": "passive"}
-    settings = threads | os.environ | place | variables | gpu
-    return {name: str(value) for name, value in settings.items()}
+def write(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
 
 
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
-def document(runs, options):
+def document(runs, failures, options):
     options.name, options.command = "collectives", ["bench/collective.py", *sys.argv[1:]]
-    found = runs[0][2]
-    conditions = record.machine() | {"device": found["device"], "NCCL": found["nccl"] or "not in this build"}
-    parts = [ABOUT, "## Speedups", speedups(runs), "## Errors", errors(runs)]
+    conditions = record.machine()
+    parts = [ABOUT]
+    if failures:
+        parts += ["## Failed", "\n".join(f"- {world} ranks, {link}: {result['failed']}" for world, link, result in failures)]
+    if runs:
+        found = runs[0][2]
+        conditions |= {"device": found["device"], "NCCL": found["nccl"] or "not in this build"}
+        parts += ["## Speedups", speedups(runs), "## Errors", errors(runs)]
     for world, link, result in runs:
         variables = " ".join(f"{name}={value}" for name, value in result["nccl_variables"].items())
         parts += [f"## {world} ranks, {link}", f"{result['link']}{'; ' if variables else ''}{variables}", times(result)]
@@ -122,14 +117,18 @@ def speedups(runs):
 
 # An error depends neither on the link nor, but for chance, on the size: those of the largest gradient.
 def errors(runs):
-    by_world = {world: result for world, _, result in runs}
-    most = {world: [e for e in result["sums"] if e["bytes"] == max(s["bytes"] for s in result["sums"])] for world, result in by_world.items()}
+    most = {world: largest(result["sums"]) for world, _, result in runs if result["sums"]}
     methods = dict.fromkeys(method(entry) for entries in most.values() for entry in entries)
     rows = []
     for name in sorted(methods, key=lambda name: FORMS.index(name[0])):
         found = {world: entry["error"] for world, entries in most.items() for entry in entries if method(entry) == name}
         rows.append([" ".join(name), *(f"{found[w]:.2e}" if w in found else "" for w in most)])
     return table(["sum", *(f"W = {w}" for w in most)], rows)
+
+
+def largest(sums):
+    most = max(entry["bytes"] for entry in sums)
+    return [entry for entry in sums if entry["bytes"] == most]
 
 
 def times(result):
@@ -168,4 +167,4 @@ def table(header, rows):
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -9,9 +9,11 @@ Every peer has a ladder of settings: what it may keep, recompute or divide, sort
 cost. A setting trains at one sequence length after another until its memory is out; from there the next one goes on. So the sweep
 crosses the lengths at which a peer begins to recompute, and each length is measured with the first setting that fits. --all
 runs every setting at every length and takes the best. Settings whose weights, gradients and optimizer alone are over the cap are not
-run. The cap is on PyTorch's allocator, to which context and NCCL come on top, while AGoQ's counts its context too.
+run. A setting that fails ends with that; the next one goes on, unless the peer has not measured anything yet. The cap is on PyTorch's
+allocator, to which context and NCCL come on top, while AGoQ's counts its context too.
 
-A step is --micro-batches sequences on each data rank. Results are appended to --log as they come; --from-log prints the tables of such a file.
+A step is --micro-batches sequences on each data rank. Times are means over the timed steps: of the peers by the clock, of AGoQ as its
+step_ms tells, without what lies between steps (the line of the log, checkpoints). Results are appended to --log as they come; --from-log prints the tables of such a file.
 """
 
 import argparse
@@ -81,9 +83,9 @@ def recomputing(*shares):
 
 
 PEERS = {
-    "megatron": ("Megatron-core, no distributed optimizer", megatron(whole=16, divided=0)),
-    "megatron-distributed": ("Megatron-core, distributed optimizer", megatron("--distributed-optimizer", whole=4, divided=12)),
-    "megatron-precise": ("the same, precision-aware", megatron("--distributed-optimizer", "--precision-aware", whole=4, divided=6)),
+    "megatron": ("Megatron-core without Transformer Engine, no distributed optimizer", megatron(whole=16, divided=0)),
+    "megatron-distributed": ("Megatron-core without Transformer Engine, distributed optimizer", megatron("--distributed-optimizer", whole=4, divided=12)),
+    "megatron-precise": ("Megatron-core, distributed and precision-aware optimizer", megatron("--distributed-optimizer", "--precision-aware", whole=4, divided=6)),
     "zero1": ("DeepSpeed ZeRO-1", deepspeed(1)),
     "zero2": ("DeepSpeed ZeRO-2", deepspeed(2)),
     "zero3": ("DeepSpeed ZeRO-3", deepspeed(3)),
@@ -96,18 +98,17 @@ NAMES = {"agoq": "AGoQ"} | {peer: name for peer, (name, _) in PEERS.items()}
 def main():
     options = parse_options()
     if options.from_log:
-        return print(tables([json.loads(line) for line in Path(options.from_log).read_text().splitlines()]))
-    results = []
+        return print(tables(support.read_log(options.from_log)))
+    devices = support.describe_gpus() if options.device == "cuda" else "CPU"
+    log = support.Log(options.log, "bench/peers/compare.py", devices=devices, settings=f"{options.gpus} ranks, {options.gpu_memory:g} GiB each, "
+                      f"{options.micro_batches} micro-batches a step on each data rank")
     with tempfile.TemporaryDirectory() as folder:
         for model in options.models:
             comparison = Comparison(options, Path(folder), model)
             for peer in options.peers:
                 for result in comparison.agoq() if peer == "agoq" else comparison.peer(peer):
-                    results.append({"model": model, "peer": peer} | result)
-                    report(results[-1], options.log)
-    print(f"{support.describe_gpus() if options.device == 'cuda' else 'CPU'}, {options.gpu_memory} GiB each, "
-          f"{options.micro_batches} micro-batches a step on each data rank\n")
-    print(tables(results))
+                    log.add(model=model, peer=peer, **result)
+    print(tables(log.entries))
 
 
 def parse_options():
@@ -119,19 +120,25 @@ def parse_options():
     parser.add_argument("--micro-batches", type=int, default=4)
     parser.add_argument("--steps", type=int, default=2, help="that are timed")
     parser.add_argument("--warmup", type=int, default=2)
-    parser.add_argument("--seconds", type=float, default=240, help="after which a run is given up")
+    parser.add_argument("--seconds", type=float, default=240, help="a run is given up after so long for each of its lengths")
     parser.add_argument("--all", action="store_true", help="every setting at every length")
-    parser.add_argument("--gpus", type=int, help="how many (default: all)")
+    parser.add_argument("--gpus", type=int, help="how many (default: all that CUDA_VISIBLE_DEVICES leaves)")
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
     parser.add_argument("--agoq", default="build/agoq", help="the program, from the repository's root")
     parser.add_argument("--log", help="a file of JSON lines to append to")
     parser.add_argument("--from-log", help="measure nothing, print the tables of this file")
     options = parser.parse_args()
     options.seq_lengths.sort()
+    if options.from_log:
+        return options
+    support.check_program(options.agoq)
     if options.device == "cpu":
         options.models, options.seq_lengths, options.gpus = ["tiny"], [64, 128], options.gpus or 2
-    elif not options.from_log:
-        options.gpus = options.gpus or len(support.query_gpus("name")) or parser.error("there is no GPU; --device cpu tries the script")
+        return options
+    visible = len(support.visible_gpus()) or parser.error("there is no GPU; --device cpu tries the script")
+    options.gpus = options.gpus or visible
+    if options.gpus > visible:
+        parser.error(f"--gpus {options.gpus}: there are {visible}")
     return options
 
 
@@ -140,6 +147,7 @@ class Comparison:
 
     def __init__(self, options, folder, model):
         self.options = options
+        self.gpus = support.visible_gpus()[:options.gpus] if options.device == "cuda" else None
         config = TINY if model == "tiny" else support.model_config(options.agoq, model)
         self.config, self.tokens = folder / f"{Path(model).stem}.json", folder / f"{Path(model).stem}.bin"
         self.config.write_text(json.dumps(config))
@@ -150,61 +158,62 @@ class Comparison:
         o = self.options
         ladder = sorted(PEERS[peer][1](o.gpus), key=lambda setting: setting.cost)
         fits = [s for s in ladder if s.state * self.parameters <= o.gpu_memory * support.GIB]
-        left = list(o.seq_lengths)
+        left, measured = list(o.seq_lengths), False
         if not fits:
             least = min(s.state for s in ladder) * self.parameters / support.GIB
             yield {"seq_length": left[0], "out_of_memory": f"weights, gradients and optimizer alone are {least:.1f} GiB"}
         for setting in fits:
             done = self.run(setting, o.seq_lengths if o.all else left)
             yield from done
-            left = [s for s in left if not any(r.get("seq_length") == s and "ms" in r for r in done)]
-            if any("failed" in r for r in done) or not left and not o.all:
+            left = [s for s in left if not any(r["seq_length"] == s and "ms" in r for r in done)]
+            measured = measured or any("ms" in r for r in done)
+            if any("failed" in r for r in done) and not measured or not left and not o.all:
                 break
 
     def run(self, setting, lengths):
+        """Of one length after another; the last may have failed."""
         o = self.options
         arguments = ["--model", self.config, "--seq-lengths", *lengths, "--micro-batches", o.micro_batches, "--steps", o.steps,
                      "--warmup", o.warmup, "--gpu-memory", o.gpu_memory, "--device", o.device, *setting.arguments]
-        results = support.run_worker(FOLDER / setting.script, arguments, o.gpus, o.seconds)
-        return [{"setting": setting.name} | result for result in results]
+        results = support.run_worker(FOLDER / setting.script, arguments, o.gpus, o.seconds * len(lengths), self.gpus)
+        return [{"setting": setting.name, "seq_length": length} | result for length, result in zip([*lengths, lengths[-1]], results)]
 
     def agoq(self):
         for seq_length in self.options.seq_lengths:
             yield {"seq_length": seq_length} | self.agoq_at(seq_length)
 
     def agoq_at(self, seq_length):
-        """The first mesh that fits, in the order of their expected costs."""
+        """The first mesh that fits, in the order of their expected costs; or why each does not: {"out_of_memory"}, or {"refused"} where
+        the program takes none of them."""
         o = self.options
-        lack = "no mesh"
+        lacks, refusals = [], []
         for mesh in meshes(o.gpus):
             cap = ("--gpu-memory", f"{o.gpu_memory}GiB") if o.device == "cuda" else ()
             job = agoq_run.Job(o.agoq, self.config, self.tokens, o.device, mesh, seq_length, o.micro_batches, cap)
             planned = job.plan()
-            if not planned.get("fits", "failed" not in planned):
-                lack = planned.get("failed") or f"{(planned['total'] + planned['cuda_context_estimate']) / support.GIB:.1f} GiB on {mesh.name}"
+            if "failed" in planned:
+                refusals.append(f"{mesh.name}: {planned['failed']}")
                 continue
-            outcome = agoq_run.measure(job, o.steps, o.warmup, o.seconds)
+            if not planned.get("fits", True):
+                lacks.append(f"{mesh.name}: {(planned['total'] + planned['cuda_context_estimate']) / support.GIB:.1f} GiB")
+                continue
+            outcome = agoq_run.measure(job, o.steps, o.warmup, o.seconds, self.gpus)
             if "failed" in outcome:
                 return {"setting": mesh.name} | outcome
             gib = {"allocated_gib": max(outcome["allocated"]) / support.GIB, "in_use_gib": max(outcome["in_use"], default=0) / support.GIB}
             return {"setting": mesh.name, "ms": outcome["ms"], "tokens_per_second_per_gpu": outcome["tokens_per_second_per_gpu"], **gib}
-        return {"out_of_memory": lack}
+        return {"out_of_memory" if lacks else "refused": "; ".join(lacks + refusals)}
 
 
 def meshes(world):
     return [agoq_run.Mesh(tensor=t, data=world // t) for t in COST_OF_TENSOR_PARALLEL if world % t == 0]
 
 
-def report(result, log):
-    line = json.dumps(result)
-    print(line, file=sys.stderr, flush=True)
-    if log:
-        with open(log, "a") as file:
-            file.write(line + "\n")
-
-
-def tables(results):
-    return "\n\n".join(f"## {model}\n\n{table([r for r in results if r['model'] == model])}" for model in dict.fromkeys(r["model"] for r in results))
+def tables(entries):
+    results = [entry for entry in entries if "model" in entry]
+    models = dict.fromkeys(r["model"] for r in results)
+    parts = [f"## {model}\n\n{table([r for r in results if r['model'] == model])}" for model in models]
+    return "\n\n".join([support.describe_conditions(entries), *parts]).strip()
 
 
 def table(results):
@@ -231,10 +240,13 @@ def fastest(results, peer, length):
 
 def why_not(results, length):
     """Of a peer that has no figure for this length."""
-    if failed := [r["failed"] for r in results if "failed" in r]:
-        return f"failed: {failed[-1][:120]}"
-    spent = [r for r in results if "out_of_memory" in r and r["seq_length"] <= length]
-    return "out of memory" + (": " + spent[-1]["out_of_memory"] if spent and "setting" not in spent[-1] else "") if spent else "not run"
+    kinds = ("failed", "refused", "out_of_memory")
+    reasons = [(kind, r) for r in results for kind in kinds if kind in r and r.get("seq_length", 0) <= length]
+    if not reasons:
+        return "not run"
+    kind, last = reasons[-1]
+    # What an allocator says of its last request tells nothing; what a plan says does.
+    return kind.replace("_", " ") + ("" if kind == "out_of_memory" and "setting" in last else f": {last[kind][:300]}")
 
 
 if __name__ == "__main__":
