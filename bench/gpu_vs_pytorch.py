@@ -8,8 +8,8 @@ The peer (peers/pytorch.py) is transformers' LlamaForCausalLM in bf16 with scale
 moments are bf16 too: it holds no fp32 master and 8 bytes a parameter, the least that PyTorch offers without further packages.
 AGoQ trains with everything on: 4-bit activations, int8 gradients, 8-bit moments, exact fp32 master, clipping. Every candidate runs in
 its own process, for some seconds after a warm-up, one after another for several rounds, so that whatever the card does meets all
-alike; the table gives medians over the rounds and ratios to the fastest peer. Tokens are random. Memory is what the
-driver reports for the process at its highest.
+alike. The table gives medians over the rounds that went well, each candidate's time over AGoQ's, and the spread of its times
+over the rounds. Memory is what the driver has given out on the card at the end of the run. Tokens are random.
 """
 
 import argparse
@@ -67,7 +67,9 @@ def parse_options():
     parser.add_argument("--policies", nargs="*", default=[], help="activation policies of AGoQ to run beside agoq, e.g. bf16")
     parser.add_argument("--agoq", default="build/agoq", help="the program, from the repository's root")
     parser.add_argument("--json", help="write the figures there too")
-    return parser.parse_args()
+    options = parser.parse_args()
+    support.check_program(options.agoq)
+    return options
 
 
 def run(candidate, layers, options):
@@ -101,12 +103,14 @@ def run_peer(candidate, layers, options):
 
 
 def medians(rounds):
+    """Over those that have not failed; "failures" says why the others have, "failed" that all have."""
     good = [r for r in rounds if "failed" not in r]
+    failures = [r["failed"] for r in rounds if "failed" in r]
     if not good:
-        return rounds[0]
+        return {"failed": failures[0], "failures": failures}
     row = {key: statistics.median(r[key] for r in good) for key in good[0]}
     row["spread"] = (max(r["ms"] for r in good) - min(r["ms"] for r in good)) / row["ms"]
-    return row
+    return row | {"failures": failures}
 
 
 def conditions(options):
@@ -124,6 +128,8 @@ def table(rows, options):
         ratio = "" if candidate == "agoq" or "failed" in ours else f"{row['ms'] / ours['ms']:.3f}x"
         lines.append(f"| {layers} | {name} | {1e3 * options.seq_length / row['ms']:.0f} | {row['ms']:.1f} | {row['gib']:.1f} | {ratio} "
                      f"| {100 * row['spread']:.1f}% |")
+    lines += ["", *(f"- {layers} layers, {candidate}: a round failed: {why}" for (layers, candidate), row in rows.items() if "failed" not in row
+                    for why in row["failures"])]
     return "\n".join(lines + one_more_layer(rows, options))
 
 

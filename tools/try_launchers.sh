@@ -6,12 +6,18 @@
 #
 # Each must finish with the losses of one process; end by itself when a process is killed; save when it, or one of its
 # processes, is told to stop; and go on from there. srun needs a cluster that runs and sees this folder and the
-# temporary one. OPENMPI, MPICH, TORCHRUN and SRUN may hold more options, such as OPENMPI="--hostfile hosts".
+# temporary one. OPENMPI, MPICH, TORCHRUN and SRUN may hold more options, such as SRUN="--overlap". Programs are called as
+# Debian calls them, and all ranks run on this host: processes are found and killed here. It fails if one does, and if
+# none was tried.
 
 # shellcheck disable=SC2317 # functions are called by name, through check and await
 set -euo pipefail
 
-agoq=$(realpath "$1")
+if [[ $# == 0 ]]; then
+  echo "usage: tools/try_launchers.sh AGOQ [openmpi|mpich|torchrun|srun ...]" >&2
+  exit 2
+fi
+agoq=$(realpath -e "$1")
 shift
 folder=$(mktemp -d "${TMPDIR:-/tmp}/launchers.XXXXXX")
 trap 'stop_all; rm -rf "$folder"' EXIT
@@ -131,11 +137,16 @@ try() {
 # shellcheck disable=SC2046,SC2091
 $(train alone 4) >"$folder/log" 2>&1
 [[ $# -gt 0 ]] || set -- openmpi mpich torchrun srun
+tried=0
 for launcher_name in "$@"; do
-  if command -v "${program[$launcher_name]%% *}" >/dev/null; then
+  if [[ ! -v program[$launcher_name] ]]; then
+    echo "$launcher_name: not one of ${!program[*]}" >&2
+    exit 2
+  elif command -v "${program[$launcher_name]%% *}" >/dev/null; then
     try "$launcher_name"
+    tried=1
   else
     echo "$launcher_name: not installed"
   fi
 done
-exit $failed
+exit $((failed || !tried))

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Megatron-core: data parallel with or without its distributed optimizer, tensor parallel with sequence parallel.
 
-Without apex and Transformer Engine, which have no wheels, Megatron-core falls back to modules of its own. Attention is then
+Without apex and Transformer Engine, which have to be compiled, Megatron-core falls back to modules of its own. Attention is then
 a plain softmax over an S x S matrix, so PyTorch's fused attention stands in its place; PyTorch's RMSNorm stands in for the one
 that refuses sequence parallelism; AdamW is PyTorch's fused one. Compiled (torch.compile): SwiGLU and cross entropy, as Megatron-core has
 it, and RoPE. Weights are bf16, master and moments fp32, gradients summed over ranks beside the backward pass, weights gathered

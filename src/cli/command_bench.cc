@@ -271,7 +271,7 @@ Command add_bench(CLI::App& program) {
       "bf16 take turns with ours where each process has a GPU; NCCL_P2P_DISABLE=1 NCCL_SHM_DISABLE=1 puts the network\n"
       "between GPUs of one host.\n"
       "Example: agoq bench step --model-config llama3-8b --num-layers 4,8 --seq-length 8192\n"
-      "         torchrun --no-python --nproc-per-node 8 agoq bench collective --sizes 32MiB,256MiB --json sums.json");
+      "         torchrun --no_python --nproc_per_node 8 agoq bench collective --sizes 32MiB,256MiB --json sums.json");
   return {app, [options] { run_bench(*options); }};
 }
 
