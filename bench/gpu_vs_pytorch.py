@@ -16,7 +16,6 @@ import argparse
 import dataclasses
 import json
 import statistics
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -25,6 +24,7 @@ import support
 from support import ROOT
 
 MODEL = "llama3-8b"
+LIMIT = 600  # seconds after which a run is given up
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,9 +83,9 @@ def run_agoq(candidate, layers, options):
         command = [options.agoq, "bench", "step", "--device", "cuda", "--model-config", MODEL, "--num-layers", str(layers),
                    "--seq-length", str(options.seq_length), "--max-position-embeddings", str(max(8192, options.seq_length)),
                    "--micro-batch-size", "1", "--activation-policy", policy, "--seconds", str(options.seconds), "--json", str(out)]
-        done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        if done.returncode:
-            return {"failed": support.last_line(done.stdout) or "no message"}
+        with support.Ranks(command, 1) as ranks:
+            if ranks.wait(LIMIT) != [0]:
+                return {"failed": ranks.failure()}
         step = json.loads(out.read_text())["steps"][0]
         return {"ms": 1e3 * options.seq_length / step["tokens_per_second"], "gib": step["driver_bytes"] / 2**30}
 
@@ -96,7 +96,7 @@ def run_peer(candidate, layers, options):
         config.write_text(json.dumps(support.model_config(options.agoq, MODEL, layers)))
         arguments = ["--model", config, "--seq-lengths", options.seq_length, "--seconds", options.seconds, "--state", "bf16",
                      *PEERS[candidate].settings]
-        result = support.run_worker(ROOT / "bench/peers/pytorch.py", arguments, world=1, seconds=600)[-1]
+        result = support.run_worker(ROOT / "bench/peers/pytorch.py", arguments, world=1, seconds=LIMIT)[-1]
     if "ms" not in result:
         return {"failed": result.get("out_of_memory") or result["failed"]}
     return {"ms": result["ms"], "gib": result["in_use_gib"], "allocated_gib": result["allocated_gib"]}
@@ -128,9 +128,14 @@ def table(rows, options):
         ratio = "" if candidate == "agoq" or "failed" in ours else f"{row['ms'] / ours['ms']:.3f}x"
         lines.append(f"| {layers} | {name} | {1e3 * options.seq_length / row['ms']:.0f} | {row['ms']:.1f} | {row['gib']:.1f} | {ratio} "
                      f"| {100 * row['spread']:.1f}% |")
-    lines += ["", *(f"- {layers} layers, {candidate}: a round failed: {why}" for (layers, candidate), row in rows.items() if "failed" not in row
-                    for why in row["failures"])]
-    return "\n".join(lines + one_more_layer(rows, options))
+    return "\n".join(lines + failed_rounds(rows) + one_more_layer(rows, options))
+
+
+def failed_rounds(rows):
+    """Of candidates that the table has figures of."""
+    lines = [f"- {layers} layers, {candidate}: a round failed: {why}" for (layers, candidate), row in rows.items() if "failed" not in row
+             for why in row["failures"]]
+    return ["", *lines] if lines else []
 
 
 def one_more_layer(rows, options):
