@@ -23,7 +23,17 @@ constexpr Device kDevice = Device::Cuda;
 constexpr Device kDevice = Device::Cpu;
 #endif
 constexpr int kGlobalMicroBatches = 8;
+// Under sanitizers, which make a step thirty times as long, a run only has to pass every place.
+#if defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define AGOQ_TEST_SANITIZED 1
+#endif
+#endif
+#if defined(AGOQ_TEST_SANITIZED)
+constexpr int kSteps = 4;
+#else
 constexpr int kSteps = 20;
+#endif
 
 struct Shape {
   int tensor = 1, pipeline = 1, data = 1, chunks = 1;
@@ -198,7 +208,7 @@ TEST_P(Meshes, ExactTrainingIsThatOfOneProcess) {
     EXPECT_NEAR(many.losses[i], one.losses[i], 1e-4) << "step " << i;
     EXPECT_NEAR(many.norms[i], one.norms[i], 1e-3 * one.norms[i]) << "step " << i;
   }
-  EXPECT_LT(one.losses.back(), one.losses.front() - 0.5) << "or nothing was learnt";
+  EXPECT_LT(one.losses.back(), one.losses.front() - 0.025 * kSteps) << "or nothing was learnt";
   EXPECT_NEAR(many.valid_loss, one.valid_loss, 1e-2);
   ASSERT_EQ(many.stored.size(), one.stored.size());
   for (const auto& [name, bytes] : one.stored) EXPECT_EQ(many.stored.at(name).size(), bytes.size()) << name;
