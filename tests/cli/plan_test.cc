@@ -7,6 +7,7 @@
 
 #include "cli/program.h"
 #include "model/model_config.h"
+#include "sanitized.h"
 
 namespace agoq {
 namespace {
@@ -24,18 +25,7 @@ json plan_of(std::vector<std::string> arguments) {
   return json::parse(ran.out);
 }
 
-// Sanitizers make the program ten times slower; the promise is about the program that users run.
-#if defined(__has_feature)
-#if __has_feature(address_sanitizer)
-constexpr double kPlanSeconds = 20;
-#else
-constexpr double kPlanSeconds = 1;
-#endif
-#elif defined(__SANITIZE_ADDRESS__)
-constexpr double kPlanSeconds = 20;
-#else
-constexpr double kPlanSeconds = 1;
-#endif
+constexpr double kPlanSeconds = test::kSanitized ? 20 : 1;  // the promise is about the program that users run
 
 // Processor seconds of the programs run so far: what a busy machine does not stretch.
 double child_seconds() {

@@ -13,6 +13,7 @@
 #include "device/memory.h"
 #include "device/transfer.h"
 #include "parallel/tiny_state.h"
+#include "sanitized.h"
 
 namespace agoq::parallel {
 namespace {
@@ -23,17 +24,7 @@ constexpr Device kDevice = Device::Cuda;
 constexpr Device kDevice = Device::Cpu;
 #endif
 constexpr int kGlobalMicroBatches = 8;
-// Under sanitizers, which make a step thirty times as long, a run only has to pass every place.
-#if defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#define AGOQ_TEST_SANITIZED 1
-#endif
-#endif
-#if defined(AGOQ_TEST_SANITIZED)
-constexpr int kSteps = 4;
-#else
-constexpr int kSteps = 20;
-#endif
+constexpr int kSteps = agoq::test::kSanitized ? 4 : 20;  // sanitized, a run only has to pass every place
 
 struct Shape {
   int tensor = 1, pipeline = 1, data = 1, chunks = 1;
