@@ -10,7 +10,6 @@ namespace {
 using codec::Codec;
 
 constexpr int kTile = 128;  // blocks of numbers for a block of threads
-static_assert(kTile % kBlocksAtOnce == 0);
 
 // A weight in any form: bf16 and correction, or fp32 with or without its bf16 copy.
 struct WeightView {
@@ -207,17 +206,17 @@ __global__ void __launch_bounds__(kThreads, 3)
   const int tensor = list.tensor_of(tile);
   const Parameter p = list.entries[tensor];  // in registers: what is read by reference is read again behind a store
   const int lane = static_cast<int>(threadIdx.x) % kLanes, slot = static_cast<int>(threadIdx.x) / kLanes;
-  const int begin = (tile - list.first[tensor]) * kTile, end = min(begin + kTile, p.blocks.count);
+  const Walk walk = walk_of<kTile>(tile - list.first[tensor], p.blocks.count);
   if (p.blocks.whole_pairs() && p.weight.correction) {
     Operands<G, M, V, Form::Split> next;  // under way while a cell is computed
-    if (begin + slot < end) load(next, p, WholeCell{begin + slot, lane});
-    for (int index = begin + slot; index < end; index += kBlocksAtOnce) {
+    if (walk.first + slot < walk.end) load(next, p, WholeCell{walk.first + slot, lane});
+    for (int index = walk.first + slot; index < walk.end; index += walk.step) {
       const Operands<G, M, V, Form::Split> stored = next;
-      if (index + kBlocksAtOnce < end) load(next, p, WholeCell{index + kBlocksAtOnce, lane});
+      if (index + walk.step < walk.end) load(next, p, WholeCell{index + walk.step, lane});
       update<G, M, V, kSum>(p, WholeCell{index, lane}, stored, step);
     }
   } else {  // a warp has two blocks and stays whole: the second may lie beyond the last one
-    for (int index = begin + slot; (index & ~1) < end; index += kBlocksAtOnce) {
+    for (int index = walk.first + slot; (index & ~1) < walk.end; index += walk.step) {
       const Cell cell(p.blocks, index, lane);
       Operands<G, M, V, Form::Any> stored;
       load(stored, p, cell);

@@ -19,6 +19,10 @@ struct Gradient {
   Blocks blocks;
   float* square = nullptr;  // where its squared norm goes
 };
+struct Norms {
+  TensorList<Gradient> list;
+  double* partial;  // of each tile
+};
 
 __device__ double sum_of_squares(const Numbers& g) {
   double sum = 0;
@@ -94,8 +98,8 @@ __device__ double sum_of_squares(const Gradient& g, int begin, int end, const Ce
 
 // partial[tile] = Σ g² of the tile.
 template <class F, bool kSum>
-__global__ void __launch_bounds__(kThreads)
-    norm_of_tiles(const __grid_constant__ TensorList<Gradient> list, double* partial) {
+__global__ void __launch_bounds__(kThreads) norm_of_tiles(const __grid_constant__ Given<Norms> given) {
+  const auto& [list, partial] = given.wait();
   const int tile = static_cast<int>(blockIdx.x);
   const int tensor = list.tensor_of(tile);
   const Gradient& g = list.entries[tensor];
@@ -111,20 +115,14 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 // squares[tensor] = Σ partial over its tiles; a block of threads per tensor.
-__global__ void __launch_bounds__(kThreads)
-    norm_of_tensors(const __grid_constant__ TensorList<Gradient> list, const double* partial) {
+__global__ void __launch_bounds__(kThreads) norm_of_tensors(const __grid_constant__ Given<Norms> given) {
+  const auto& [list, partial] = given.wait();
   const int tensor = static_cast<int>(blockIdx.x);
   double sum = 0;
   for (int tile = list.first[tensor] + static_cast<int>(threadIdx.x); tile < list.first[tensor + 1]; tile += kThreads)
     sum += partial[tile];
   sum = sum_over_threads(sum);
   if (threadIdx.x == 0) *list.entries[tensor].square = static_cast<float>(sum);
-}
-
-template <class F, bool kSum>
-void norms_of_list(const Context& ctx, const TensorList<Gradient>& list, double* partial) {
-  agoq::cuda::launch(ctx, norm_of_tiles<F, kSum>, list.tiles(), kThreads, list, partial);
-  agoq::cuda::launch(ctx, norm_of_tensors, list.count, kThreads, list, static_cast<const double*>(partial));
 }
 
 }  // namespace
@@ -139,7 +137,9 @@ void squared_norms(const Context& ctx, std::span<const GradientSum> grads, doubl
   for (const auto& [kernel, parts] : lists)
     dispatch_gradient(kernel.first, kernel.second, [&]<class F, bool kSum>() {
       for (const TensorList<Gradient>& list : parts) {
-        norms_of_list<F, kSum>(ctx, list, partial);
+        const Norms norms{list, partial};
+        agoq::cuda::launch(ctx, norm_of_tiles<F, kSum>, list.tiles(), kThreads, norms);
+        agoq::cuda::launch(ctx, norm_of_tensors, list.count, kThreads, norms);
         partial += list.tiles();
       }
     });

@@ -12,6 +12,7 @@
 namespace agoq::ops::cuda {
 
 using codec::kBlock;
+using codec::cuda::Given;
 using codec::cuda::kGroup;
 using codec::cuda::kLanes;
 using codec::cuda::Numbers;
@@ -54,6 +55,26 @@ template <class Entry>
 void append(std::vector<TensorList<Entry>>& lists, const Entry& entry, int64_t tiles) {
   if (lists.empty() || lists.back().full()) lists.emplace_back();
   lists.back().add(entry, tiles);
+}
+
+// Which blocks of numbers a block of threads works on, kBlocksAtOnce at a time: [first, first + kBlocksAtOnce), then
+// `step` further, below `end`.
+struct Walk {
+  int first, end, step;
+};
+
+inline constexpr int kTogether = 128;  // blocks of threads
+
+// Tile `tile` of a tensor of `count` blocks of numbers, in tiles of kTile. Whole tiles are dealt out among kTogether
+// blocks of threads, which go over them side by side: memory is fastest where all that is under way at a time lies
+// close together, in few of its rows. (With a tile for each, AdamW has 73% of the bandwidth of a copy; like this, 93%.)
+template <int kTile>
+__device__ Walk walk_of(int tile, int count) {
+  static_assert(kTile % kBlocksAtOnce == 0);
+  const int whole = count / kTile;
+  if (tile >= whole) return {tile * kTile, count, kBlocksAtOnce};
+  const int place = tile % kTogether, group = tile - place, tiles = min(kTogether, whole - group);
+  return {group * kTile + place * kBlocksAtOnce, (group + tiles) * kTile, tiles * kBlocksAtOnce};
 }
 
 // --- where numbers lie -----------------------------------------------------------------------------------------------
