@@ -164,6 +164,15 @@ TEST_F(AdamWCuda, EightBitMomentsAreThoseOfTheCpu) {
   expect_same_codes(&AdamWState::v, 1e-3);
 }
 
+// Whose CTAs work in several groups.
+TEST_F(AdamWCuda, TensorOfManyTiles) {
+  add(kDefault, 701, RowBlocks(4096));
+  train(1, {.clip_grad = 0});
+  expect_same_bits(host_[0].m, gpu_[0].m, "m is exact");
+  expect_same_codes(&AdamWState::v, 1e-3);
+  expect_same_weights(1, 4);
+}
+
 TEST_F(AdamWCuda, OneMomentInEightBits) {
   for (const auto& [rows, row] : kShapes) add({"both", Codec::Int8, Codec::Dyn8, Codec::Fp32}, rows, row);
   train(3, {.clip_grad = 0});
