@@ -5,6 +5,8 @@
 #include <cstdlib>
 #include <cstring>
 #include <exception>
+#include <memory>
+#include <vector>
 
 #include "base/polling.h"
 #include "comm/side_exchanges_cuda.h"
@@ -21,11 +23,22 @@ void require_success(ncclResult_t result, const char* call) {
           call, ncclGetErrorString(result), ncclGetLastError(nullptr));
 }
 
+class NcclLink;
+
+// All of a GPU, since they are given up together.
+struct OpenLinks {
+  std::vector<NcclLink*> links;
+};
+struct SharedOpenLinks {
+  explicit SharedOpenLinks(Gpu&) {}
+  std::shared_ptr<OpenLinks> open = std::make_shared<OpenLinks>();
+};
+
 // The communicator is a non-blocking one: calls return at once and are asked about, so that a rank that is gone is an
 // error here and not a call that never returns. Any error ends the communicator.
 class NcclLink : public GpuLink, public Gpu::Watch {
  public:
-  explicit NcclLink(const NcclGroup& group) : group_(group) {}
+  NcclLink(Gpu& gpu, const NcclGroup& group);
   ~NcclLink() override;
   NcclLink(const NcclLink&) = delete;
   NcclLink& operator=(const NcclLink&) = delete;
@@ -48,10 +61,15 @@ class NcclLink : public GpuLink, public Gpu::Watch {
   void end();
 
   NcclGroup group_;
+  std::shared_ptr<OpenLinks> links_;
   ncclComm_t comm_ = nullptr;  // null before connect() and after abandon()
   SideExchanges exchanges_;
   uint64_t bytes_sent_ = 0;
 };
+
+NcclLink::NcclLink(Gpu& gpu, const NcclGroup& group) : group_(group), links_(gpu.library<SharedOpenLinks>().open) {
+  links_->links.push_back(this);
+}
 
 void NcclLink::connect(Gpu& gpu) {
   // NVLink multicast needs rights that containers often lack, and nothing here needs it.
@@ -154,9 +172,15 @@ void NcclLink::check() {
   exchanges_.require_progress(group_.timeout, group_.size);
 }
 
+// An abort waits for the GPU, and so for the kernels of all communicators: only a group of aborts tells all of them to
+// stop before it waits.
 void NcclLink::abandon() noexcept {
-  if (comm_) ncclCommAbort(comm_);
-  comm_ = nullptr;
+  if (!comm_) return;
+  ncclGroupStart();
+  for (const NcclLink* link : links_->links)
+    if (link->comm_) ncclCommAbort(link->comm_);
+  ncclGroupEnd();
+  for (NcclLink* link : links_->links) link->comm_ = nullptr;
 }
 
 void NcclLink::end() {
@@ -173,6 +197,7 @@ NcclLink::~NcclLink() {
     // It is given up below.
   }
   abandon();
+  std::erase(links_->links, this);
 }
 
 }  // namespace
@@ -193,7 +218,7 @@ std::string nccl_version() {
 
 std::shared_ptr<GpuLink> open_nccl(Gpu& gpu, const NcclGroup& group) {
   gpu.make_current();
-  const auto link = std::make_shared<NcclLink>(group);
+  const auto link = std::make_shared<NcclLink>(gpu, group);
   gpu.watch(link);
   link->connect(gpu);
   return link;

@@ -44,6 +44,7 @@ class Gpu {
     virtual void abandon() noexcept = 0;  // lets the GPU go on without them, with whatever is there
   };
   void watch(std::weak_ptr<Watch> watch);
+  void abandon() const noexcept;  // all that is watched
 
   // Of this GPU and no other, on any machine.
   using Uuid = std::array<uint8_t, 16>;

@@ -13,9 +13,9 @@ constexpr auto kBetweenChecks = std::chrono::milliseconds(10);
 constexpr const char* kRemedy = "use --device cpu, or see `agoq doctor`";
 
 // Streams that share one of the GPU's queues wait for each other, and what waits for another rank must not hold up what
-// that rank waits for. The driver's default is 8; read when it starts.
+// that rank waits for. The driver's default is 8, scripts made for Megatron-LM set 1; read when the driver starts.
 void widen_queues() {
-  [[maybe_unused]] static const int once = setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", /*overwrite=*/0);
+  [[maybe_unused]] static const int once = setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", /*overwrite=*/1);
 }
 
 std::string driver_problem() {
@@ -92,22 +92,25 @@ void Gpu::watch(std::weak_ptr<Watch> watch) {
   watches_.push_back(std::move(watch));
 }
 
+// The last first: windows, whose kernels NCCL's aborts would wait for, are opened behind NCCL's groups.
+void Gpu::abandon() const noexcept {
+  for (auto weak = watches_.rbegin(); weak != watches_.rend(); ++weak)
+    if (const auto watch = weak->lock()) watch->abandon();
+}
+
 // What one watch finds concerns all: the GPU must not be left waiting for any of them, or freeing memory would hang.
 template <class Reached>
 void Gpu::wait_until(const Reached& reached) const {
-  const auto for_each_watch = [&](const auto& act) {
-    for (const auto& weak : watches_)
-      if (const auto watch = weak.lock()) act(*watch);
-  };
   Polling polling;
   auto next_check = Polling::Duration::zero();
   while (!reached()) {
     if (polling.elapsed() >= next_check) {
       next_check = polling.elapsed() + kBetweenChecks;
       try {
-        for_each_watch([](Watch& watch) { watch.check(); });
+        for (const auto& weak : watches_)
+          if (const auto watch = weak.lock()) watch->check();
       } catch (...) {
-        for_each_watch([](Watch& watch) { watch.abandon(); });
+        abandon();
         throw;
       }
     }

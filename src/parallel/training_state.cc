@@ -109,6 +109,11 @@ TrainingState::TrainingState(Arena& arena, Device target, const Job& job, comm::
   if (transport) groups_.open(ctx_);
 }
 
+TrainingState::~TrainingState() {
+  if constexpr (kCudaBuild)
+    if (ctx_.cuda() && std::uncaught_exceptions() > exceptions_) ctx_.gpu().abandon();
+}
+
 // The residual stream of the last chunk stays from its forward to its backward step, while another may arrive. Those of
 // the other chunks take turns: one is computed in, one is on its way out, and one on its way in where any comes in.
 void TrainingState::allocate_streams(Arena& arena) {
@@ -133,6 +138,10 @@ void TrainingState::allocate_streams(Arena& arena) {
 
 void TrainingState::forward_backward(std::span<const MicroBatch> batches, float scale) {
   loaded_ = nullptr;
+  // Packed documents may need a library's plan that no step has needed before. Making one can wait for the GPU, where
+  // what has been expected ahead may wait for a stage that does the same.
+  may_look_ahead_ = !document_offsets_ || std::all_of(batches.begin(), batches.end(),
+                                                      [&](const MicroBatch& batch) { return whole_sequences(batch); });
   const std::vector<Action> actions = actions_of(job_.parallelism, static_cast<int>(batches.size()));
   for (size_t i = 0; i < actions.size(); ++i)
     run(actions[i], i + 1 < actions.size() ? &actions[i + 1] : nullptr,
@@ -207,7 +216,14 @@ Boundary& TrainingState::input(const Action& action) {
 // What the next action reads arrives while this one computes. Where both are of the same kind this one's output goes
 // first: a channel does one after the other, and the next input may depend on that output.
 void TrainingState::look_ahead(const Action& action, const Action* next) {
-  if (next && next->step != action.step && receives(*next)) expect(*next);
+  if (may_look_ahead_ && next && next->step != action.step && receives(*next)) expect(*next);
+}
+
+// Each is one document.
+bool TrainingState::whole_sequences(const MicroBatch& batch) const {
+  const auto tokens = static_cast<size_t>(batch.document_start.count());
+  const size_t sequences = tokens / static_cast<size_t>(job_.sequence_length);
+  return document_offsets({batch.document_start.as<int32_t>(), tokens}, job_.sequence_length).size() == sequences + 1;
 }
 
 Tensor TrainingState::forward_only(const Context& ctx, const Tensor& tokens) {

@@ -2,6 +2,7 @@
 // Meta, where it only counts bytes.
 #pragma once
 
+#include <exception>
 #include <functional>
 #include <optional>
 #include <span>
@@ -49,6 +50,8 @@ class TrainingState {
   TrainingState(Arena& arena, Device target, const Job& job, comm::Transport* transport = nullptr);
   TrainingState(const TrainingState&) = delete;
   TrainingState& operator=(const TrainingState&) = delete;
+  // After an error exchanges are given up first: freeing memory would wait for those that other ranks never answer.
+  ~TrainingState();
 
   const Job& job() const { return job_; }
   const model::LayerSpec& spec() const { return spec_; }
@@ -102,6 +105,7 @@ class TrainingState {
   void expect(const Action& action);
   Boundary& input(const Action& action);
   void look_ahead(const Action& action, const Action* next);
+  bool whole_sequences(const MicroBatch& batch) const;
   // Through all chunks without keeping anything; returns what the head reads, where the head is.
   Tensor forward_only(const Context& ctx, const Tensor& tokens);
   void share_from_last_stage(const Context& ctx, const Tensor& x) const;
@@ -125,6 +129,8 @@ class TrainingState {
   std::vector<Boundary> outputs_;
   BoundaryRing forward_, backward_;
   Incoming expected_;  // by the next action
+  bool may_look_ahead_ = true;
+  int exceptions_ = std::uncaught_exceptions();
   MicroBatch inputs_;
   const void* loaded_ = nullptr;  // the tokens of the micro-batch that inputs_ hold
   Tensor document_offsets_;       // [T + 1] int32, where a GPU needs it

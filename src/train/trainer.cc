@@ -85,7 +85,7 @@ class Trainer::Run : public RunPlan {
   void write_summary(const Summary& result) const;
   void agree() const;
   double target_weight(std::span<const Batch> own) const;
-  ExposedSeconds highest_exposed();
+  ExposedSeconds highest(const ExposedSeconds& own) const;
   void tell_saved(const std::optional<SavedCheckpoint>& saved);
   void save_last();
   Summary summary(bool stopped) const;
@@ -302,6 +302,7 @@ StepMetrics Trainer::Run::train_step() {
   train_loss_ = weight > 0 ? loss_sum / weight : 0;
 
   ctx.exposed = nullptr;  // evaluation is not measured
+  const ExposedSeconds exposed = exposed_ ? exposed_->take() : ExposedSeconds{};
   const double seconds = seconds_since(start);
   training_seconds_ += seconds;
   ++timed_steps_;
@@ -317,14 +318,14 @@ StepMetrics Trainer::Run::train_step() {
   m.mfu = peak_ > 0 ? flops / peak_ : 0;
   m.memory_bytes = highest_total_;
   m.skipped = skipped_;
-  if (exposed_) m.exposed = highest_exposed();
+  if (exposed_) m.exposed = highest(exposed);
   return m;
 }
 
-// The device has done the step, so nothing waits here but for the other ranks' numbers.
-ExposedSeconds Trainer::Run::highest_exposed() {
+// Over all ranks.
+ExposedSeconds Trainer::Run::highest(const ExposedSeconds& own) const {
   ExposedSeconds highest{};
-  for (const ExposedSeconds& of_rank : state->groups().world.values(exposed_->take()))
+  for (const ExposedSeconds& of_rank : state->groups().world.values(own))
     for (size_t kind = 0; kind < highest.size(); ++kind) highest[kind] = std::max(highest[kind], of_rank[kind]);
   return highest;
 }
