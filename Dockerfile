@@ -1,4 +1,4 @@
-# AGoQ for machines where nothing can be installed.
+# AGoQ for the CPUs of machines where nothing can be installed.
 #
 #   docker build -t agoq .
 #   docker run --rm -v "$PWD:/data" agoq train --config /opt/agoq/examples/demo.toml --data-path text.txt --save runs/first
