@@ -227,11 +227,14 @@ std::optional<Json> run_what(const BenchOptions& options) {
 }
 
 void run_bench(const BenchOptions& options) {
+  const auto check_file = [&](const std::ofstream& file) { require(file.good(), "cannot write {}", options.json); };
+  if (!options.json.empty()) check_file(std::ofstream(options.json, std::ios::app));  // before minutes of measuring
   const std::optional<Json> json = run_what(options);
   if (!json || options.json.empty()) return;
   std::ofstream file(options.json);
   file << json->dump(1) << '\n';
-  require(file.flush().good(), "cannot write {}", options.json);
+  file.flush();
+  check_file(file);
 }
 
 }  // namespace

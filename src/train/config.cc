@@ -125,6 +125,8 @@ parallel::Parallelism parallelism_of(const TrainConfig& c, Place place) {
   return p;
 }
 
+constexpr int64_t kMostThreads = 1024;  // OpenMP's stacks run out of memory somewhere behind it
+
 void check_schedule(const TrainConfig& c) {
   not_negative("--train-iters", c.train_iters);
   not_negative("--eval-interval", c.eval_interval);
@@ -132,6 +134,7 @@ void check_schedule(const TrainConfig& c) {
   not_negative("--keep-checkpoints", c.keep_checkpoints);
   not_negative("--sample-tokens", c.sample_tokens);
   not_negative("--threads", c.threads);
+  require(c.threads <= kMostThreads, "--threads {}: at most {}", c.threads, kMostThreads);
   positive("--eval-iters", c.eval_iters);
   positive("--log-interval", c.log_interval);
   require(c.weight_decay >= 0 && c.clip_grad >= 0, "--weight-decay and --clip-grad must not be negative");

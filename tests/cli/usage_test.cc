@@ -84,9 +84,18 @@ TEST(Usage, ImpossibleValuesAreRefusedBeforeAnyWork) {
   };
   for (const char* flag : {"--threads", "--keep-checkpoints", "--sample-tokens", "--train-iters", "--eval-interval"})
     refused(flag, "-1", std::string(flag) + " must not be negative, but is -1");
+  refused("--threads", "1025", "--threads 1025: at most 1024");
   refused("--log-interval", "0", "--log-interval must be positive, not 0");
   refused("--eod-token", "257", "--eod-token 257 is outside the model's vocabulary of 257");
   expect_error(run_agoq({"generate", "x", "--max-new-tokens", "-5"}), 2, "--max-new-tokens: '-5'");
+}
+
+TEST(Usage, BenchLooksAtItsFileBeforeItMeasures) {
+  const Ran ran = run_agoq({"bench", "codec", "--model-config", "demo", "--seq-length", "64", "--device", "cpu",
+                            "--seconds", "0.01", "--json", "no/such/folder/x.json"});
+  EXPECT_EQ(ran.status, 1);
+  EXPECT_THAT(ran.err, HasSubstr("cannot write no/such/folder/x.json"));
+  EXPECT_EQ(ran.out, "");
 }
 
 TEST(Usage, AResultThatCannotBeWrittenIsAFailure) {
