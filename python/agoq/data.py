@@ -129,14 +129,18 @@ def write_documents(encoded: Iterator[Encoded], writer: IndexedWriter, bos: int 
             writer.end_document()
 
 
-def describe(writer: IndexedWriter, tokenizer: Tokenizer, eod: int | None, files: list[Path]) -> dict[str, Any]:
-    """What PREFIX.json says; `agoq train` reads tokenizer, vocab_size and eod_id."""
+def describe(writer: IndexedWriter, tokenizer: Tokenizer, eod: int | None, arguments: argparse.Namespace,
+             files: list[Path]) -> dict[str, Any]:
+    """What PREFIX.json says; docs/data.md says what is read of it."""
     name = tokenizer.name if tokenizer.name == "byte" else os.path.abspath(tokenizer.name)
     description: dict[str, Any] = {
-        "tokenizer": name, "vocab_size": tokenizer.vocab_size, "eod_id": eod, "dtype": writer.dtype.name,
-        "documents": writer.documents, "tokens": writer.tokens, "empty_documents": writer.empty_documents}
+        "tokenizer": name, "vocabulary": tokenizer.vocabulary, "vocab_size": tokenizer.vocab_size, "eod_id": eod,
+        "append_eod": arguments.append_eod, "dtype": writer.dtype.name, "documents": writer.documents,
+        "tokens": writer.tokens, "empty_documents": writer.empty_documents}
     if writer.masked:
         description["target_tokens"] = writer.targets
+    else:  # a chat template says itself how a conversation begins
+        description["prepend_bos"] = arguments.prepend_bos
     return description | {"sources": [path.name for path in files]}
 
 
@@ -162,7 +166,7 @@ def main(command_line: list[str] | None = None) -> None:
         write_documents(encoded, writer, bos, None if template else appended)
         if not writer.documents:
             raise UserError("the input holds no text: nothing was written")
-        writer.finish(describe(writer, tokenizer, eod, files))
+        writer.finish(describe(writer, tokenizer, eod, arguments, files))
     report(writer)
 
 

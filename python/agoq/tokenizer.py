@@ -1,9 +1,10 @@
-"""Text to token ids and back: `python -m agoq.tokenizer --tokenizer X encode|decode`."""
+"""Text to token ids and back: `python -m agoq.tokenizer --tokenizer X encode|decode|stream`."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -12,9 +13,14 @@ from typing import Any, Protocol, TextIO
 import numpy as np
 
 from agoq.command import UserError, run_command
+from agoq.special_tokens import SpecialTokens, read_json
+from agoq.text_stream import TextStream
+from agoq.vocabulary import vocabulary_hash
 
 BYTE_EOD = 256
+MOST_IDS = 1 << 31
 USUAL_EOD = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>")
+BYTE_TOKEN = re.compile("<0x[0-9A-F]{2}>")
 
 Offsets = list[tuple[int, int]]
 
@@ -28,12 +34,20 @@ class Tokenizer(Protocol):
     bos: int | None
     special: dict[str, str]  # bos_token, eos_token, ... as chat templates name them
     chat_template: str | None
+    vocabulary: str  # its hash
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]: ...
 
     def encode_with_offsets(self, text: str) -> tuple[list[int], Offsets]: ...
 
-    def decode(self, ids: Sequence[int]) -> str: ...
+    def encode_prompt(self, text: str, bos: str) -> list[int]:
+        """bos: `always` or `never`, or `auto` for what the tokenizer itself puts in front."""
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Ids that stand for no token, as models with a padded vocabulary make them, are no text."""
+
+    def is_byte(self, number: int) -> bool:
+        """Whether this id is a byte that is joined with its neighbours to characters."""
 
     def special_texts(self) -> set[str]: ...
 
@@ -49,6 +63,8 @@ class ByteTokenizer:
 
     def __init__(self) -> None:
         self.special: dict[str, str] = {}
+        names = [f"<0x{byte:02X}>" for byte in range(BYTE_EOD)] + ["<|endoftext|>"]
+        self.vocabulary = vocabulary_hash({name: number for number, name in enumerate(names)})
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
         return [np.frombuffer(text.encode("utf-8"), np.uint8).astype(np.int32) for text in texts]
@@ -58,22 +74,34 @@ class ByteTokenizer:
         offsets = [(at, at + 1) for at, part in enumerate(encoded) for _ in part]
         return list(b"".join(encoded)), offsets
 
+    def encode_prompt(self, text: str, bos: str) -> list[int]:
+        return list(text.encode("utf-8"))
+
     def decode(self, ids: Sequence[int]) -> str:
         return bytes(i for i in ids if i < BYTE_EOD).decode("utf-8", errors="replace")
+
+    def is_byte(self, number: int) -> bool:
+        return False  # a character that is complete stays as it is
 
     def special_texts(self) -> set[str]:
         return set()
 
 
 class FileTokenizer:
-    """A Hugging Face tokenizer read from files; it adds no special tokens of its own accord."""
+    """A Hugging Face tokenizer read from files. Only `encode_prompt` adds special tokens of its own accord."""
 
     def __init__(self, name: str, inner: Any, folder: Path) -> None:
         self.name = name
         self.inner = inner
+        padding = inner.padding["pad_token"] if inner.padding else None
+        inner.no_truncation()  # left by whoever saved the tokenizer: they would cut texts, or fill them up
+        inner.no_padding()
+        special = SpecialTokens(folder, inner.get_added_tokens_decoder(), padding)
+        special.add_to(inner)
         vocabulary = inner.get_vocab(with_added_tokens=True)
         self.vocab_size = max(vocabulary.values()) + 1  # ids may have gaps
-        self.special = read_special_tokens(folder)
+        self.vocabulary = vocabulary_hash(vocabulary)
+        self.special = special.texts()
         self.chat_template = read_chat_template(folder)
         usual = [token for token in USUAL_EOD if token in vocabulary]
         self.eod = vocabulary.get(self.special.get("eos_token", usual[0] if usual else ""))
@@ -87,35 +115,29 @@ class FileTokenizer:
         encoding = self.inner.encode(text, add_special_tokens=False)
         return encoding.ids, encoding.offsets
 
+    def encode_prompt(self, text: str, bos: str) -> list[int]:
+        ids = list(self.inner.encode(text, add_special_tokens=False).ids)
+        if bos == "always":
+            if self.bos is None:
+                raise UserError(f"the tokenizer '{self.name}' names no bos token to begin the prompt with")
+            return [self.bos, *ids]
+        return [*self._own_prefix(), *ids] if bos == "auto" else ids
+
+    def _own_prefix(self) -> list[int]:
+        """What the post-processor puts in front of a text, of whatever it puts around it."""
+        framed = self.inner.encode("a", add_special_tokens=True)
+        own = framed.special_tokens_mask
+        return list(framed.ids[: own.index(0)]) if 0 in own else []
+
     def decode(self, ids: Sequence[int]) -> str:
         return str(self.inner.decode(list(ids), skip_special_tokens=True))
+
+    def is_byte(self, number: int) -> bool:
+        return BYTE_TOKEN.fullmatch(self.inner.id_to_token(number) or "") is not None
 
     def special_texts(self) -> set[str]:
         added = self.inner.get_added_tokens_decoder().values()
         return {token.content for token in added} | set(self.special.values())
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; empty when there is no such file."""
-    if not path.is_file():
-        return {}
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path}: not valid JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: expected a JSON object")
-    return value
-
-
-def read_special_tokens(folder: Path) -> dict[str, str]:
-    settings = read_json(folder / "special_tokens_map.json") | read_json(folder / "tokenizer_config.json")
-    tokens = {}
-    for key, value in settings.items():
-        text = value.get("content") if isinstance(value, dict) else value
-        if key.endswith("_token") and isinstance(text, str):
-            tokens[key] = text
-    return tokens
 
 
 def read_chat_template(folder: Path) -> str | None:
@@ -139,6 +161,14 @@ def load_gpt2_files(vocabulary: Path, merges: Path) -> Any:
     return inner
 
 
+def require_gpt2(folder: Path) -> None:
+    """Other families have such files too (Qwen), and cut text into words differently before they are looked up."""
+    family = read_json(folder / "tokenizer_config.json").get("tokenizer_class", "GPT2Tokenizer")
+    if str(family).removesuffix("Fast") != "GPT2Tokenizer":
+        raise UserError(f"folder '{folder}' is a {family} without tokenizer.json: write one with "
+                        "AutoTokenizer.from_pretrained(folder).save_pretrained(folder)")
+
+
 def find_gpt2_files(folder: Path) -> tuple[Path, Path] | None:
     vocabulary = sorted(folder.glob("*vocab.json"))
     merges = sorted([*folder.glob("*merges.txt"), *folder.glob("*vocab.bpe")])
@@ -159,6 +189,8 @@ def load_tokenizer(name: str) -> Tokenizer:
     gpt2 = None if file.is_file() else find_gpt2_files(folder)
     if not file.is_file() and gpt2 is None:
         raise UserError(f"folder '{name}' holds neither tokenizer.json nor one vocab.json with merges.txt")
+    if gpt2:
+        require_gpt2(folder)
     try:
         inner = load_gpt2_files(*gpt2) if gpt2 else Inner.from_file(str(file))
     except Exception as error:  # the library raises plain Exception
@@ -179,19 +211,37 @@ def join(ids: Iterable[int]) -> str:
     return " ".join(map(str, ids))
 
 
-def answer_lines(tokenizer: Tokenizer, action: str, source: TextIO, sink: TextIO) -> None:
+def read_text(line: str) -> str | None:
+    try:
+        text = json.loads(line)
+    except ValueError:
+        return None
+    return text if isinstance(text, str) else None
+
+
+def answer_lines(tokenizer: Tokenizer, action: str, bos: str, source: TextIO, sink: TextIO) -> None:
     for number, line in enumerate(source, 1):
         if action == "decode":
             answer = json.dumps(tokenizer.decode(parse_ids(line, tokenizer.vocab_size)))
         else:
-            try:
-                text = json.loads(line)
-            except ValueError:
-                text = None
-            if not isinstance(text, str):
+            text = read_text(line)
+            if text is None:
                 raise UserError(f"line {number}: expected a JSON string")
-            answer = join(tokenizer.encode([text])[0])
+            answer = join(tokenizer.encode_prompt(text, bos))
         print(answer, file=sink, flush=True)
+
+
+def answer_stream(tokenizer: Tokenizer, source: TextIO, sink: TextIO) -> None:
+    """The first line holds a prompt's ids, each further line an id, an empty line ends the text."""
+    stream: TextStream | None = None
+    for line in source:
+        ids = parse_ids(line, MOST_IDS)
+        piece = ""
+        if stream is None:
+            stream = TextStream(tokenizer, ids)
+        else:
+            piece = "".join(stream.add(number) for number in ids) if ids else stream.rest()
+        print(json.dumps(piece), file=sink, flush=True)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -199,10 +249,15 @@ def parse_arguments() -> argparse.Namespace:
         prog="agoq tokenizer", description="Turn text on standard input into token ids, or ids into text.")
     parser.add_argument("--tokenizer", required=True, metavar="NAME",
                         help="`byte`, a tokenizer.json, or a folder with tokenizer.json or vocab.json + merges.txt")
+    parser.add_argument("--bos", choices=("auto", "always", "never"), default="never",
+                        help="encode: begin with the bos token; auto: as the tokenizer does of its own accord "
+                        "(default: never)")
     parser.add_argument("--json-lines", action="store_true",
                         help="answer line by line, for a program that keeps this process open; texts are JSON strings")
-    parser.add_argument("action", choices=("encode", "decode"),
-                        help="encode: text to ids, separated by spaces; decode: ids to text")
+    parser.add_argument("action", choices=("encode", "decode", "stream"),
+                        help="encode: text to ids, separated by spaces; decode: ids to text; stream: a line with the "
+                        "ids of a prompt, then a line for each id; the answers are JSON strings of text that has "
+                        "become complete, and an empty line asks for the rest")
     return parser.parse_args()
 
 
@@ -212,10 +267,12 @@ def main() -> None:
     for stream in (sys.stdin, sys.stdout):
         stream.reconfigure(encoding="utf-8", newline="")  # type: ignore[union-attr]
     try:
-        if arguments.json_lines:
-            answer_lines(tokenizer, arguments.action, sys.stdin, sys.stdout)
+        if arguments.action == "stream":
+            answer_stream(tokenizer, sys.stdin, sys.stdout)
+        elif arguments.json_lines:
+            answer_lines(tokenizer, arguments.action, arguments.bos, sys.stdin, sys.stdout)
         elif arguments.action == "encode":
-            print(join(tokenizer.encode([sys.stdin.read()])[0]))
+            print(join(tokenizer.encode_prompt(sys.stdin.read(), arguments.bos)))
         else:
             sys.stdout.write(tokenizer.decode(parse_ids(sys.stdin.read(), tokenizer.vocab_size)))
     except UnicodeDecodeError as error:

@@ -16,6 +16,7 @@ from megatron import read_dataset
 from agoq import documents
 from agoq.command import UserError
 from agoq.indexed import open_writer
+from agoq.tokenizer import ByteTokenizer
 
 
 def write_jsonl(path: Path, texts: list[str], key: str = "text") -> Path:
@@ -33,7 +34,8 @@ def test_jsonl_with_bytes(tmp_path: Path, run: Run) -> None:
     run("data", source, "--tokenizer", "byte", "--append-eod", "--output", tmp_path / "out" / "a")
     assert read_dataset(tmp_path / "out" / "a") == as_bytes(texts)
     about = json.loads((tmp_path / "out" / "a.json").read_text())
-    assert about == {"tokenizer": "byte", "vocab_size": 257, "eod_id": 256, "dtype": "uint16", "documents": 4,
+    assert about == {"tokenizer": "byte", "vocabulary": ByteTokenizer().vocabulary, "vocab_size": 257, "eod_id": 256,
+                     "append_eod": True, "prepend_bos": False, "dtype": "uint16", "documents": 4,
                      "tokens": sum(len(text.encode()) + 1 for text in texts), "empty_documents": 1,
                      "sources": ["a.jsonl"]}
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.bin", "a.idx", "a.json"]
