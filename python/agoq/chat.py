@@ -1,137 +1,57 @@
-"""Chat templates: a conversation as the model sees it, and which of its tokens the assistant wrote."""
+"""Conversations to token ids, and which of the tokens the assistant wrote."""
 
 from __future__ import annotations
 
-import datetime
-import json
-import secrets
-from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
-from jinja2 import nodes
-from jinja2.ext import Extension, loopcontrols
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from agoq.chat_rows import ChatRow, Row, read_row
+from agoq.chat_spans import assistant_spans
+from agoq.chat_template import ChatTemplate, Span, describe
 from agoq.command import UserError
+from agoq.documents import read_text
+from agoq.special_tokens import read_json
 from agoq.tokenizer import Offsets, Tokenizer
 
-Message = dict[str, Any]
-Spans = list[tuple[int, int]]  # characters [begin, end) of the rendered text
-
-# Never part of a text that anyone wrote: they mark places in a rendering and are taken out again.
-BEGIN, END, CONTENT = (f"\x02{name}-{secrets.token_hex(8)}\x03" for name in ("begin", "end", "content"))
+Templates = dict[str, str]  # by name; 'default' is taken, and 'tool_use' where a conversation comes with tools
 
 
-class GenerationTag(Extension):
-    """{% generation %} ... {% endgeneration %} encloses what the assistant writes."""
-
-    tags = {"generation"}
-
-    def parse(self, parser: Any) -> nodes.Node:
-        line = next(parser.stream).lineno
-        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-        return nodes.CallBlock(self.call_method("_mark"), [], [], body).set_lineno(line)
-
-    def _mark(self, caller: Callable[[], str]) -> str:
-        return BEGIN + caller() + END
-
-
-class ChatTemplate:
-    """Renders conversations with a Hugging Face chat template, in Jinja's sandbox."""
-
-    def __init__(self, source: str, special: dict[str, str]) -> None:
-        environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=[GenerationTag, loopcontrols])
-        environment.filters["tojson"] = to_json
-        environment.globals |= {"raise_exception": raise_exception, "strftime_now": strftime_now}
-        self.special = special
-        self.marks_generation = "endgeneration" in source
-        try:
-            self.template = environment.from_string(source)
-        except jinja2.TemplateSyntaxError as error:
-            raise UserError(f"the chat template does not parse: line {error.lineno}: {error.message}") from None
-
-    def render(self, messages: list[Message], prompt: bool = False, **variables: Any) -> str:
-        """The text; with `prompt`, up to where the assistant's next message begins."""
-        return self.template.render(messages=messages, add_generation_prompt=prompt, **self.special, **variables)
-
-    def render_with_spans(self, messages: list[Message], **variables: Any) -> tuple[str, Spans]:
-        """The text, and what of it the assistant wrote, with what ends its turn."""
-        text = self.render(messages, **variables)
-        if self.marks_generation:
-            return take_out_marks(text)
-        turns = [at for at, message in enumerate(messages) if message["role"] == "assistant"]
-        return text, [self._span(messages, at, text, variables) for at in turns]
-
-    def _span(self, messages: list[Message], at: int, text: str, variables: dict[str, Any]) -> tuple[int, int]:
-        prompt = self._render_if_possible(messages[:at], True, variables)
-        upto = self._render_if_possible(messages[: at + 1], False, variables)
-        begin = len(prompt) if prompt is not None and text.startswith(prompt) else None
-        if begin is not None and upto is not None and text.startswith(upto) and len(upto) > begin:
-            return begin, len(upto)
-        place = self._place_of_content(messages, at, text, variables)
-        if place is None:
-            raise UserError("the chat template renders message "
-                            f"{at + 1} differently alone and within the conversation, so what the assistant wrote "
-                            "cannot be told apart: enclose it in {% generation %} ... {% endgeneration %}")
-        return (place[0] if begin is None else min(begin, place[0])), place[1]
-
-    def _place_of_content(self, messages: list[Message], at: int, text: str,
-                          variables: dict[str, Any]) -> tuple[int, int] | None:
-        """Where message `at` lies, found by rendering a mark in its place: templates may treat the last turn apart."""
-        marked = [*messages[:at], messages[at] | {"content": CONTENT}, *messages[at + 1 :]]
-        before, found, after = (self._render_if_possible(marked, False, variables) or "").partition(CONTENT)
-        alone = (self._render_if_possible(marked[: at + 1], False, variables) or "").partition(CONTENT)
-        closing = alone[2]
-        fits = text.startswith(before) and text.endswith(after) and len(before) + len(after) <= len(text)
-        if not found or not alone[1] or not fits or not after.startswith(closing):
-            return None
-        return len(before), len(text) - len(after) + len(closing)
-
-    def _render_if_possible(self, messages: list[Message], prompt: bool, variables: dict[str, Any]) -> str | None:
-        """None where the template refuses, as some do for a conversation that does not end as they expect."""
-        try:
-            return self.render(messages, prompt, **variables)
-        except jinja2.TemplateError:
-            return None
+def read_templates(folder: Path) -> Templates:
+    """The templates of a Hugging Face folder. Files of their own go before those in tokenizer_config.json."""
+    files = {path.stem: path for path in sorted((folder / "additional_chat_templates").glob("*.jinja"))}
+    if (folder / "chat_template.jinja").is_file():
+        files.setdefault("default", folder / "chat_template.jinja")
+    if files:
+        return {name: read_text(path) for name, path in files.items()}
+    config = folder / "tokenizer_config.json"
+    value = read_json(config).get("chat_template")
+    if value is None or isinstance(value, str):
+        return {} if value is None else {"default": value}
+    entries: list[Any] = value if isinstance(value, list) and value else [None]
+    if not all(isinstance(entry, dict) and isinstance(entry.get("name"), str) and isinstance(entry.get("template"), str)
+               for entry in entries):
+        raise UserError(f"{config}: 'chat_template' must be a string, or a list of objects with 'name' and 'template'")
+    return {entry["name"]: entry["template"] for entry in entries}
 
 
-def to_json(value: Any, indent: int | None = None) -> str:
-    return json.dumps(value, ensure_ascii=False, indent=indent)
+def find_templates(tokenizer: Tokenizer, choice: str | None) -> Templates:
+    """The tokenizer's templates, or the one that the user chose: one of these by its name, or a file."""
+    folder = None if tokenizer.name == "byte" else Path(tokenizer.name)
+    templates = read_templates(folder if folder.is_dir() else folder.parent) if folder else {}
+    if choice is not None:
+        if choice not in templates and not Path(choice).is_file():
+            names = f"; named templates of the tokenizer: {', '.join(sorted(templates))}" if templates else ""
+            raise UserError(f"--chat-template: no such file: {choice}{names}")
+        return {"default": templates[choice] if choice in templates else read_text(Path(choice))}
+    if not templates:
+        raise UserError(f"the tokenizer '{tokenizer.name}' has no chat template (chat_template.jinja, or the key "
+                        "chat_template of tokenizer_config.json): give one with --chat-template")
+    return templates
 
 
-def raise_exception(message: str) -> None:
-    raise jinja2.TemplateError(message)
-
-
-def strftime_now(pattern: str) -> str:
-    return datetime.datetime.now().strftime(pattern)
-
-
-def take_out_marks(text: str) -> tuple[str, Spans]:
-    clean, spans, length = [], [], 0
-    for at, part in enumerate(text.split(BEGIN)):
-        if at == 0:
-            clean.append(part)
-            length += len(part)
-            continue
-        inside, _, outside = part.partition(END)
-        spans.append((length, length + len(inside)))
-        clean.append(inside + outside)
-        length += len(inside) + len(outside)
-    return "".join(clean), spans
-
-
-def trim_span(text: str, span: tuple[int, int], closings: tuple[str, ...]) -> tuple[int, int]:
-    """Leave out the white space behind a special token that ends the turn: the template writes it, not the model."""
-    begin, end = span
-    stripped = text[begin:end].rstrip()
-    return (begin, begin + len(stripped)) if closings and stripped.endswith(closings) else span
-
-
-def mask_of(offsets: Offsets, spans: Spans) -> np.ndarray:
+def mask_of(offsets: Offsets, spans: list[Span]) -> np.ndarray:
     """1 for the tokens that lie within a span or reach into one."""
     mask = np.zeros(len(offsets), np.uint8)
     bounds = np.array(offsets, dtype=np.int64).reshape(-1, 2)
@@ -140,39 +60,71 @@ def mask_of(offsets: Offsets, spans: Spans) -> np.ndarray:
     return mask
 
 
-def check_messages(value: dict[str, Any], where: str) -> list[Message]:
-    messages = value.get("messages")
-    if not isinstance(messages, list) or not messages:
-        raise UserError(f"{where}: expected a key 'messages' with a list of messages that is not empty")
-    for number, message in enumerate(messages, 1):
-        if not isinstance(message, dict) or not isinstance(message.get("role"), str) or "content" not in message:
-            raise UserError(f"{where}: message {number} needs a 'role' (a string) and a 'content'")
-    return messages
+def ends_with(eod: int, ids: list[int], offsets: Offsets, text: str) -> bool:
+    """Whether the last token that is more than white space is the end-of-document token."""
+    for token, (begin, end) in zip(reversed(ids), reversed(offsets), strict=True):
+        if token == eod or text[begin:end].strip():
+            return token == eod
+    return False
 
 
 class ChatEncoder:
-    """Conversations to token ids and masks."""
+    """Rows of conversations to token ids and masks. The end-of-document token `eod`, if any, ends each once."""
 
-    def __init__(self, tokenizer: Tokenizer, template: str, eod: int | None) -> None:
+    def __init__(self, tokenizer: Tokenizer, templates: Templates, eod: int | None,
+                 chat_format: str | None = None) -> None:
         self.tokenizer = tokenizer
-        self.template = ChatTemplate(template, tokenizer.special)
+        self.templates = templates
+        self.chat_format = chat_format
         self.closings = tuple(text for text in tokenizer.special_texts() if text)
         self.eod = eod
+        self.compiled: dict[str, ChatTemplate] = {}
+        for name, source in templates.items():
+            self._compile(source, "the chat template" + ("" if len(templates) == 1 else f" '{name}'"))
 
-    def encode(self, value: dict[str, Any], where: str) -> tuple[np.ndarray, np.ndarray]:
-        messages = check_messages(value, where)
-        variables = {"tools": value["tools"]} if value.get("tools") else {}
+    def encode(self, value: Row, where: str) -> tuple[np.ndarray, np.ndarray]:
         try:
-            text, spans = self.template.render_with_spans(messages, **variables)
-        except jinja2.TemplateError as error:
-            raise UserError(f"{where}: the chat template refuses this conversation: {error}") from None
+            row = read_row(value, self.chat_format)
+            text, spans = self.render(row)
         except UserError as error:
             raise UserError(f"{where}: {error}") from None
-        spans = [trim_span(text, span, self.closings) for span in spans]
+        text.encode("utf-8")  # raises for half of a surrogate pair, which JSON can hold
         ids, offsets = self.tokenizer.encode_with_offsets(text)
         mask = mask_of(offsets, spans)
-        if self.eod is not None:
-            closed = self.closings and text.endswith(self.closings)  # then the turn has its own end
+        if self.eod is not None and not ends_with(self.eod, ids, offsets, text):
+            closed = self.closings and text.rstrip().endswith(self.closings)  # then the turn has its own end
             learned = bool(spans) and spans[-1][1] == len(text) and not closed
             ids, mask = [*ids, self.eod], np.append(mask, np.uint8(learned))
         return np.array(ids, dtype=np.int32), mask
+
+    def render(self, row: ChatRow) -> tuple[str, list[Span]]:
+        """The text, and what of it the assistant wrote, with what ends its turns."""
+        template = self._choose(row)
+        template.set_clock()
+        try:
+            text = template.render(row.talk)
+        except Exception as error:  # a template is a program and may fail in any way
+            raise UserError(f"the chat template refuses this conversation: {describe(error)}") from None
+        return text, assistant_spans(template, row.talk, text, row.silent, self.closings)
+
+    def _choose(self, row: ChatRow) -> ChatTemplate:
+        if row.template is not None:
+            return self._compile(self.templates.get(row.template, row.template), "the row's chat template")
+        if row.talk.tools is not None and "tool_use" in self.templates:
+            return self._compile(self.templates["tool_use"])
+        if "default" not in self.templates:
+            raise UserError("the tokenizer's chat templates are named, and none is the default: choose one with "
+                            f"--chat-template: {', '.join(sorted(self.templates))}")
+        return self._compile(self.templates["default"])
+
+    def _compile(self, source: str, name: str = "the chat template") -> ChatTemplate:
+        if source not in self.compiled:
+            self.compiled[source] = ChatTemplate(source, self.tokenizer.special, name)
+        return self.compiled[source]
+
+
+def checked_templates(tokenizer: Tokenizer, choice: str | None) -> Templates:
+    """Templates that compile: a fault is told before worker processes start."""
+    templates = find_templates(tokenizer, choice)
+    ChatEncoder(tokenizer, templates, None)
+    return templates

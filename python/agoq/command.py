@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 
 class UserError(Exception):
     """Something the user can put right. The message says what, where, and what to do."""
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """An operating system's error that names no file, as of a full disk, gets the name of this one."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or os.fspath(path)
+        raise
+
+
+def printable(text: str) -> str:
+    """Text that is valid UTF-8, also where a file's name is not."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def how_to_get_packages() -> str:
@@ -22,12 +38,11 @@ def how_to_get_packages() -> str:
 
 def run_command(name: str, main: Callable[[], None]) -> None:
     """Run a command's main; what the user can put right becomes one line on stderr and exit status 1, no traceback."""
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # names of files may be any bytes
     try:
         main()
         sys.stdout.flush()
     except ModuleNotFoundError as error:
-        if str(error.name).split(".")[0] == "agoq":
-            raise
         sys.exit(f"agoq {name}: error: {sys.executable} lacks the package '{error.name}': {how_to_get_packages()}")
     except UserError as error:
         sys.exit(f"agoq {name}: error: {error}")
@@ -39,3 +54,10 @@ def run_command(name: str, main: Callable[[], None]) -> None:
         sys.exit(f"agoq {name}: error: {where}{error.strerror or error}")
     except KeyboardInterrupt:
         sys.exit(130)
+    except MemoryError:
+        sys.exit(f"agoq {name}: error: out of memory")
+    except BaseException as error:  # also what libraries in Rust raise, which is no Exception
+        if isinstance(error, SystemExit) or os.environ.get("AGOQ_TRACEBACK"):
+            raise
+        sys.exit(f"agoq {name}: error: {type(error).__name__}: {error}\nThis is a fault of AGoQ. Please report it with "
+                 "what the same command prints with AGOQ_TRACEBACK=1 in the environment")

@@ -8,16 +8,18 @@ import io
 import json
 import lzma
 import re
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from agoq.command import UserError
+from agoq.command import UserError, naming
 
 PIECE = 1 << 20  # characters; a longer text is tokenized piece by piece, cut at the next line break that is safe
 LONGEST_PIECE = 8 * PIECE  # without a safe one, at any line break
 COMPRESSED: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
+SPACE = re.compile(r"[ \t\r\n]*")  # of JSON
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 # A single line break between two words is a border that byte-level tokenizers never merge over: cutting there changes
@@ -39,10 +41,22 @@ class Piece:
         return f"{self.file}, line {self.line}"
 
 
+@dataclass(frozen=True)
+class Refusal:
+    """Why a row cannot be used."""
+
+    file: str
+    line: int
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.file}, line {self.line}: {self.reason}"
+
+
 def read_lines(path: Path, advance: Callable[[int], Any]) -> Iterator[tuple[int, bytes]]:
     """Numbered lines with their line ends; `advance` is told the bytes of the file consumed so far."""
     try:
-        with path.open("rb") as raw:
+        with naming(path), path.open("rb") as raw:
             opener = COMPRESSED.get(path.suffix)
             stream = io.BufferedReader(opener(raw)) if opener else raw
             told = 0
@@ -51,7 +65,7 @@ def read_lines(path: Path, advance: Callable[[int], Any]) -> Iterator[tuple[int,
                 if number % 256 == 0 or len(line) > PIECE:
                     told = tell(raw, told, advance)
             tell(raw, told, advance)
-    except (EOFError, lzma.LZMAError, gzip.BadGzipFile) as error:
+    except (EOFError, lzma.LZMAError, zlib.error, gzip.BadGzipFile) as error:
         raise UserError(f"{path}: damaged compressed file: {error}") from None
 
 
@@ -69,11 +83,54 @@ def decode_utf8(line: bytes, where: str) -> str:
                         "convert the file to UTF-8") from None
 
 
+def read_text(path: Path) -> str:
+    """A whole file as text."""
+    try:
+        return path.read_bytes().removeprefix(BYTE_ORDER_MARK).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: invalid UTF-8 at byte {error.start}; convert the file to UTF-8") from None
+
+
 def json_pieces(path: Path, advance: Callable[[int], Any]) -> Iterator[Piece]:
-    """A document for every line that is not blank; parsing is left to the workers."""
-    for number, line in read_lines(path, advance):
-        if line.strip():
+    """A document for every line that is not blank, or every item of a JSON array; parsing is left to the workers."""
+    lines = read_lines(path, advance)
+    first = True
+    for number, line in lines:
+        if first and line.lstrip().startswith(b"["):
+            yield from array_pieces(path, number, b"".join([line, *(later for _, later in lines)]))
+        elif line.strip():
+            first = False
             yield Piece(str(path), number, line, last=True)
+
+
+def array_pieces(path: Path, line: int, source: bytes) -> Iterator[Piece]:
+    """The items of the JSON array that begins in this line of the file; it is held in memory as a whole."""
+    text = decode_utf8(source, f"{path}, from line {line}")
+    decoder = json.JSONDecoder()
+    at = skip_space(text, text.index("[") + 1)
+    line += text.count("\n", 0, at)
+    while not text.startswith("]", at):
+        try:
+            _, end = decoder.raw_decode(text, at)
+        except json.JSONDecodeError as error:
+            line += text.count("\n", at, error.pos)
+            raise UserError(f"{path}, line {line}: not valid JSON: {error.msg}") from None
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{path}, line {line}: cannot be read as JSON: {error}") from None
+        yield Piece(str(path), line, text[at:end].encode(), last=True)
+        border = skip_space(text, end)
+        following = skip_space(text, border + 1) if text.startswith(",", border) else border
+        line += text.count("\n", at, following)
+        if following == border and not text.startswith("]", border):
+            raise UserError(f"{path}, line {line}: not valid JSON: expected ',' or ']' between the items of the list")
+        at = following
+    if text[at + 1 :].strip():
+        raise UserError(f"{path}, line {line}: not valid JSON: something stands behind the list")
+
+
+def skip_space(text: str, at: int) -> int:
+    found = SPACE.match(text, at)
+    return found.end() if found else at
 
 
 def text_pieces(path: Path, separator: str | None, advance: Callable[[int], Any]) -> Iterator[Piece]:
@@ -117,6 +174,8 @@ def parse_object(piece: Piece) -> dict[str, Any]:
         value = json.loads(line)
     except ValueError as error:
         raise UserError(f"{piece.where}: not valid JSON: {error}") from None
+    except RecursionError:
+        raise UserError(f"{piece.where}: JSON nested too deeply") from None
     if not isinstance(value, dict):
         raise UserError(f"{piece.where}: expected a JSON object, found {type(value).__name__}")
     return value

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from agoq.command import UserError
-from agoq.documents import Piece, parse_object, split_text, text_of
+from agoq.documents import Piece, Refusal, parse_object, split_text, text_of
 from agoq.tokenizer import Tokenizer, load_tokenizer
 
 BATCH = 1 << 19  # bytes or characters of a worker's share
@@ -24,11 +24,12 @@ AHEAD = 3  # shares waiting for each worker: bounds the memory
 
 @dataclass(frozen=True)
 class Encoded:
-    """The tokens of one piece; the mask is there for conversations."""
+    """The tokens of one piece; the mask is there for conversations. A piece that was refused has none."""
 
     ids: np.ndarray
     mask: np.ndarray | None
     last: bool
+    refusal: Refusal | None = None
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,8 @@ class Recipe:
 
     tokenizer: str
     text_key: str | None = None  # JSON lines with the text under this key
-    chat_template: str | None = None  # JSON lines with conversations
+    chat_templates: dict[str, str] | None = None  # JSON lines with conversations
+    chat_format: str | None = None  # of these; None: each row shows its own
     eod: int | None = None  # appended to conversations; elsewhere the writer appends it
 
 
@@ -48,10 +50,10 @@ class Encoder:
         self.recipe = recipe
         self.tokenizer: Tokenizer = load_tokenizer(recipe.tokenizer)
         self.chat: Any = None
-        if recipe.chat_template is not None:
+        if recipe.chat_templates is not None:
             from agoq.chat import ChatEncoder  # needs jinja2, which plain text does not
 
-            self.chat = ChatEncoder(self.tokenizer, recipe.chat_template, recipe.eod)
+            self.chat = ChatEncoder(self.tokenizer, recipe.chat_templates, recipe.eod, recipe.chat_format)
 
     def encode(self, pieces: list[Piece]) -> list[Encoded]:
         return self._encode_chats(pieces) if self.chat else self._encode_texts(pieces)
@@ -61,19 +63,26 @@ class Encoder:
         for piece in pieces:
             try:
                 ids, mask = self.chat.encode(parse_object(piece), piece.where)
+                result.append(Encoded(ids, mask, True))
             except UnicodeEncodeError as error:
-                raise surrogate_error(piece, error) from None
-            result.append(Encoded(ids, mask, True))
+                result.append(refused(piece, surrogate_error(piece, error)))
+            except UserError as error:
+                result.append(refused(piece, error))
         return result
 
     def _encode_texts(self, pieces: list[Piece]) -> list[Encoded]:
-        texts, owners = [], []
+        texts, owners, refusals = [], [], []
         for piece in pieces:
-            parts = split_text(self._text(piece))
+            try:
+                parts = split_text(self._text(piece))
+            except UserError as error:
+                refusals.append(refused(piece, error))
+                continue
             texts += parts
             owners += [(piece, at == len(parts) - 1) for at in range(len(parts))]
         encoded = self.tokenizer.encode(texts)
-        return [Encoded(ids, None, end and piece.last) for ids, (piece, end) in zip(encoded, owners, strict=True)]
+        return refusals + [Encoded(ids, None, end and piece.last)
+                           for ids, (piece, end) in zip(encoded, owners, strict=True)]
 
     def _text(self, piece: Piece) -> str:
         text = text_of(piece, self.recipe.text_key) if self.recipe.text_key is not None else piece.payload
@@ -84,6 +93,11 @@ class Encoder:
             except UnicodeEncodeError as error:
                 raise surrogate_error(piece, error) from None
         return text
+
+
+def refused(piece: Piece, error: UserError) -> Encoded:
+    reason = str(error).removeprefix(f"{piece.where}: ")
+    return Encoded(np.empty(0, np.int32), None, False, Refusal(piece.file, piece.line, reason))
 
 
 def surrogate_error(piece: Piece, error: UnicodeEncodeError) -> UserError:

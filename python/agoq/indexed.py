@@ -26,7 +26,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from agoq.command import UserError
+from agoq.command import UserError, naming
 
 MAGIC = b"MMIDIDX\x00\x00"
 VERSION = 1
@@ -171,6 +171,7 @@ def open_writer(prefix: Path, vocab_size: int, with_mask: bool, overwrite: bool)
     prefix.parent.mkdir(parents=True, exist_ok=True)
     writer = IndexedWriter(prefix, vocab_size, with_mask)
     try:
-        yield writer
+        with naming(prefix):
+            yield writer
     finally:
         writer.discard()

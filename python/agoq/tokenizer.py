@@ -33,7 +33,6 @@ class Tokenizer(Protocol):
     eod: int | None
     bos: int | None
     special: dict[str, str]  # bos_token, eos_token, ... as chat templates name them
-    chat_template: str | None
     vocabulary: str  # its hash
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]: ...
@@ -59,7 +58,6 @@ class ByteTokenizer:
     vocab_size = 257
     eod: int | None = BYTE_EOD
     bos: int | None = None
-    chat_template: str | None = None
 
     def __init__(self) -> None:
         self.special: dict[str, str] = {}
@@ -102,7 +100,6 @@ class FileTokenizer:
         self.vocab_size = max(vocabulary.values()) + 1  # ids may have gaps
         self.vocabulary = vocabulary_hash(vocabulary)
         self.special = special.texts()
-        self.chat_template = read_chat_template(folder)
         usual = [token for token in USUAL_EOD if token in vocabulary]
         self.eod = vocabulary.get(self.special.get("eos_token", usual[0] if usual else ""))
         self.bos = vocabulary.get(self.special.get("bos_token", ""))
@@ -140,14 +137,6 @@ class FileTokenizer:
         return {token.content for token in added} | set(self.special.values())
 
 
-def read_chat_template(folder: Path) -> str | None:
-    path = folder / "chat_template.jinja"
-    if path.is_file():
-        return path.read_text(encoding="utf-8")
-    template = read_json(folder / "tokenizer_config.json").get("chat_template")
-    if isinstance(template, list):  # several named templates
-        template = {entry.get("name"): entry.get("template") for entry in template}.get("default")
-    return template if isinstance(template, str) else None
 
 
 def load_gpt2_files(vocabulary: Path, merges: Path) -> Any:

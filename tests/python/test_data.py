@@ -5,7 +5,10 @@ from __future__ import annotations
 import gzip
 import json
 import lzma
+import os
 import random
+import resource
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +16,8 @@ import pytest
 from conftest import Refuse, Run
 from megatron import read_dataset
 
-from agoq import documents
-from agoq.command import UserError
+from agoq import data, documents
+from agoq.command import UserError, run_command
 from agoq.indexed import open_writer
 from agoq.tokenizer import ByteTokenizer
 
@@ -43,8 +46,6 @@ def test_jsonl_with_bytes(tmp_path: Path, run: Run) -> None:
 
 def test_description_names_the_tokenizer_from_everywhere(tmp_path: Path, refuse: Refuse, tokenizer_folder: Path,
                                                          monkeypatch) -> None:
-    from agoq import data
-
     monkeypatch.chdir(tokenizer_folder.parent)
     source = write_jsonl(tmp_path / "a.jsonl", ["text"])
     data.main(["--quiet", "--workers", "1", str(source), "--tokenizer", tokenizer_folder.name, "--output",
@@ -178,6 +179,9 @@ def test_invalid_utf8_in_text(tmp_path: Path, refuse: Refuse) -> None:
     (["a.jsonl", "--prepend-bos"], "has no bos token"),
     (["a.jsonl", "--eod-token", "ab"], "is 2 tokens for this tokenizer, not one"),
     (["--chat", "a.jsonl"], "has no chat template"),
+    (["a.jsonl", "--skip-bad", "-1"], "--skip-bad must be at least 0, not -1"),
+    (["a.jsonl", "--chat-format", "alpaca"], "--chat-format and --chat-template are for conversations"),
+    (["a.jsonl", "--output", "."], "--output '.' names no file"),
     (["empty.jsonl"], "the input holds no text"),
 ])
 def test_refusals(tmp_path: Path, refuse: Refuse, monkeypatch, arguments: list[str], message: str) -> None:
@@ -228,3 +232,44 @@ def test_tokenizer_command(run: Run, tokenizer_folder: Path, sample: str) -> Non
         assert texts == b'"a\\nb"\n"c"\n'
     done = run("tokenizer", "--tokenizer", "byte", "decode", stdin=b"1 257", status=1)
     assert "'257' is not a token id: expected integers from 0 to 256" in done.stderr.decode()
+
+
+def test_a_full_disk_names_the_dataset(tmp_path: Path) -> None:
+    source = write_jsonl(tmp_path / "a.jsonl", ["x" * 100000])
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (65536, before[1]))  # a write beyond fails, as on a full disk
+    try:
+        with pytest.raises(OSError, match="File too large") as caught:
+            data.main(["--quiet", "--workers=1", str(source), "--tokenizer=byte", "--output", str(tmp_path / "out")])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert caught.value.filename == str(tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.jsonl"]
+
+
+def test_faults_of_our_own_show_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise KeyError("x")
+
+    monkeypatch.delenv("AGOQ_TRACEBACK", raising=False)
+    with pytest.raises(SystemExit, match=r"^agoq data: error: KeyError: 'x'\nThis is a fault of AGoQ"):
+        run_command("data", fail)
+    monkeypatch.setenv("AGOQ_TRACEBACK", "1")
+    with pytest.raises(KeyError):
+        run_command("data", fail)
+
+
+def test_names_that_are_not_utf8(tmp_path: Path, run: Run) -> None:
+    source = Path(os.fsdecode(os.fsencode(tmp_path) + b"/na\xefve.jsonl"))
+    write_jsonl(source, ["one"])
+    run("data", source, "--tokenizer", "byte", "--quiet", "--workers", 1, "--output", source.with_suffix(""))
+    about = json.loads(source.with_suffix(".json").read_bytes())
+    assert about["sources"] == ["na\\xefve.jsonl"]
+
+
+def test_end_of_document_comes_once(tmp_path: Path, run: Run, tokenizer_folder: Path) -> None:
+    source = write_jsonl(tmp_path / "a.jsonl", ["one<|endoftext|>", "two"])
+    run("data", source, "--tokenizer", tokenizer_folder, "--append-eod", "--workers", 1, "--output", tmp_path / "a")
+    assert [(ids[-1], ids.count(0)) for ids in read_dataset(tmp_path / "a")] == [(0, 1), (0, 1)]
