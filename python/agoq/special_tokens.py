@@ -56,17 +56,16 @@ def read_map(path: Path) -> Settings:
 class SpecialTokens:
     """What the files beside tokenizer.json say of special tokens.
 
-    in_file: the added tokens of tokenizer.json by id. padding: its pad token, where it has one.
+    in_file: the added tokens of tokenizer.json by id. defaults: named tokens, where the files do not name others.
     """
 
-    def __init__(self, folder: Path, in_file: dict[int, AddedToken], padding: str | None = None) -> None:
+    def __init__(self, folder: Path, in_file: dict[int, AddedToken], defaults: dict[str, str]) -> None:
         config = read_json(folder / "tokenizer_config.json")
         self.where = str(folder / "tokenizer_config.json")
         legacy = "added_tokens_decoder" not in config
         of_map = read_map(folder / "special_tokens_map.json") if legacy else {}
         named, extra, by_older_name = self._split(config, of_map)
-        if padding is not None:
-            named.setdefault("pad_token", padding)
+        named = {key: text for key, text in defaults.items() if key not in named} | named
         self.decoder = self._of_files(folder, config, of_map, in_file) if legacy else self._of_config(config)
         by_text = {token.content: token for token in self.decoder.values()}
         self.named: dict[str, AddedToken] = {}  # bos_token, eos_token, ...; others behind these

@@ -13,6 +13,7 @@ from typing import Any, Protocol, TextIO
 import numpy as np
 
 from agoq.command import UserError, run_command
+from agoq.llama_tokenizer import DEFAULTS, is_llama, rebuild
 from agoq.special_tokens import SpecialTokens, read_json
 from agoq.text_stream import TextStream
 from agoq.vocabulary import vocabulary_hash
@@ -33,7 +34,10 @@ class Tokenizer(Protocol):
     eod: int | None
     bos: int | None
     special: dict[str, str]  # bos_token, eos_token, ... as chat templates name them
-    vocabulary: str  # its hash
+
+    @property
+    def vocabulary(self) -> str:
+        """Its hash."""
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]: ...
 
@@ -61,8 +65,11 @@ class ByteTokenizer:
 
     def __init__(self) -> None:
         self.special: dict[str, str] = {}
+
+    @property
+    def vocabulary(self) -> str:
         names = [f"<0x{byte:02X}>" for byte in range(BYTE_EOD)] + ["<|endoftext|>"]
-        self.vocabulary = vocabulary_hash({name: number for number, name in enumerate(names)})
+        return vocabulary_hash({name: number for number, name in enumerate(names)})
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
         return [np.frombuffer(text.encode("utf-8"), np.uint8).astype(np.int32) for text in texts]
@@ -91,18 +98,24 @@ class FileTokenizer:
     def __init__(self, name: str, inner: Any, folder: Path) -> None:
         self.name = name
         self.inner = inner
-        padding = inner.padding["pad_token"] if inner.padding else None
+        defaults = {"pad_token": inner.padding["pad_token"]} if inner.padding else {}
         inner.no_truncation()  # left by whoever saved the tokenizer: they would cut texts, or fill them up
         inner.no_padding()
-        special = SpecialTokens(folder, inner.get_added_tokens_decoder(), padding)
+        if is_llama(folder, inner):
+            rebuild(inner, read_json(folder / "tokenizer_config.json"))
+            defaults |= {key: text for key, text in DEFAULTS.items() if inner.token_to_id(text) is not None}
+        special = SpecialTokens(folder, inner.get_added_tokens_decoder(), defaults)
         special.add_to(inner)
         vocabulary = inner.get_vocab(with_added_tokens=True)
         self.vocab_size = max(vocabulary.values()) + 1  # ids may have gaps
-        self.vocabulary = vocabulary_hash(vocabulary)
         self.special = special.texts()
         usual = [token for token in USUAL_EOD if token in vocabulary]
         self.eod = vocabulary.get(self.special.get("eos_token", usual[0] if usual else ""))
         self.bos = vocabulary.get(self.special.get("bos_token", ""))
+
+    @property
+    def vocabulary(self) -> str:
+        return vocabulary_hash(self.inner.get_vocab(with_added_tokens=True))
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
         encodings = self.inner.encode_batch_fast(list(texts), add_special_tokens=False)

@@ -99,6 +99,32 @@ def any_folder(folder: Path, rng: random.Random) -> None:
         change_json(folder / "tokenizer.json", **cutting_and_filling())
 
 
+def test_llama_folders_equal_autotokenizer(tmp_path: Path) -> None:
+    """A class of transformers that cuts text in its own way, and tokens that it has by itself."""
+    transformers = pytest.importorskip("transformers")
+    rng = random.Random(8)
+    classes = set()
+    for at in range(16):
+        folder = tmp_path / str(at)
+        like_llama2(folder)
+        config = {key: rng.choice([True, False]) for key in rng.sample(["legacy", "add_prefix_space"], rng.randint(0, 2))}
+        if rng.random() < 0.5:
+            config["added_tokens_decoder"] = {"1": {"content": "<s>", "special": True, "rstrip": rng.random() < 0.5}}
+        change_json(folder / "tokenizer_config.json", tokenizer_class="LlamaTokenizerFast", **config)
+        write_json(folder / "config.json", {"model_type": rng.choice(["llama", "llama", "mistral", "qwen3"])})
+        theirs = transformers.AutoTokenizer.from_pretrained(folder)
+        ours = load_tokenizer(str(folder))
+        classes.add(type(theirs).__name__)
+        assert ours.special == theirs.special_tokens_map, config
+        assert ours.inner.get_vocab() == theirs.get_vocab(), config  # type: ignore[attr-defined]
+        for text in ("The mill", " The  mill", "\n<s>The</s>mill </s> ran 東京 <s>", " ", "", TEXT):
+            ids = theirs(text, add_special_tokens=False)["input_ids"]
+            assert ours.encode([text])[0].tolist() == ids, config
+            assert ours.decode(ids) == theirs.decode(ids, skip_special_tokens=True), config
+            assert ours.encode_prompt(text, "auto") == [1, *ids]
+    assert classes == {"LlamaTokenizer", "TokenizersBackend"}
+
+
 def cutting_and_filling() -> dict[str, Any]:
     """What transformers leaves in tokenizer.json where a call asked for it."""
     return {"truncation": {"direction": "Right", "max_length": 16, "strategy": "LongestFirst", "stride": 0},
