@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import string
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -32,17 +33,17 @@ def assistant_spans(template: ChatTemplate, talk: Conversation, text: str, silen
             return [span for at, span in enumerate(spans) if at not in left_out]
     turns = Turns(template, talk, text, closings)
     spoken = [at for at, message in enumerate(talk.messages) if message["role"] == "assistant" and at not in silent]
-    return [trim_span(text, span, closings) for at in spoken if (span := turns.span(at)) is not None]
+    found = [trim_span(text, span, closings) for at in spoken for span in turns.spans(at)]
+    return [(begin, end) for begin, end in found if begin < end]
 
 
 def shorter(closing: str, closings: tuple[str, ...]) -> Iterator[str]:
-    """What may close a turn, and each of its beginnings down to nothing, cut at white space and special tokens."""
+    """What may close a turn, and each of its beginnings that ends at white space or a special token."""
     while closing:
         yield closing
         bare = closing.rstrip()
         token = max((token for token in closings if bare.endswith(token)), key=len, default="")
         closing = bare if bare != closing else bare.removesuffix(token) if token else ""
-    yield ""
 
 
 def trim_span(text: str, span: Span, closings: tuple[str, ...]) -> Span:
@@ -112,11 +113,11 @@ class Turns:
         self.text = text
         self.closings = closings
 
-    def span(self, at: int) -> Span | None:
-        """Where message `at` was written. None: the template leaves it out."""
+    def spans(self, at: int) -> list[Span]:
+        """Where message `at` was written. Nothing: the template leaves it out."""
         before, upto = self._start(at), self._start(at + 1)
         if upto is not None and before == upto and self.text.startswith(upto):
-            return None
+            return []
         opening = self._opening(at, before)
         begin = self._begin(at, before, opening)
         end = None if begin is None else self._end(at, begin, upto)
@@ -124,7 +125,8 @@ class Turns:
             raise UserError(
                 f"the chat template renders message {at + 1} differently alone and within the conversation, so what "
                 "the assistant wrote cannot be told apart: enclose it in {% generation %} ... {% endgeneration %}")
-        return begin, end
+        whole = upto is None or self.text.startswith(upto)
+        return [(begin, end)] if whole else self._without_results(at, begin, end, upto or "")
 
     def _opening(self, at: int, before: str | None) -> str | None:
         """The conversation before message `at`, and what the template writes to open the assistant's turn."""
@@ -152,7 +154,15 @@ class Turns:
                     return begin
             if self.text.startswith(head):
                 return len(head)
-        return None
+        return self._parting(before, opening)
+
+    def _parting(self, before: str | None, opening: str | None) -> int | None:
+        """Where the text parts from the prompt, e.g. in a thought that the prompt closes and the answer continues."""
+        if before is None or opening is None or not self.text.startswith(before):
+            return None
+        common = os.path.commonprefix([opening, self.text])[len(before):]
+        whole = [common.rfind(token) + len(token) for token in (*self.closings, *string.whitespace) if token in common]
+        return len(before) + max(whole) if whole else None
 
     def _end(self, at: int, begin: int, upto: str | None) -> int | None:
         if upto is not None and self.text.startswith(upto) and len(upto) > begin:
@@ -162,8 +172,16 @@ class Turns:
             end = len(self.text) - len(tail)
             if end < begin or not self.text.endswith(tail):
                 continue
-            return end + next(len(part) for part in shorter(closing, self.closings) if tail.startswith(part))
+            parts = [*shorter(closing, self.closings), self._closing_of_user(at), ""]
+            return end + next((len(part) for part in parts if part and tail.startswith(part)), 0)
         return None
+
+    def _closing_of_user(self, at: int) -> str:
+        """What ends the turn of the user before message `at`, if that is a token. It may end answers, too."""
+        users = [number for number, message in enumerate(self.talk.messages[:at]) if message["role"] == "user"]
+        text = self._start(users[-1], tail={"role": "user", "content": MARK}) if users else None
+        closing = (text or "").partition(MARK)[2]
+        return closing if closing.rstrip().endswith(self.closings) else ""
 
     def _without_end_of_talk(self, at: int, begin: int, upto: str) -> int:
         """Where the turn ends, if behind its own end stands a token that ends the conversation."""
@@ -172,6 +190,40 @@ class Turns:
             return len(upto)
         followed = self._start(at + 1, tail={"role": "user", "content": MARK}) or ""
         return next((begin + len(part) for part in ends if followed.startswith(upto[:begin] + part)), len(upto))
+
+    def _without_results(self, at: int, begin: int, end: int, upto: str) -> list[Span]:
+        """The turn without the results of its calls, which a template may write within it."""
+        messages = self.talk.messages
+        after = next((number for number in range(at + 1, len(messages)) if messages[number]["role"] != "tool"),
+                     len(messages))
+        places = [place for number in range(at + 1, after) if (place := self._place(number)) is not None]
+        if not places or places[0][0] < begin or places[-1][1] > end:
+            return [(begin, end)]
+        (first, _), (_, last) = places[0], places[-1]
+        bare = self._try(replace(self.talk, messages=messages[: at + 1] + messages[after:]))
+        for whole in (bare, upto):  # the turn without results
+            if whole is not None and whole.startswith(self.text[:begin]):
+                front = len(os.path.commonprefix([whole, self.text[:first]]))
+                front -= next((size for token in self.closings for size in range(1, len(token))  # not within a token
+                               if self.text.startswith(token, front - size)), 0)
+                if front > begin:
+                    return [(begin, front), (self._resumption(at, last, end, whole[front:]), end)]
+        return [(begin, first), (self._resumption(at, last, end, ""), end)]
+
+    def _resumption(self, at: int, last: int, end: int, rest: str) -> int:
+        """Where, behind results, message `at` goes on: as the turn does without them, or with its content."""
+        for begin in range(last, end):
+            if rest.startswith(self.text[begin:end]):
+                return begin
+        place = self._place(at)
+        return place[0] if place is not None and place[0] >= last else end
+
+    def _place(self, number: int) -> Span | None:
+        """Where the content of a message stands."""
+        marked = with_message(self.talk, number, self.talk.messages[number] | {"content": MARK})
+        head, found, tail = (self._try(marked) or "").partition(MARK)
+        fits = found and self.text.startswith(head) and self.text.endswith(tail)
+        return (len(head), len(self.text) - len(tail)) if fits else None
 
     def _marked(self, at: int) -> Iterator[tuple[str, str]]:
         """Renderings with marks in the place of message `at`: within the whole conversation, and as its end."""

@@ -223,6 +223,65 @@ CHANNELS = """\
 {% endif -%}
 """
 
+# Several channels in a turn; the last turn ends with a token of its own, and only it shows its thoughts.
+HARMONY = """\
+<|start|>system<|message|>Reasoning: {{ effort | default('low') }}<|end|>
+{%- set ns = namespace(tool='') -%}
+{%- for m in messages -%}
+  {%- if m.role == 'assistant' -%}
+<|start|>assistant
+    {%- generation -%}
+      {%- if m.thinking and (loop.last or m.tool_calls) -%}
+        <|channel|>analysis<|message|>{{ m.thinking }}<|end|><|start|>assistant
+      {%- endif -%}
+      {%- if m.tool_calls -%}
+        {%- set call = m.tool_calls[0].function -%}
+        {{ ' to=functions.' + call.name + '<|channel|>commentary json<|message|>' }}
+        {{- call.arguments | tojson }}<|call|>
+      {%- else -%}
+        <|channel|>final<|message|>{{ m.content }}{{ '<|return|>' if loop.last else '<|end|>' }}
+      {%- endif -%}
+    {%- endgeneration -%}
+    {%- if m.tool_calls -%}{%- set ns.tool = m.tool_calls[0].function.name -%}{%- endif -%}
+  {%- elif m.role == 'tool' -%}
+{{ '<|start|>functions.' + ns.tool + ' to=assistant<|channel|>commentary<|message|>' }}{{ m.content | tojson }}<|end|>
+  {%- else -%}
+{{ '<|start|>' + m.role + '<|message|>' + m.content + '<|end|>' }}
+  {%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}<|start|>assistant{%- endif -%}
+"""
+
+# Results of calls stand within the turn that calls.
+INSIDE = """\
+{%- set ns = namespace(open=false) -%}
+{{- bos_token -}}
+{%- for m in messages -%}
+  {%- if m.role == 'assistant' -%}
+    {%- if not ns.open -%}<start_of_turn>model{{ '\\n' }}{%- endif -%}
+    {%- set ns.open = false -%}
+    {%- generation -%}
+      {%- if m.thinking and loop.last -%}<|channel|>{{ m.thinking }}<|message|>{%- endif -%}
+      {%- for call in m.tool_calls or [] -%}[TOOL_CALLS]{{ call.function | tojson }}<|call|>{%- endfor -%}
+    {%- endgeneration -%}
+    {%- if m.tool_calls -%}
+      {%- set results = namespace(on=true) -%}
+      {%- for r in messages[loop.index0 + 1:] -%}
+        {%- if r.role != 'tool' -%}{%- set results.on = false -%}{%- endif -%}
+        {%- if results.on -%}{{ '<|start|>result: ' + r.content + '<|end|>' }}{%- set ns.open = true -%}{%- endif -%}
+      {%- endfor -%}
+    {%- endif -%}
+    {%- generation -%}
+      {{ (m.content or '') | trim }}{% if not ns.open or m.content %}<end_of_turn>{% endif %}
+    {%- endgeneration -%}
+    {%- if not ns.open or m.content %}{{ '\\n' }}{% set ns.open = false %}{%- endif -%}
+  {%- elif m.role != 'tool' -%}
+{{ '<start_of_turn>' + m.role + '\\n' + m.content | trim + '<end_of_turn>\\n' }}
+  {%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}<start_of_turn>model{{ '\\n' }}{%- endif -%}
+"""
+
 # Knows no add_generation_prompt, and ends only the last turn with a token.
 SIMPLE = """\
 {%- for m in messages -%}
@@ -237,7 +296,7 @@ SIMPLE = """\
 """
 
 TAGGED = {"qwen": QWEN, "llama3": LLAMA3, "llama2": LLAMA2, "mistral": MISTRAL, "gemma": GEMMA, "deepseek": DEEPSEEK,
-          "phi": PHI, "channels": CHANNELS, "simple": SIMPLE}
+          "phi": PHI, "channels": CHANNELS, "harmony": HARMONY, "inside": INSIDE, "simple": SIMPLE}
 
 # The same text as "channels" and "gemma" in parts, made by macros and `set`, with the tags inside them.
 MACROS = """\

@@ -20,7 +20,8 @@ transformers = pytest.importorskip("transformers")
 
 SPECIAL = ["<unk>", "<s>", "</s>", "<|im_start|>", "<|im_end|>", "<|start_header_id|>", "<|end_header_id|>",
            "<|eot_id|>", "[INST]", "[/INST]", "[TOOL_CALLS]", "<start_of_turn>", "<end_of_turn>", "<|User|>",
-           "<|Assistant|>", "<|end|>", "<|user|>", "<|assistant|>"]
+           "<|Assistant|>", "<|end|>", "<|user|>", "<|assistant|>", "<|start|>", "<|message|>", "<|return|>",
+           "<|call|>"]
 WORDS = ["river", "Zürich", "東京", "naïve", "42", "<b>bold</b>", "a & b", "\"quoted\"", "it's", "🐟", "{x: 1}", "\\n",
          "né", "assistant", "No.", "Yes.", "\t", "  two spaces", "line\nbreak", "e\u0301"]
 TOOLS = [{"type": "function", "function": {"name": name, "description": text, "parameters": {
