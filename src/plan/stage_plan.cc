@@ -1,13 +1,17 @@
 #include "plan/stage_plan.h"
 
 #include <algorithm>
+#include <limits>
+#include <map>
+#include <set>
+#include <utility>
 
 #include "plan/widths.h"
 
 namespace agoq::plan {
 namespace {
 
-constexpr int kAttempts = 8;
+using codec::Codec;
 
 // Of the ranks of a stage, the last of a tensor group has the most of the vocabulary, and the first of a data group the
 // most rows to update.
@@ -16,26 +20,79 @@ parallel::Job at_stage(const parallel::Job& job, int stage) {
   return at_rank(job, mesh.rank({mesh.size(comm::Axis::Tensor) - 1, 0, stage}));
 }
 
-// The recipe of the job's rank, widened as far as its total stays within `limit`.
-model::Recipe widened(const parallel::Job& job, size_t limit, Device target) {
-  const auto beyond_limit = [&](const parallel::Job& planned) {
-    return static_cast<int64_t>(plan_layout(planned, target).total) - static_cast<int64_t>(limit);
-  };
-  const model::LayerSpec spec(job.model, job.parallelism.tensor());
-  const SlotPool slots{parallel::Part(job.model, spec, job.parallelism).chunks, parallel::peak_in_flight(job)};
-  const std::vector<WidthItem> items = width_items(spec, job.recipe, {&slots, 1}, job.tokens());
-  const int64_t unchanged = total_bytes(choose_widths(items, 0));
-  // Widths also change the workspace, up or down: what is too much then is taken from the room for activations.
-  int64_t room = -beyond_limit(job);
-  for (int attempt = 0; attempt < kAttempts && room > 0; ++attempt) {
-    parallel::Job wider = job;
-    wider.recipe = with_widths(job.recipe, choose_widths(items, unchanged + room));
-    const int64_t excess = beyond_limit(wider);
-    if (excess <= 0) return wider.recipe;
-    room -= excess;
+// The widths of one stage and what they take. Its total is the bytes of its saved tensors, a workspace, and what no
+// width changes. Layers compute one after another and read their saved tensors one after another, so the workspace of a
+// choice is the largest that one of its widths needs; what each needs, a dry run with this width alone tells.
+class StageWidths {
+ public:
+  StageWidths(const parallel::Job& job, Device target) : job_(job), target_(target) {
+    const model::LayerSpec spec(job.model, job.parallelism.tensor());
+    const SlotPool slots{parallel::Part(job.model, spec, job.parallelism).chunks, parallel::peak_in_flight(job)};
+    items_ = width_items(spec, job.recipe, {&slots, 1}, job.tokens());
+    const Layout layout = plan_layout(job, target);
+    fixed_ = bytes(layout.total) - bytes(layout.of("workspace")) - total_bytes(choose_widths(items_, 0));
+    workspaces_ = {bytes(layout.of("workspace"))};
   }
-  return job.recipe;
-}
+
+  // The choice of least error with which the stage needs at most `limit` bytes; the recipe's if even that needs more.
+  std::vector<Choice> best(int64_t limit) {
+    const std::vector<Choice> widest = choose_widths(items_, std::numeric_limits<int64_t>::max());
+    if (total(widest) <= limit) return widest;
+    std::vector<Choice> best = choose_widths(items_, 0);
+    if (fixed_ + total_bytes(best) + *workspaces_.begin() > limit) return best;
+    measure();
+    // Which workspace the best choice has is not known before: each that any width needs is tried as the highest.
+    for (const int64_t workspace : workspaces_) {
+      const std::vector<WidthItem> allowed = within(workspace);
+      std::vector<Choice> choices = choose_widths(allowed, limit - fixed_ - workspace);
+      if (total_error(choices) < total_error(best)) best = std::move(choices);
+    }
+    return narrowed(std::move(best), limit);
+  }
+
+  parallel::Job with(std::span<const Choice> choices) const {
+    parallel::Job wider = job_;
+    wider.recipe = with_widths(job_.recipe, choices);
+    return wider;
+  }
+
+ private:
+  using Width = std::pair<model::Kept, Codec>;
+  static int64_t bytes(size_t count) { return static_cast<int64_t>(count); }
+  int64_t total(std::span<const Choice> choices) const { return bytes(plan_layout(with(choices), target_).total); }
+
+  void measure() {
+    std::map<Width, std::vector<Choice>> alone;
+    for (const WidthItem& item : items_)
+      for (size_t o = 1; o < item.options.size(); ++o)
+        alone[{item.kept, item.options[o].codec}].push_back({item.layers, item.kept, item.options[o]});
+    for (const auto& [width, choices] : alone)
+      workspaces_.insert(needs_[width] = bytes(plan_layout(with(choices), target_).of("workspace")));
+  }
+
+  std::vector<WidthItem> within(int64_t workspace) const {
+    std::vector<WidthItem> items = items_;
+    for (WidthItem& item : items)
+      std::erase_if(item.options, [&](const WidthOption& option) {
+        return option.codec != Codec::None && needs_.at({item.kept, option.codec}) > workspace;
+      });
+    return items;
+  }
+
+  // Within the limit as a dry run of all widths together counts it; they are already, if layers compute as said above.
+  std::vector<Choice> narrowed(std::vector<Choice> choices, int64_t limit) const {
+    for (int64_t excess = total(choices) - limit; excess > 0; excess = total(choices) - limit)
+      choices = choose_widths(items_, total_bytes(choices) - excess);
+    return choices;
+  }
+
+  const parallel::Job& job_;
+  Device target_;
+  std::vector<WidthItem> items_;
+  int64_t fixed_ = 0;
+  std::set<int64_t> workspaces_;  // the recipe's, and those that widths need
+  std::map<Width, int64_t> needs_;
+};
 
 }  // namespace
 
@@ -47,9 +104,13 @@ parallel::Job at_rank(parallel::Job job, int rank) {
 parallel::Job with_stage_widths(const parallel::Job& job, Device target) {
   const parallel::Parallelism& p = job.parallelism;
   if (!p.stage_widths || !job.training || p.stages() == 1) return job;
-  const size_t limit = plan_layout(at_stage(job, 0), target).total;
+  const auto limit = static_cast<int64_t>(plan_layout(at_stage(job, 0), target).total);
   parallel::Job wider = job;
-  for (int stage = 1; stage < p.stages(); ++stage) wider.recipe = widened(at_stage(wider, stage), limit, target);
+  for (int stage = 1; stage < p.stages(); ++stage) {
+    const parallel::Job here = at_stage(wider, stage);
+    StageWidths widths(here, target);
+    wider.recipe = widths.with(widths.best(limit)).recipe;
+  }
   return wider;
 }
 

@@ -10,28 +10,16 @@
 
 #include "comm/thread_transport.h"
 #include "parallel/tiny_state.h"
+#include "plan/full_stages.h"
 
 namespace agoq::plan {
 namespace {
 
 using codec::Codec;
 using model::Kept;
+using test::pipeline_job;
 using testing::ElementsAre;
 using testing::HasSubstr;
-
-parallel::Job pipeline_job(const std::string& preset, const comm::Mesh& mesh, int chunks, int micro_batches,
-                           int64_t sequence) {
-  parallel::Job job;
-  job.model = model::preset(preset);
-  job.recipe =
-      model::make_recipe(job.model, model::LayerSpec(job.model), model::Policy::Agoq, model::Recompute::None, "");
-  job.precision.compute = DType::BF16;
-  job.sequence_length = sequence;
-  job.parallelism.mesh = mesh;
-  job.parallelism.chunks = chunks;
-  job.parallelism.micro_batches = micro_batches;
-  return job;
-}
 
 parallel::Job llama3(int chunks) {
   return pipeline_job("llama3-8b", comm::Mesh({1, 1, 4}), chunks, 8, 8192);
@@ -43,33 +31,8 @@ std::vector<int> in_flight(const std::vector<RankPlan>& stages) {
   return counts;
 }
 
-// Whether no norm or MLP input of a stage, of the layers that share a place in a slot, could be one step wider within
-// `limit` bytes.
-bool full(const parallel::Job& job, const RankPlan& stage, size_t limit) {
-  const std::vector<Codec> widths = {Codec::Fp4, Codec::Fp5, Codec::Fp6, Codec::Int8, Codec::Bf16};
-  for (int64_t place = 0; place < stage.chunks[0].count(); ++place)
-    for (const Kept kept : {Kept::X1, Kept::X2, Kept::GateUp}) {
-      parallel::Job wider = job;
-      wider.parallelism.rank = stage.rank;
-      for (const parallel::LayerRange& chunk : stage.chunks) {
-        const auto now = std::find(widths.begin(), widths.end(), job.recipe.at(chunk.begin + place, kept));
-        wider.recipe.set(chunk.begin + place, kept, now + 1 == widths.end() ? *now : *(now + 1));
-      }
-      if (wider.recipe.layers != job.recipe.layers && plan_layout(wider, Device::Cuda).total <= limit) return false;
-    }
-  return true;
-}
-
 void expect_flat_peaks(const parallel::Job& given) {
-  const parallel::Job job = with_stage_widths(given, Device::Cuda);
-  const std::vector<RankPlan> stages = plan_stages(job, Device::Cuda);
-  const auto first = static_cast<double>(stages[0].layout.total);
-  for (const RankPlan& stage : stages) {
-    const auto total = static_cast<double>(stage.layout.total);
-    EXPECT_LE(total, first) << stage.stage;
-    EXPECT_TRUE(total >= 0.98 * first || full(job, stage, stages[0].layout.total))
-        << stage.stage << ": " << total / first << " " << stage.widths;
-  }
+  const std::vector<RankPlan> stages = test::expect_full_stages(given);
   EXPECT_EQ(stages[0].layout.total, plan_stages(given, Device::Cuda)[0].layout.total);
   EXPECT_EQ(largest(stages).layout.total, largest_total(given, Device::Cuda));
 }
