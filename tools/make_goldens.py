@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Make the goldens that the C++ tests compare with: small models run by PyTorch and transformers.
 
-    pip install -r python/requirements-goldens.txt
+    pip install -r python/requirements-reference.txt
     python tools/make_goldens.py [--output tests/goldens] [CASE ...]
 
 A case is a folder:
