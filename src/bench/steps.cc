@@ -30,7 +30,7 @@ class Run {
     const train::BatchSpec spec = train::batch_spec(config_, model);
     for (int64_t sample = 0; sample < config_.global_batch_size; sample += config_.micro_batch_size)
       batches_.push_back(random_batch(spec, static_cast<uint32_t>(sample)));
-    train::rehearse(state_);
+    train::rehearse(state_, train::Crew());
   }
 
   // As the trainer does it, the numbers of its log line included.

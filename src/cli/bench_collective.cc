@@ -45,7 +45,7 @@ Json nccl_variables() {
 }
 
 std::string nccl_version() {
-  if constexpr (comm::kNcclBuild) return comm::nccl_version();
+  if constexpr (comm::kNcclBuild) return text(comm::nccl_version().loaded);
   return "";
 }
 

@@ -9,15 +9,28 @@
 namespace agoq::cli {
 namespace {
 
+const char* name_of(State state) {
+  switch (state) {
+    case State::Ok:
+      return "ok";
+    case State::Absent:
+      return "absent";
+    case State::Missing:
+      return "MISSING";
+    case State::Unfit:
+      return "UNFIT";
+  }
+  return "";
+}
+
 void print_findings(const std::vector<Finding>& findings) {
   Table table({"", "what", "found"});
-  for (const Finding& f : findings)
-    table.add_row({f.present ? "ok" : f.needed ? "MISSING" : "absent", f.what, f.found});
+  for (const Finding& f : findings) table.add_row({name_of(f.state), f.what, f.found});
   fmt::print("{}", table.text());
   bool heading = false;
   for (const Finding& f : findings) {
-    if (f.present || f.remedy.empty()) continue;
-    if (!heading) fmt::print("\nHow to get what is not there:\n");
+    if (f.state == State::Ok || f.remedy.empty()) continue;
+    if (!heading) fmt::print("\nWhat helps:\n");
     heading = true;
     fmt::print("  {}: {}\n", f.what, f.remedy);
   }

@@ -8,6 +8,7 @@
 
 #include <filesystem>
 #include <fstream>
+#include <iterator>
 #include <map>
 #include <set>
 #include <sstream>
@@ -18,6 +19,8 @@
 #include "cli/python.h"
 #include "comm/nccl_cuda.h"
 #include "device/gpu.h"
+#include "ops/attention_check.h"
+#include "ops/library_versions.h"
 
 namespace agoq::cli {
 namespace {
@@ -82,34 +85,60 @@ struct Library {
   const char* what;
   std::vector<const char*> names;
   const char* remedy;
-  bool cuda = false;  // the CUDA backend needs it
 };
 
 Finding library(const Library& wanted) {
   for (const char* name : wanted.names)
     // Never unloaded: what such a library keeps for itself would look like a leak without it.
     if (dlopen(name, RTLD_LAZY | RTLD_LOCAL | RTLD_NODELETE)) return {wanted.what, name};
-  const bool needed = kCudaBuild && wanted.cuda;
-  return {wanted.what, needed ? "not found" : "not found (this build does not need it)", false, needed, wanted.remedy};
+  return {wanted.what, "not found (this build does not need it)", State::Absent, wanted.remedy};
 }
 
-Finding nccl() {
-  if constexpr (comm::kNcclBuild) return {"NCCL", comm::nccl_version()};
-  return library({"NCCL", {"libnccl.so.2", "libnccl.so"}, "sudo apt-get install libnccl2 (NVIDIA's repository)"});
-}
-
-std::vector<Finding> optional_libraries() {
+// Of a build without CUDA: what a build with it would find here.
+std::vector<Finding> libraries_here() {
   const Library wanted[] = {
       {"CUDA runtime",
        {"libcudart.so.13", "libcudart.so.12", "libcudart.so"},
        "https://developer.nvidia.com/cuda-downloads"},
-      {"cuBLASLt", {"libcublasLt.so.13", "libcublasLt.so.12", "libcublasLt.so"}, "comes with CUDA", true},
-      {"cuDNN", {"libcudnn.so.9", "libcudnn.so"}, "https://developer.nvidia.com/cudnn-downloads", true},
+      {"cuBLASLt", {"libcublasLt.so.13", "libcublasLt.so.12", "libcublasLt.so"}, "comes with CUDA"},
+      {"cuDNN", {"libcudnn.so.9", "libcudnn.so"}, "https://developer.nvidia.com/cudnn-downloads"},
+      {"NCCL", {"libnccl.so.2", "libnccl.so"}, "sudo apt-get install libnccl2 (NVIDIA's repository)"},
   };
   std::vector<Finding> findings;
   for (const Library& one : wanted) findings.push_back(library(one));
-  findings.push_back(nccl());
   return findings;
+}
+
+// Versions that are loaded, beside those of the headers that this program was compiled with.
+std::vector<Finding> loaded_libraries() {
+  std::vector<Finding> findings;
+  if constexpr (kCudaBuild) {
+    std::vector<LibraryVersion> libraries = {cuda_runtime_version(), ops::cublaslt_version(), ops::cudnn_version()};
+    if constexpr (comm::kNcclBuild) libraries.push_back(comm::nccl_version());
+    for (const LibraryVersion& one : libraries) {
+      Finding finding{one.name, one.text()};
+      if (!one.fits()) {
+        finding.state = State::Unfit;
+        finding.remedy = one.misfit() + ": put the newer one first in LD_LIBRARY_PATH, or build again on this machine";
+      }
+      findings.push_back(std::move(finding));
+    }
+  }
+  return findings;
+}
+
+// The test that a run makes before step 0 (ops/attention_check.h), with the heads of LLaMA3-8B and every path.
+[[maybe_unused]] Finding attention(Gpu& gpu) {
+  const char* what = "attention by cuDNN";
+  if constexpr (kCudaBuild) {
+    try {
+      for (const int64_t window : {0, 4096})
+        ops::require_right_attention(gpu, {{32, 8, 128}, window}, {.packed = true});
+    } catch (const Error& error) {
+      return {what, error.what(), State::Unfit, "put another version of cuDNN first in LD_LIBRARY_PATH"};
+    }
+  }
+  return {what, "equal to our own kernels: dense and packed, with and without a window, forward and backward"};
 }
 
 Finding gpus() {
@@ -119,20 +148,22 @@ Finding gpus() {
   std::ifstream in("/proc/driver/nvidia/version");
   std::string driver;
   std::getline(in, driver);
-  if (count == 0) return {"NVIDIA GPUs", "none; training runs on the CPU", false};
+  if (count == 0) return {"NVIDIA GPUs", "none; training runs on the CPU", State::Absent};
   return {"NVIDIA GPUs", fmt::format("{}; {}", count, driver.empty() ? "driver version unknown" : driver)};
 }
 
-// The GPU that training would use, or why it would not.
-Finding usable_gpu() {
+// The GPU that training would use and whether it computes rightly, or why it would not be used.
+std::vector<Finding> usable_gpu() {
   if constexpr (kCudaBuild) {
-    if (const std::string problem = why_no_gpu(); !problem.empty()) return {"training on a GPU", problem, false};
-    const Gpu gpu;
-    return {"training on a GPU", fmt::format("{}, {} of {} free", gpu.name(), human_bytes(gpu.free_memory()),
-                                             human_bytes(gpu.total_memory()))};
+    if (const std::string problem = why_no_gpu(); !problem.empty())
+      return {{"training on a GPU", problem, State::Absent}};
+    Gpu gpu;
+    return {{"training on a GPU", fmt::format("{}, {} of {} free", gpu.name(), human_bytes(gpu.free_memory()),
+                                              human_bytes(gpu.total_memory()))},
+            attention(gpu)};
   }
-  return {"training on a GPU", "this build has no CUDA backend", false, false,
-          "build it again where the CUDA toolkit and cuDNN are installed"};
+  return {{"training on a GPU", "this build has no CUDA backend", State::Absent,
+           "build it again where the CUDA toolkit and cuDNN are installed"}};
 }
 
 std::vector<Finding> python() {
@@ -143,11 +174,12 @@ std::vector<Finding> python() {
     for (const auto& [name, version] : versions.packages) {
       const bool present = version != "-";
       findings.push_back({"Python: " + name, present ? version : "not installed; data, report and tokenizers use it",
-                          present, false, "make venv, or set AGOQ_PYTHON to an interpreter that has it"});
+                          present ? State::Ok : State::Absent,
+                          "make venv, or set AGOQ_PYTHON to an interpreter that has it"});
     }
     return findings;
   } catch (const Error& error) {
-    return {{"Python", error.what(), false, true, "sudo apt-get install python3 python3-venv"}};
+    return {{"Python", error.what(), State::Missing, "sudo apt-get install python3 python3-venv"}};
   }
 }
 
@@ -162,10 +194,13 @@ std::vector<Finding> examine_machine() {
       disk(),
       openblas(),
       openmp(),
-      gpus(),
-      usable_gpu()};
-  for (Finding& f : optional_libraries()) findings.push_back(std::move(f));
-  for (Finding& f : python()) findings.push_back(std::move(f));
+      gpus()};
+  const auto add = [&](std::vector<Finding> more) {
+    std::move(more.begin(), more.end(), std::back_inserter(findings));
+  };
+  add(usable_gpu());
+  add(kCudaBuild ? loaded_libraries() : libraries_here());
+  add(python());
   return findings;
 }
 

@@ -48,7 +48,7 @@ class NcclLink : public GpuLink, public Gpu::Watch {
                                  std::span<const Message> receives) override;
   bool all_gather(const Context& ctx, const Tensor& mine, const Tensor& all) override;
   uint64_t bytes_sent() const override { return bytes_sent_; }
-  std::string description() const override { return "NCCL " + nccl_version(); }
+  std::string description() const override { return "NCCL " + text(nccl_version().loaded); }
 
   void check() override;
   void abandon() noexcept override;
@@ -210,13 +210,14 @@ NcclId make_nccl_id() {
   return bytes;
 }
 
-std::string nccl_version() {
+LibraryVersion nccl_version() {
   int version = 0;
   require_success(ncclGetVersion(&version), "ncclGetVersion");
-  return fmt::format("{}.{}.{}", version / 10000, version / 100 % 100, version % 100);
+  return {"NCCL", {NCCL_MAJOR, NCCL_MINOR, NCCL_PATCH}, decode_version(static_cast<size_t>(version))};
 }
 
 std::shared_ptr<GpuLink> open_nccl(Gpu& gpu, const NcclGroup& group) {
+  require_fit(nccl_version());
   gpu.make_current();
   const auto link = std::make_shared<NcclLink>(gpu, group);
   gpu.watch(link);

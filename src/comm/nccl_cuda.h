@@ -5,6 +5,7 @@
 #include <array>
 
 #include "comm/gpu_link.h"
+#include "device/library_version.h"
 
 namespace agoq::comm {
 
@@ -12,7 +13,7 @@ namespace agoq::comm {
 using NcclId = std::array<char, 128>;
 NcclId make_nccl_id();
 
-std::string nccl_version();  // "2.28.9"
+LibraryVersion nccl_version();
 
 struct NcclGroup {
   NcclId id{};  // made by one rank

@@ -11,6 +11,8 @@
 #include <unordered_map>
 #include <vector>
 
+#include "device/library_version.h"
+
 struct CUevent_st;
 struct CUstream_st;
 
@@ -80,6 +82,8 @@ class Gpu {
   std::unordered_map<std::type_index, std::shared_ptr<void>> libraries_;
 };
 
+// The CUDA runtime of this program, which is linked into it.
+LibraryVersion cuda_runtime_version();
 // How many this process sees (CUDA_VISIBLE_DEVICES); 0 also without a driver.
 int visible_gpus();
 // Why no GPU can be used here, in one line with its remedy; empty if one can.

@@ -52,6 +52,16 @@ std::string problem(int ordinal) {
 
 }  // namespace
 
+LibraryVersion cuda_runtime_version() {
+  const auto number = [](int version) { return LibraryVersion::Number{version / 1000, version % 1000 / 10, 0}; };
+  int loaded = 0, driver = 0;
+  AGOQ_CUDA_CHECK(cudaRuntimeGetVersion(&loaded));
+  cudaDriverGetVersion(&driver);
+  const std::string name =
+      driver == 0 ? "CUDA runtime" : fmt::format("CUDA runtime (driver: CUDA {})", text(number(driver)));
+  return {name, number(CUDART_VERSION), number(loaded)};
+}
+
 int visible_gpus() {
   widen_queues();
   int count = 0;

@@ -135,31 +135,35 @@ void packed_backward(const Context& ctx, const AttentionGradient& g, const Heads
   const AttentionRoom room = packed_room(heads, tokens, ctx.documents.count);
   Parts parts(workspace);
   const Tensor library_room = parts.take(room.library), ints = parts.take(room.documents);
-  const Columns q{parts.take(room.q).data, p.q_row}, dq{parts.take(room.q).data, p.q_row};
-  const Columns dk{parts.take(room.kv).data, p.dkv_row}, dv{parts.take(room.kv).data, p.dkv_row};
-  const DocumentArrays documents = expand_documents(ctx, tokens, {p.q_row, p.kv_row, p.o_row, p.lse_row, p.dkv_row},
-                                                    reinterpret_cast<int32_t*>(ints.raw()));
+  const auto q_columns = [&] { return Columns{parts.take(room.q).data, p.q_row}; };
+  const auto kv_columns = [&] { return Columns{parts.take(room.kv).data, p.kv_row}; };
+  const Columns q = q_columns(), dq = q_columns(), k = kv_columns(), dk = kv_columns(), v = kv_columns(),
+                dv = kv_columns();
+  const DocumentArrays documents =
+      expand_documents(ctx, tokens, {p.q_row, p.kv_row, p.o_row, p.lse_row}, reinterpret_cast<int32_t*>(ints.raw()));
   const auto columns_of = [](const Tensor& matrix, int64_t column) {
     return Columns{element(matrix, 0, column), matrix.cols()};
   };
   for (int64_t head = 0; head < heads.kv; head += run.kv_heads) {
     const int64_t q_column = head * heads.group() * heads.dim, kv_column = head * heads.dim;
     copy(ctx, columns_of(g.qkv, q_column), q, tokens, p.q_row);
+    copy(ctx, columns_of(g.qkv, heads.k_begin() + kv_column), k, tokens, p.kv_row);
+    copy(ctx, columns_of(g.qkv, heads.v_begin() + kv_column), v, tokens, p.kv_row);
     Operands operands;
-    set_inputs(operands, g.qkv, heads, 0, head);
     set_documents(operands, documents);
     operands.set(Operand::Q, q.first);
+    operands.set(Operand::K, k.first);
+    operands.set(Operand::V, v.first);
     operands.set(Operand::O, element(g.o, 0, q_column));
     operands.set(Operand::DO, element(g.d_o, 0, q_column));
     operands.set(Operand::Lse, g.lse.as<float>() + head * heads.group());
     operands.set(Operand::DQ, dq.first);
     operands.set(Operand::DK, dk.first);
     operands.set(Operand::DV, dv.first);
-    operands.set(Operand::DkvOffsets, documents.dkv);
     library(ctx).run(p, operands, library_room);
     copy(ctx, dq, columns_of(g.dqkv, q_column), tokens, p.q_row);
-    copy(ctx, dk, columns_of(g.dqkv, heads.k_begin() + kv_column), tokens, p.dkv_row);
-    copy(ctx, dv, columns_of(g.dqkv, heads.v_begin() + kv_column), tokens, p.dkv_row);
+    copy(ctx, dk, columns_of(g.dqkv, heads.k_begin() + kv_column), tokens, p.kv_row);
+    copy(ctx, dv, columns_of(g.dqkv, heads.v_begin() + kv_column), tokens, p.kv_row);
   }
 }
 
@@ -178,7 +182,7 @@ void attention(const Context& ctx, const Tensor& qkv, const AttentionSpec& spec,
   set_inputs(operands, qkv, spec.heads, 0, 0);
   operands.set(Operand::O, o.data);
   if (taken == Route::Packed)
-    set_documents(operands, expand_documents(ctx, tokens, {p.q_row, p.kv_row, p.o_row, p.lse_row, 0},
+    set_documents(operands, expand_documents(ctx, tokens, {p.q_row, p.kv_row, p.o_row, p.lse_row},
                                              reinterpret_cast<int32_t*>(ints.raw())));
   if (lse) operands.set(Operand::Lse, lse.data);
   library(ctx).run(p, operands, library_room);
@@ -195,7 +199,6 @@ void attention_backward(const Context& ctx, const AttentionGradient& g, const At
     AttentionProblem p = backward_problem(forward, run, heads);
     p.sequences = run.sequences;
     p.deterministic = ctx.deterministic;
-    p.dkv_row = p.kv_row;
     if ((!ctx.deterministic || deterministic_fits(run)) && library(ctx).supports(p))
       return dense_backward(ctx, g, heads, run, p, workspace);
   }
@@ -206,7 +209,7 @@ void attention_backward(const Context& ctx, const AttentionGradient& g, const At
     AttentionProblem p = backward_problem(forward, run, heads);
     p.tokens = tokens;
     p.q_row = p.query_heads * heads.dim;
-    p.dkv_row = p.kv_heads * heads.dim;
+    p.kv_row = p.kv_heads * heads.dim;
     if (library(ctx).supports(p)) return packed_backward(ctx, g, heads, run, p, workspace);
   }
   generic_attention_backward(ctx, g, spec, lse_order(taken, forward, heads.query, tokens),

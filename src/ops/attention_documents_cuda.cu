@@ -26,7 +26,6 @@ __global__ void expand(Expand e) {
   e.to.kv[i] = static_cast<int>(begin * e.strides.kv);
   e.to.o[i] = static_cast<int>(begin * e.strides.o);
   e.to.lse[i] = static_cast<int>(begin * e.strides.lse);
-  e.to.dkv[i] = static_cast<int>(begin * e.strides.dkv);
 }
 
 }  // namespace
@@ -35,7 +34,7 @@ DocumentArrays expand_documents(const Context& ctx, int64_t tokens, const Docume
   const int64_t count = ctx.documents.count, padded = padded_documents(count);
   DocumentArrays to;
   const int64_t stride = document_ints(count) / kDocumentArrays;
-  int32_t** const arrays[kDocumentArrays] = {&to.lengths, &to.q, &to.kv, &to.o, &to.lse, &to.dkv};
+  int32_t** const arrays[kDocumentArrays] = {&to.lengths, &to.q, &to.kv, &to.o, &to.lse};
   for (int32_t** array : arrays) {
     *array = ints;
     ints += stride;

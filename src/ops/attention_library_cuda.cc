@@ -5,6 +5,15 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "ops/library_versions.h"
+
+namespace agoq::ops {
+namespace {
+
+constexpr LibraryVersion::Number kOldestCudnn = {9, 14, 0};
+
+}  // namespace
+}  // namespace agoq::ops
 
 namespace agoq::ops::cuda {
 namespace {
@@ -66,10 +75,9 @@ class GraphBuilder {
     mask(options);
     if (p_.packed) options.set_max_total_seq_len_q(p_.tokens).set_max_total_seq_len_kv(p_.tokens);
     auto [dq, dk, dv] = graph_->sdpa_backward(q, k, v, o, d_o, lse, options);
-    const TensorPtr dkv_offsets = p_.packed ? ints(Operand::DkvOffsets, p_.sequences + 1) : nullptr;
     describe(dq, Operand::DQ, p_.query_heads, p_.q_row, q_offsets_)->set_output(true);
-    describe(dk, Operand::DK, p_.kv_heads, p_.dkv_row, dkv_offsets)->set_output(true);
-    describe(dv, Operand::DV, p_.kv_heads, p_.dkv_row, dkv_offsets)->set_output(true);
+    describe(dk, Operand::DK, p_.kv_heads, p_.kv_row, kv_offsets_)->set_output(true);
+    describe(dv, Operand::DV, p_.kv_heads, p_.kv_row, kv_offsets_)->set_output(true);
     return graph_;
   }
 
@@ -119,6 +127,7 @@ class GraphBuilder {
 }  // namespace
 
 AttentionLibrary::AttentionLibrary(Gpu& gpu) {
+  require_fit(cudnn_version());
   AGOQ_CUDNN_CHECK(cudnnCreate(&handle_));
   AGOQ_CUDNN_CHECK(cudnnSetStream(handle_, gpu.stream()));
 }
@@ -156,3 +165,11 @@ void AttentionLibrary::run(const AttentionProblem& problem, Operands operands, c
 }
 
 }  // namespace agoq::ops::cuda
+
+namespace agoq::ops {
+
+LibraryVersion cudnn_version() {
+  return {"cuDNN", {CUDNN_MAJOR, CUDNN_MINOR, CUDNN_PATCHLEVEL}, decode_version(cudnnGetVersion()), kOldestCudnn};
+}
+
+}  // namespace agoq::ops

@@ -29,9 +29,9 @@ struct AttentionProblem {
   int64_t query_heads = 0, kv_heads = 0, dim = 0;
   int64_t window = 0;  // 0: none
   float scale = 0;
-  // Elements from one token to the next. Of packed documents cuDNN adds up dq at the offsets of q, whatever those of dq
-  // say, so that dq lies as q does; o includes do.
-  int64_t q_row = 0, kv_row = 0, o_row = 0, lse_row = 0, dkv_row = 0;
+  // Elements from one token to the next. A gradient lies as its operand does: of packed documents cuDNN adds up dq at
+  // the offsets of q, whatever those of dq say, and 9.14 writes dk and dv at those of k and v.
+  int64_t q_row = 0, kv_row = 0, o_row = 0, lse_row = 0;
   auto operator<=>(const AttentionProblem&) const = default;
 };
 
@@ -49,8 +49,7 @@ enum class Operand : int64_t {
   QOffsets,
   KvOffsets,
   OOffsets,
-  LseOffsets,
-  DkvOffsets
+  LseOffsets
 };
 // Addresses by Operand.
 class Operands {

@@ -21,12 +21,13 @@ inline constexpr int64_t kMostDeterministicBytes = int64_t{9} << 28;
 // Every sequence one document, [B, S].
 AttentionRun dense_run(const Heads& heads, int64_t sequences, int64_t length, bool deterministic);
 // Several documents in T tokens; cuDNN's sums are then as long as the rows of dq, dk and dv, which are therefore made
-// in compact tensors and copied to their places. q is copied too, since dq must lie as q does.
+// in compact tensors and copied to their places. q, k and v are copied too, since a gradient must lie as its operand
+// does (attention_library_cuda.h).
 AttentionRun packed_run(const Heads& heads, int64_t tokens);
 bool deterministic_fits(const AttentionRun& run);
 
 // What cuDNN is told of each document (attention_documents_cuda.h): so many int32 numbers for `documents`.
-inline constexpr int64_t kDocumentArrays = 6;
+inline constexpr int64_t kDocumentArrays = 5;
 int64_t document_ints(int64_t documents);
 // Documents are filled up with empty ones to a power of two, so that few plans serve all batches.
 int64_t padded_documents(int64_t documents);
@@ -35,8 +36,8 @@ int64_t padded_documents(int64_t documents);
 struct AttentionRoom {
   int64_t library = 0;    // bytes for cuDNN
   int64_t documents = 0;  // bytes of document_ints
-  int64_t q = 0, kv = 0;  // bytes of compact q and dq each, of dk and dv each
-  int64_t bytes() const { return library + documents + 2 * (q + kv); }
+  int64_t q = 0, kv = 0;  // bytes of compact q and dq each, of k, v, dk and dv each
+  int64_t bytes() const { return library + documents + 2 * q + 4 * kv; }
 };
 AttentionRoom forward_room(int64_t documents);
 AttentionRoom dense_room(const AttentionRun& run);

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "device/gpu.h"
 
@@ -28,5 +29,9 @@ std::string gemm_algorithms(Gpu& gpu);
 // Takes over such choices for shapes not met yet, and returns how many; none if they were made on another GPU or for
 // another version of cuBLASLt. Error if the text is damaged.
 int64_t restore_gemm_algorithms(Gpu& gpu, const std::string& json);
+// `of_ranks`: gemm_algorithms of every rank, in rank order, the same on all. Of each shape all GPUs of one model take
+// the choice of the first rank that has met it, so that any rank can save the choices of all, and equal shapes have
+// equal bits wherever they are multiplied.
+void agree_on_gemm_algorithms(Gpu& gpu, const std::vector<std::string>& of_ranks);
 
 }  // namespace agoq::ops

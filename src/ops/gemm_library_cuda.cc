@@ -9,6 +9,7 @@
 
 #include "device/cuda.h"
 #include "ops/gemm_algorithms.h"
+#include "ops/library_versions.h"
 #include "ops/linear_cuda.h"
 
 namespace agoq::ops::cuda {
@@ -139,6 +140,7 @@ GemmProblem problem_of(const Product& p) {
 }
 
 GemmLibrary::GemmLibrary(Gpu& gpu) : gpu_(gpu) {
+  require_fit(cublaslt_version());
   AGOQ_CUBLAS_CHECK(cublasLtCreate(&handle_));
 }
 
@@ -235,13 +237,20 @@ std::string GemmLibrary::export_algorithms() const {
   return nlohmann::json{{"gpu", gpu_.name()}, {"cublaslt", cublasLtGetVersion()}, {"algorithms", all}}.dump(1);
 }
 
-int64_t GemmLibrary::import_algorithms(const std::string& json) {
+int64_t GemmLibrary::import_algorithms(const std::string& json, KnownShapes known) {
   try {
     const nlohmann::json file = nlohmann::json::parse(json);
     if (file.at("gpu") != gpu_.name() || file.at("cublaslt") != cublasLtGetVersion()) return 0;
     int64_t taken = 0;
-    for (const nlohmann::json& entry : file.at("algorithms"))
-      taken += algorithms_.emplace(problem_from(entry), algorithm_from(entry.at("algorithm"))).second;
+    for (const nlohmann::json& entry : file.at("algorithms")) {
+      const GemmProblem problem = problem_from(entry);
+      const auto [place, added] = algorithms_.emplace(problem, algorithm_from(entry.at("algorithm")));
+      if (!added && known == KnownShapes::Replace) {
+        place->second = algorithm_from(entry.at("algorithm"));
+        plans_.erase(problem);
+      }
+      taken += added;
+    }
     return taken;
   } catch (const nlohmann::json::exception& error) {
     fail("the choices of cuBLASLt's algorithms are damaged: {}", error.what());
@@ -262,7 +271,14 @@ std::string gemm_algorithms(Gpu& gpu) {
   return gpu.library<cuda::GemmLibrary>().export_algorithms();
 }
 int64_t restore_gemm_algorithms(Gpu& gpu, const std::string& json) {
-  return gpu.library<cuda::GemmLibrary>().import_algorithms(json);
+  return gpu.library<cuda::GemmLibrary>().import_algorithms(json, cuda::KnownShapes::Keep);
+}
+void agree_on_gemm_algorithms(Gpu& gpu, const std::vector<std::string>& of_ranks) {
+  for (auto json = of_ranks.rbegin(); json != of_ranks.rend(); ++json)
+    gpu.library<cuda::GemmLibrary>().import_algorithms(*json, cuda::KnownShapes::Replace);
+}
+LibraryVersion cublaslt_version() {
+  return {"cuBLASLt", {CUBLAS_VER_MAJOR, CUBLAS_VER_MINOR, CUBLAS_VER_PATCH}, decode_version(cublasLtGetVersion())};
 }
 
 }  // namespace agoq::ops

@@ -28,6 +28,9 @@ struct GemmProblem {
 };
 GemmProblem problem_of(const Product& p);
 
+// What imported choices do to a shape that has one already.
+enum class KnownShapes : uint8_t { Keep, Replace };
+
 class GemmLibrary {
  public:
   explicit GemmLibrary(Gpu& gpu);
@@ -39,7 +42,7 @@ class GemmLibrary {
 
   void set_tuning(bool on) { tuning_ = on; }
   std::string export_algorithms() const;
-  int64_t import_algorithms(const std::string& json);
+  int64_t import_algorithms(const std::string& json, KnownShapes known);
 
  private:
   // Everything of a call but the addresses.

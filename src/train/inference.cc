@@ -9,6 +9,7 @@
 #include "plan/layout.h"
 #include "train/dataset.h"
 #include "train/micro_batch.h"
+#include "train/rehearsal.h"
 #include "train/run_metadata.h"
 #include "train/state_io.h"
 #include "train/tokenizer.h"
@@ -53,6 +54,7 @@ class LoadedModel::Impl {
     job.training = false;
     Arena& arena = memory.emplace(device).reserve(plan::plan_layout(job, device).total);
     state = std::make_unique<parallel::TrainingState>(arena, device, job);
+    check_attention(*state, /*packed=*/true);  // a prompt shorter than a sequence counts as packed
   }
 
   TrainConfig config;

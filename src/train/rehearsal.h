@@ -2,12 +2,17 @@
 #pragma once
 
 #include "parallel/training_state.h"
+#include "train/crew.h"
 
 namespace agoq::train {
 
 // Runs every op once on invented tokens (TrainingState::rehearse); on the CPU there is nothing to prepare. Unless the
 // job is deterministic, GEMM algorithms are chosen by timing: what is fastest may differ from one start to the next,
-// and with it the bits.
-void rehearse(parallel::TrainingState& state);
+// and with it the bits. All ranks agree on the choices and save them.
+void rehearse(parallel::TrainingState& state, const Crew& crew);
+
+// Before attention is called on a GPU: error if its library computes something else than our own kernels
+// (ops/attention_check.h). `packed`: batches may have several documents in a sequence.
+void check_attention(parallel::TrainingState& state, bool packed);
 
 }  // namespace agoq::train

@@ -149,11 +149,12 @@ Trainer::Run::Run(const TrainConfig& given, Observer watcher, const Processes& p
   agree();
   state = std::make_unique<parallel::TrainingState>(memory->arena(), target, job, crew_.transport());
   state->context().random.seed = config.seed;
+  check_attention(*state, config.reset_attention_mask);
   if (!crew_.alone()) exposed_.emplace(state->context());
   const std::vector<size_t> totals = state->groups().world.values(layout.total);
   highest_total_ = *std::max_element(totals.begin(), totals.end());
   resume_or_start();
-  rehearse(*state);
+  rehearse(*state, crew_);
   if (memory->gpu()) tell_memory_in_use();
   const int machines_or_gpus = memory->gpu() ? crew_.size() : crew_.size() / processes.local_world;
   peak_ = machines_or_gpus * (memory->gpu()   ? datasheet_peak_flops(memory->gpu()->name())
@@ -226,8 +227,11 @@ void Trainer::Run::take_over(const Checkpoint& checkpoint) {
   tokens_ = metadata.tokens;
   state->optimizer().set_updates(state->context(), metadata.updates);
   if constexpr (kCudaBuild)
-    if (memory->gpu() && !metadata.gemm_algorithms.empty())
-      ops::restore_gemm_algorithms(*memory->gpu(), metadata.gemm_algorithms);
+    if (memory->gpu() && !metadata.gemm_algorithms.empty() &&
+        ops::restore_gemm_algorithms(*memory->gpu(), metadata.gemm_algorithms) == 0)
+      note(
+          "another GPU or version of cuBLASLt than before: matrix products choose their kernels again, and bits "
+          "differ");
 }
 
 // What was planned beside what is held; the stack's peak is known after a step.

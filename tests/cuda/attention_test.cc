@@ -1,8 +1,10 @@
 #include "ops/attention.h"
 
+#include <limits>
 #include <numeric>
 
 #include "cuda/pair.h"
+#include "ops/attention_check.h"
 #include "ops/attention_cuda.h"
 #include "ops/attention_runs.h"
 
@@ -210,6 +212,24 @@ TEST_F(CudaAttention, EvaluationNeedsNoLse) {
   const Batch packed{kThree, 256, {50, 206}};
   use(packed);
   expect_relative(attention(c(), qkv.cpu, b.spec()), attention(g(), qkv.gpu, b.spec()), 0x1p-8 * 1.5, "packed");
+}
+
+// What a run checks before step 0, of the kinds of heads there are.
+TEST_F(CudaAttention, TheLibraryPassesTheTestBeforeStepZero) {
+  for (const AttentionSpec& spec : {AttentionSpec{kLlama, 0}, AttentionSpec{kLlama, 4096}, AttentionSpec{kEqual, 0}}) {
+    const int64_t calls = use_of_cudnn().calls;
+    const std::vector<AttentionAnswer> answers = check_attention(*the_gpu(), spec, {.packed = true});
+    ASSERT_EQ(answers.size(), 8u) << "o, dq, dk, dv of dense and of packed batches";
+    for (const AttentionAnswer& a : answers) EXPECT_TRUE(a.right()) << a.path << " " << a.result << ": " << a.error;
+    EXPECT_GE(use_of_cudnn().calls, calls + 4) << "the library was not asked";
+  }
+  EXPECT_EQ(check_attention(*the_gpu(), {kLlama, 0}, {.backward = false}).size(), 1u);
+  EXPECT_NO_THROW(require_right_attention(*the_gpu(), {kLlama, 0}, {.packed = true, .deterministic = true}));
+}
+
+TEST_F(CudaAttention, AnAnswerThatIsNoNumberIsWrong) {
+  EXPECT_FALSE((AttentionAnswer{"dense", "dk", std::numeric_limits<double>::quiet_NaN(), 0.1}.right()));
+  EXPECT_FALSE((AttentionAnswer{"dense", "dk", 1.05, 0x1p-6}.right()));
 }
 
 TEST_F(CudaAttention, TooWideHeadsAreAClearError) {

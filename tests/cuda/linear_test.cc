@@ -1,5 +1,7 @@
 #include "ops/linear.h"
 
+#include <gmock/gmock.h>
+
 #include <nlohmann/json.hpp>
 
 #include "cuda/pair.h"
@@ -123,6 +125,30 @@ TEST_F(CudaLinear, ChoicesOfOtherHardwareAreIgnoredAndDamageIsAnError) {
     EXPECT_THROW(restore_gemm_algorithms(gpu, choices.dump()), Error);
     EXPECT_THROW(restore_gemm_algorithms(gpu, "{"), Error);
   });
+}
+
+// Two ranks that timed the same shape and came to different kernels, and a shape that only the second one has.
+TEST_F(CudaLinear, RanksAgreeOnTheFirstRanksChoices) {
+  const auto choices_for = [&](Gpu& gpu, Context& ctx, std::initializer_list<int64_t> rows) {
+    for (const int64_t n : rows)
+      linear(ctx, upload_to(ctx, cpu->random({n, 64})), upload_to(ctx, cpu->random({24, 64})));
+    return nlohmann::json::parse(gemm_algorithms(gpu));
+  };
+  nlohmann::json first, second;
+  on_fresh_gpu([&](Gpu& gpu, Context& ctx) { first = choices_for(gpu, ctx, {8}); });
+  on_fresh_gpu([&](Gpu& gpu, Context& ctx) { second = choices_for(gpu, ctx, {8, 512}); });
+  for (nlohmann::json& entry : second["algorithms"])
+    if (entry["m"] == first["algorithms"][0]["m"]) entry["algorithm"] = second["algorithms"].back()["algorithm"];
+  for (const bool leads : {true, false})
+    on_fresh_gpu([&](Gpu& gpu, Context& ctx) {
+      choices_for(gpu, ctx, {8});  // this rank's own, in use already
+      agree_on_gemm_algorithms(
+          gpu, leads ? std::vector{first.dump(), second.dump()} : std::vector{second.dump(), first.dump()});
+      const nlohmann::json agreed = nlohmann::json::parse(gemm_algorithms(gpu));
+      ASSERT_EQ(agreed["algorithms"].size(), 2u);
+      for (const nlohmann::json& entry : leads ? first["algorithms"] : second["algorithms"])
+        EXPECT_THAT(agreed["algorithms"], ::testing::Contains(entry));
+    });
 }
 
 TEST_F(CudaLinear, TypesThatTheLibraryLacksAreRefused) {
