@@ -126,7 +126,7 @@ struct Sampling {
   int64_t top_k = 0;         // 0: all
   double top_p = 1.0;
   uint64_t seed = 1;
-  int64_t stop_token = -1;  // -1: none
+  std::vector<int32_t> stop_tokens = {};  // each ends the text, and is not part of it
 };
 
 // Continues `prompt` (token ids, at least one) and returns the new ids; `on_token` sees each and may end it by false.

@@ -22,6 +22,7 @@ struct GenerateOptions {
   std::shared_ptr<SettingOptions> settings;
   std::string source;
   std::string prompt = "\n";
+  std::vector<int32_t> stop_tokens;  // none: those of the model
   train::SamplingOptions sampling;
 };
 
@@ -46,20 +47,23 @@ void generate(const GenerateOptions& options) {
     // window.
     const model::ModelConfig model = model::find_config(options.source);
     if (config.tokenizer.empty()) config.tokenizer = train::tokenizer_in(options.source, model);
-    tokenizer = open_tokenizer(config.tokenizer);
+    tokenizer = open_tokenizer(config.tokenizer, config.prompt_bos);
     ids = tokenizer->encode(prompt);
     const int64_t needed = static_cast<int64_t>(ids.size()) + options.sampling.max_new_tokens;
     if (config.seq_length == 0) config.seq_length = std::min(needed, model.max_positions);
   }
   train::LoadedModel loaded(options.source, config);
   if (!tokenizer) {
-    tokenizer = open_tokenizer(loaded.config().tokenizer);
+    tokenizer = open_tokenizer(loaded.config().tokenizer, loaded.config().prompt_bos);
     ids = tokenizer->encode(prompt);
   }
 
+  for (const int32_t id : options.stop_tokens)
+    require(id < loaded.model().vocab_size, "--eod-token {} is outside the model's vocabulary of {}", id,
+            loaded.model().vocab_size);
   train::SamplingOptions sampling = options.sampling;
   sampling.seed = config.seed;
-  sampling.stop_token = static_cast<int32_t>(loaded.config().eod_token);
+  sampling.stop_tokens = options.stop_tokens.empty() ? loaded.stop_tokens() : options.stop_tokens;
   show(prompt);
   continue_text(loaded.state(), ids, sampling, *tokenizer, show);
   show("\n");
@@ -86,8 +90,13 @@ Command add_generate(CLI::App& program) {
   app->add_option("--top-p", sampling.top_p,
                   "choose among the likeliest tokens that together have this probability (default: 1)")
       ->type_name("P");
-  options->settings =
-      SettingOptions::add(*app, {"tokenizer", "seq-length", "eod-token", "seed", "compute-dtype", "device", "threads"});
+  app->add_option("--eod-token", options->stop_tokens,
+                  "ids that end the text, one or several (default: the end of a document in the training data, and "
+                  "every eos of config.json and generation_config.json)")
+      ->type_name("ID...")
+      ->check(not_negative());
+  options->settings = SettingOptions::add(
+      *app, {"tokenizer", "prompt-bos", "seq-length", "seed", "compute-dtype", "device", "threads"});
   app->footer("Example: agoq generate runs/first --prompt 'In the beginning' --max-new-tokens 200");
   return {app, [options] { generate(*options); }};
 }

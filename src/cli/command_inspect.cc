@@ -1,9 +1,13 @@
+#include <fmt/format.h>
+
 #include <CLI/CLI.hpp>
 #include <filesystem>
+#include <optional>
 
 #include "base/error.h"
 #include "cli/command.h"
 #include "cli/inspect.h"
+#include "train/vocabulary.h"
 
 namespace agoq::cli {
 namespace {
@@ -15,11 +19,12 @@ void inspect_folder(const fs::path& folder, const InspectOptions& options) {
   if (fs::is_directory(folder / "checkpoints") || fs::exists(folder / "metrics.jsonl"))
     return inspect_run(folder, options);
   const std::vector<fs::path> files = safetensors_in(folder);
-  require(!files.empty() || fs::exists(folder / "config.json"),
+  const std::optional<std::string> vocabulary = train::vocabulary_hash(folder.string());
+  require(!files.empty() || fs::exists(folder / "config.json") || vocabulary,
           "{}: neither a checkpoint, nor a run folder, nor a Hugging Face folder; what is known by: manifest.json, "
-          "checkpoints/, "
-          "config.json, *.safetensors",
+          "checkpoints/, config.json, *.safetensors, tokenizer.json",
           folder.string());
+  if (vocabulary) fmt::print("tokenizer: vocabulary {}\n\n", *vocabulary);
   if (fs::exists(folder / "config.json")) print_model(folder.string());
   if (!files.empty()) inspect_safetensors(files, options);
 }

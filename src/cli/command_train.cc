@@ -100,7 +100,7 @@ void print_sample(train::Trainer& trainer, bool show) {
   std::unique_ptr<TextTokens> tokenizer;
   std::string problem;
   try {
-    tokenizer = open_tokenizer(config.tokenizer);
+    tokenizer = open_tokenizer(config.tokenizer, config.prompt_bos);
   } catch (const Error& error) {
     problem = error.what();
   }
@@ -113,7 +113,7 @@ void print_sample(train::Trainer& trainer, bool show) {
   train::SamplingOptions options;
   options.max_new_tokens = config.sample_tokens;
   options.seed = config.seed;
-  options.stop_token = static_cast<int32_t>(config.eod_token);
+  options.stop_tokens = trainer.plan().stop_tokens;
   continue_text(trainer.state(), tokenizer->encode(text), options, *tokenizer, [&](const std::string& more) {
     text += more;
     return true;

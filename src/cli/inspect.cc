@@ -107,9 +107,9 @@ void inspect_checkpoint(const fs::path& folder, const InspectOptions& options) {
   const train::Manifest& manifest = checkpoint.manifest();
   const train::RunMetadata metadata = train::metadata_from_json(manifest.metadata, folder.string());
   const std::string& tokenizer = metadata.settings.tokenizer;
-  fmt::print("checkpoint {}: step {}, {} tokens seen, {} updates, {} skipped, tokenizer {}\n\n", folder.string(),
-             manifest.step, human_count(metadata.tokens), metadata.updates, metadata.skipped,
-             tokenizer.empty() ? "unknown" : tokenizer);
+  fmt::print("checkpoint {}: step {}, {} tokens seen, {} updates, {} skipped, tokenizer {}, vocabulary {}\n\n",
+             folder.string(), manifest.step, human_count(metadata.tokens), metadata.updates, metadata.skipped,
+             tokenizer.empty() ? "unknown" : tokenizer, metadata.vocabulary.empty() ? "unknown" : metadata.vocabulary);
   print_model_config(model::config_from_json(metadata.model, folder.string()));
   std::vector<TensorLine> lines;
   for (const train::ManifestTensor& t : manifest.tensors) {

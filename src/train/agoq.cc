@@ -116,7 +116,7 @@ std::vector<int32_t> generate_tokens(const std::string& source, const std::vecto
   train::LoadedModel model = load(source, {});
   return train::generate(model.state(), prompt,
                          {sampling.max_new_tokens, sampling.temperature, sampling.top_k, sampling.top_p, sampling.seed,
-                          sampling.stop_token},
+                          sampling.stop_tokens},
                          on_token);
 }
 

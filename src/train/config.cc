@@ -128,6 +128,7 @@ parallel::Parallelism parallelism_of(const TrainConfig& c, Place place) {
 constexpr int64_t kMostThreads = 1024;  // OpenMP's stacks run out of memory somewhere behind it
 
 void check_schedule(const TrainConfig& c) {
+  one_of("--prompt-bos", c.prompt_bos, {"auto", "always", "never"});
   not_negative("--train-iters", c.train_iters);
   not_negative("--eval-interval", c.eval_interval);
   not_negative("--save-interval", c.save_interval);

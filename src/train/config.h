@@ -28,6 +28,7 @@ struct TrainConfig {
   bool reset_attention_mask = false;
   bool eod_mask_loss = false;
   std::string tokenizer;  // of the tokens: "byte", a folder or a tokenizer.json; empty: the data's or the model's
+  std::string prompt_bos = "auto";  // auto, always or never
 
   // Batch and schedule
   int64_t seq_length = 0;  // 0: 2048, or less if the model has fewer positions

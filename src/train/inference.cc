@@ -34,7 +34,7 @@ class LoadedModel::Impl {
           source);
       model_folder = source;
       model = model::find_config(source);
-      make_state(tokenizer_in(source, model));
+      make_state({tokenizer_in(source, model), "", source});
       model::import_weights(state->context(), source, state->job().model, state->spec(), state->params());
       return;
     }
@@ -42,14 +42,16 @@ class LoadedModel::Impl {
     inherit(config, metadata.settings);
     model_folder = metadata.model_folder;
     model = model::config_from_json(metadata.model, checkpoint->path());
-    make_state(metadata.settings.tokenizer);
+    make_state({metadata.settings.tokenizer, metadata.vocabulary, source});
     load_weights(*checkpoint, *state);
   }
 
-  void make_state(const std::string& tokenizer) {
+  void make_state(const ModelTokens& tokens) {
     const Device device = resolve_device(config.device);
     config = resolved(config, model, device);
-    settle_tokenizer(config, model, tokenizer);
+    require_own_tokens(config, tokens);
+    const SettledTokenizer settled = settle_tokenizer(config, model, tokens);
+    if (!settled.warning.empty()) log_warning("{}", settled.warning);
     parallel::Job job = make_job(config, model);
     job.training = false;
     Arena& arena = memory.emplace(device).reserve(plan::plan_layout(job, device).total);
@@ -82,6 +84,10 @@ std::string LoadedModel::source_folder() const {
   if (folder.empty() || fs::is_directory(folder)) return folder;
   log_warning("the model folder {} is gone, and with it tokenizer, chat template and generation config", folder);
   return {};
+}
+
+std::vector<int32_t> LoadedModel::stop_tokens() const {
+  return train::stop_tokens(impl_->config, impl_->model, impl_->model_folder);
 }
 
 Evaluation LoadedModel::evaluate(int64_t max_samples) {

@@ -17,7 +17,7 @@ struct SamplingOptions {
   int64_t top_k = 0;         // 0: all
   double top_p = 1.0;
   uint64_t seed = 1;
-  int64_t stop_token = -1;
+  std::vector<int32_t> stop_tokens = {};  // each ends the text
 };
 
 // Continues `prompt` (token ids); `on_token` sees each new token and may return false to stop.
@@ -40,6 +40,7 @@ class LoadedModel {
   const model::ModelConfig& model() const;
   const TrainConfig& config() const;
   std::string source_folder() const;         // Hugging Face folder with tokenizer etc., or empty
+  std::vector<int32_t> stop_tokens() const;  // that end a generated text
   Evaluation evaluate(int64_t max_samples);  // on the config's data path
   void export_folder(const std::string& destination, DType dtype);
 

@@ -6,7 +6,6 @@
 #include "model/hf_folder.h"
 #include "train/run_metadata.h"
 #include "train/state_io.h"
-#include "train/tokenizer.h"
 
 namespace agoq::train {
 namespace {
@@ -33,7 +32,9 @@ void require_apart(const std::string& finetune, const std::string& save) {
 
 Origin origin_of_checkpoint(const std::string& checkpoint) {
   const RunMetadata run = read_metadata(read_checkpoint_manifest(checkpoint), checkpoint);
-  return {model::config_from_json(run.model, checkpoint), run.settings.tokenizer, run.model_folder};
+  return {model::config_from_json(run.model, checkpoint),
+          {run.settings.tokenizer, run.vocabulary, checkpoint},
+          run.model_folder};
 }
 
 [[noreturn]] void no_checkpoint(const std::string& finetune) {
@@ -44,11 +45,12 @@ Origin origin_of_checkpoint(const std::string& checkpoint) {
 }
 
 Origin origin_of(const TrainConfig& c) {
-  if (!c.model_config.empty()) return {model::find_config(c.model_config), "", ""};
+  if (!c.model_config.empty()) return {model::find_config(c.model_config), {}, ""};
   if (!c.model.empty()) {
     require(fs::is_directory(c.model), "--model {}: no such folder; presets go with --model-config", c.model);
     const model::ModelConfig model = model::find_config(c.model);
-    return {model, tokenizer_in(c.model, model), fs::absolute(c.model).lexically_normal().string()};
+    const std::string folder = fs::absolute(c.model).lexically_normal().string();
+    return {model, {tokenizer_in(c.model, model), "", c.model}, folder};
   }
   require_apart(c.finetune, c.save);
   // A run that has begun needs its source no more.

@@ -6,12 +6,13 @@
 #include "parallel/training_state.h"
 #include "train/checkpoint.h"
 #include "train/config.h"
+#include "train/tokenizer.h"
 
 namespace agoq::train {
 
 struct Origin {
   model::ModelConfig model;
-  std::string tokenizer;     // that comes with the model (train/tokenizer.h); empty: none is known
+  ModelTokens tokens;
   std::string model_folder;  // Hugging Face folder whose tokenizer, chat template, ... exports carry; empty: none
 };
 

@@ -64,6 +64,7 @@ void inherit(TrainConfig& c, const TrainConfig& run) {
   take(&TrainConfig::document_separator);
   take(&TrainConfig::data_dtype);
   take(&TrainConfig::eod_token);
+  take(&TrainConfig::prompt_bos);
   take(&TrainConfig::reset_position_ids);
   take(&TrainConfig::reset_attention_mask);
   take(&TrainConfig::eod_mask_loss);
@@ -88,6 +89,7 @@ std::string to_json(const RunMetadata& m) {
   if (!m.gemm_algorithms.empty()) json["gemm_algorithms"] = Json::parse(m.gemm_algorithms);
   json["settings"] = settings_json(m.settings);
   json["model_folder"] = m.model_folder;
+  json["vocabulary"] = m.vocabulary;
   return json.dump();
 }
 
@@ -104,6 +106,7 @@ RunMetadata metadata_from_json(const std::string& text, const std::string& file)
     if (json.contains("gemm_algorithms")) m.gemm_algorithms = json["gemm_algorithms"].dump();
     m.settings = settings_of(json.at("settings"));
     m.model_folder = json.at("model_folder");
+    m.vocabulary = json.value("vocabulary", "");  // not in runs of older versions
     return m;
   } catch (const Json::exception& error) {
     fail("{}: this checkpoint's metadata is not a training run's: {}", file, error.what());

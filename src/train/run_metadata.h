@@ -18,6 +18,7 @@ struct RunMetadata {
   std::string gemm_algorithms;  // JSON: which kernels a GPU's matrix products use (ops/gemm_algorithms.h); or empty
   TrainConfig settings;         // resolved, with absolute paths
   std::string model_folder;  // Hugging Face folder of the first weights, for what exports carry beside them; or empty
+  std::string vocabulary;    // hash of the tokenizer's (train/vocabulary.h); empty: not known
 };
 
 // What makes a run this run: the architecture, the data and its order, what a step consists of, the seed, and the

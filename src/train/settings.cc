@@ -45,6 +45,10 @@ constexpr auto kSettings = std::to_array<Setting>({
     {"Data", "tokenizer", "byte|PATH",
      "whose tokens these are, for samples: bytes, a folder or a tokenizer.json; empty: as the data or the model says",
      &C::tokenizer},
+    {"Data", "prompt-bos", "auto|always|never",
+     "begin prompts with the bos token; auto: as the documents of the data begin or, where it does not tell, as the "
+     "tokenizer begins a text",
+     &C::prompt_bos},
 
     {"Batch and schedule", "seq-length", "N", "tokens of a sequence; 0: 2048, or what the model allows",
      &C::seq_length},

@@ -3,15 +3,18 @@
 
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "train/config.h"
 
 namespace agoq::train {
 
 struct DataDescription {
-  std::string tokenizer;   // "byte", or the path of a Hugging Face tokenizer
-  int64_t vocab_size = 0;  // of the tokenizer
-  int64_t eod_token = -1;  // -1: it has none
+  std::string tokenizer;                 // "byte", or the path of a Hugging Face tokenizer
+  int64_t vocab_size = 0;                // of the tokenizer
+  int64_t eod_token = -1;                // -1: it has none
+  std::string vocabulary = {};           // its hash (train/vocabulary.h); empty: not told
+  std::optional<bool> prepend_bos = {};  // whether documents begin with the bos token; none: not told
   bool operator==(const DataDescription&) const = default;
 };
 
@@ -23,9 +26,29 @@ std::string tokenizer_in(const std::string& folder, const model::ModelConfig& mo
 // The config.json of an export, saying that its tokens are bytes.
 model::ModelConfig marked_as_bytes(model::ModelConfig model);
 
-// Fills tokenizer and end-of-document token, where `config` leaves them open, from the data and from what comes with
-// the model (`of_model`, may be empty). An error where they contradict each other, and where the data's tokenizer has
-// more tokens than the model.
-void settle_tokenizer(TrainConfig& config, const model::ModelConfig& model, const std::string& of_model);
+// Whose tokens a model has learned.
+struct ModelTokens {
+  std::string tokenizer;   // that comes with the model; empty: nothing tells
+  std::string vocabulary;  // its hash, as a run recorded it; empty: the tokenizer's files tell
+  std::string model;       // where the weights come from; empty: they are random, and learn any tokens
+};
+
+struct SettledTokenizer {
+  std::string vocabulary;  // hash; empty: not known
+  std::string warning;     // about data that does not tell whose tokens it holds; or empty
+};
+
+// Fills tokenizer, end-of-document token and how prompts begin, where `config` leaves them open, from the data and from
+// what comes with the model. An error that names both where data of two vocabularies meet, or data and a model of two;
+// where text would be taken for bytes although the model has learned unknown tokens; and where the data's tokenizer has
+// more tokens than the model. With --tokenizer, a model that is trained may learn the tokens of another vocabulary.
+SettledTokenizer settle_tokenizer(TrainConfig& config, const model::ModelConfig& model, const ModelTokens& of_model);
+
+// A finished model is only asked in its own tokens: an error if --tokenizer names others.
+void require_own_tokens(const TrainConfig& config, const ModelTokens& of_model);
+
+// The tokens that end a generated text: the end of a document, and every eos of the model's config.json and of
+// generation_config.json in `folder` (may be empty). Of settings whose tokenizer is settled.
+std::vector<int32_t> stop_tokens(const TrainConfig& config, const model::ModelConfig& model, const std::string& folder);
 
 }  // namespace agoq::train

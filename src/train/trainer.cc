@@ -10,6 +10,7 @@
 #include <numeric>
 
 #include "agoq/agoq.h"
+#include "base/log.h"
 #include "base/text.h"
 #include "device/memory.h"
 #include "ops/gemm_algorithms.h"
@@ -103,6 +104,7 @@ class Trainer::Run : public RunPlan {
   std::optional<MetricsWriter> metrics_;
   std::string identity_;
   std::string model_folder_;  // of the origin
+  std::string vocabulary_;    // hash
   int64_t step_ = 0;          // steps done
   int64_t saved_step_ = -1;
   int64_t skipped_ = 0, skipped_in_a_row_ = 0;
@@ -126,7 +128,10 @@ Trainer::Run::Run(const TrainConfig& given, Observer watcher, const Processes& p
   if (config.threads > 0) omp_set_num_threads(static_cast<int>(config.threads));
   require(!config.data_path.empty(),
           "no training data: give --data-path FILE (text, flat .bin, or Megatron-LM prefix)");
-  settle_tokenizer(config, model, origin.tokenizer);
+  const SettledTokenizer settled = settle_tokenizer(config, model, origin.tokens);
+  if (crew_.leads() && !settled.warning.empty()) log_warning("{}", settled.warning);
+  vocabulary_ = settled.vocabulary;
+  stop_tokens = train::stop_tokens(config, model, model_folder_);
   const parallel::Job job = plan::with_stage_widths(make_job(config, model, crew_.place()), target);
   parallelism = job.parallelism;
   const plan::RankPlan own = plan::plan_rank(job, target);
@@ -167,6 +172,7 @@ void Trainer::Run::agree() const {
   comm::Agreement items = settings_of(config);
   const Json identity = Json::parse(identity_);
   for (const auto& [name, value] : identity.items()) items.push_back({name, value.dump()});
+  items.push_back({"the vocabulary", vocabulary_});
   crew_.agree(items);
 }
 
@@ -217,6 +223,10 @@ void Trainer::Run::take_over(const Checkpoint& checkpoint) {
           "{} is another run's; what differs:\n  {}\nUse the same settings, or another --save folder; with that, "
           "--finetune {} begins with these weights",
           checkpoint.path(), fmt::join(changed, "\n  "), config.save);
+  require(metadata.vocabulary.empty() || vocabulary_.empty() || metadata.vocabulary == vocabulary_,
+          "{} has learned tokens of {} (vocabulary {}), and these are tokens of {} (vocabulary {}): go on with the "
+          "tokenizer that it began with",
+          checkpoint.path(), metadata.settings.tokenizer, metadata.vocabulary, config.tokenizer, vocabulary_);
   load_state(checkpoint, *state);
   note(fmt::format("resumed from {} at step {}", checkpoint.path(), checkpoint.manifest().step));
   const std::vector<std::string> changes = changed_settings(metadata.settings, config);
@@ -408,6 +418,7 @@ std::string Trainer::Run::metadata_json() const {
     if (memory->gpu()) metadata.gemm_algorithms = ops::gemm_algorithms(*memory->gpu());
   metadata.settings = config;
   metadata.model_folder = model_folder_;
+  metadata.vocabulary = vocabulary_;
   return to_json(metadata);
 }
 

@@ -6,6 +6,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "comm/transport.h"
 #include "plan/layout.h"
@@ -18,7 +19,8 @@ namespace agoq::train {
 struct RunPlan {
   TrainConfig config;  // resolved
   model::ModelConfig model;
-  std::string device;  // "cpu", or the GPU's name
+  std::vector<int32_t> stop_tokens;  // that end a generated text
+  std::string device;                // "cpu", or the GPU's name
   parallel::Parallelism parallelism;
   int64_t parameters = 0;   // of this process's part of the model
   int64_t kept_layers = 0;  // whose activations it keeps, each micro-batch in flight counted
