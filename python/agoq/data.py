@@ -88,6 +88,12 @@ def check_inputs(arguments: argparse.Namespace) -> list[Path]:
         raise UserError("JSON lines and plain text files in one call: convert them one kind at a time")
     if arguments.separator is not None and True in kinds:
         raise UserError("--separator is for plain text; in JSON lines each line is a document")
+    if arguments.skip_bad and False in kinds and not arguments.chat:
+        raise UserError("--skip-bad is for rows of JSON lines; plain text has none")
+    tokenizer = os.path.abspath(arguments.tokenizer)
+    if tokenizer != printable(tokenizer):
+        raise UserError(f"--tokenizer: the path {printable(tokenizer)} is not UTF-8, so PREFIX.json cannot hold it: "
+                        "rename the folder")
     outputs = {arguments.output.with_name(f"{arguments.output.name}.{suffix}").resolve() for suffix in SUFFIXES}
     for path in files:
         if not path.is_file():

@@ -179,6 +179,8 @@ def test_invalid_utf8_in_text(tmp_path: Path, refuse: Refuse) -> None:
     (["a.jsonl", "--prepend-bos"], "has no bos token"),
     (["a.jsonl", "--eod-token", "ab"], "is 2 tokens for this tokenizer, not one"),
     (["--chat", "a.jsonl"], "has no chat template"),
+    (["a.txt", "--skip-bad", "1"], "--skip-bad is for rows of JSON lines"),
+    (["a.jsonl", "--tokenizer", os.fsdecode(b"caf\xe9")], "caf\\xe9 is not UTF-8, so PREFIX.json cannot hold it"),
     (["a.jsonl", "--skip-bad", "-1"], "--skip-bad must be at least 0, not -1"),
     (["a.jsonl", "--chat-format", "alpaca"], "--chat-format and --chat-template are for conversations"),
     (["a.jsonl", "--output", "."], "--output '.' names no file"),
