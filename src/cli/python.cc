@@ -42,9 +42,19 @@ std::vector<std::string> required_packages(const std::string& modules) {
   return names;
 }
 
+// Python looks into the current folder first, where a file may have the name of any module.
+constexpr const char* kLeaveCurrentFolder = "import sys; sys.path = [folder for folder in sys.path if folder]";
+
+// Runs the module that its second argument names, found in the folder that is the first and nowhere else.
+constexpr const char* kRunScript = R"(
+sys.path.insert(0, sys.argv.pop(1))
+import runpy
+runpy.run_module('agoq', run_name='__main__', alter_sys=True)
+)";
+
 // Answers a line of package names with Python's version and theirs; a Python that is too old has no use for any.
 constexpr const char* kVersionsScript = R"(
-import sys, importlib.metadata as metadata
+import importlib.metadata as metadata
 def version(name):
     if sys.version_info < (3, 10): return '-'
     try: return metadata.version(name)
@@ -75,11 +85,23 @@ std::optional<int64_t> lacking(const Python& python) {
   }
 }
 
+// So that children of this process, and theirs, import our modules from this folder, and nothing from the current one,
+// which Python takes an empty entry for.
+void set_python_path(const std::string& modules) {
+  std::vector<std::string> folders = {modules};
+  const char* before = std::getenv("PYTHONPATH");
+  for (const std::string& folder : split(before ? before : "", ':'))
+    if (!folder.empty() && folder != modules) folders.push_back(folder);
+  setenv("PYTHONPATH", join(folders, ":").c_str(), 1);
+  setenv("PYTHONSAFEPATH", "1", 1);  // from Python 3.11 on
+}
+
 }  // namespace
 
 Python find_python() {
   const fs::path project = project_folder();
   Python best{"", (project / "python").string()};
+  set_python_path(best.modules);
   if (const char* chosen = std::getenv("AGOQ_PYTHON"); chosen && *chosen) {
     best.interpreter = chosen;
     return best;
@@ -101,7 +123,8 @@ Python find_python() {
 
 PythonVersions examine_python(const Python& python) {
   const std::vector<std::string> names = required_packages(python.modules);
-  LineProcess process({python.interpreter, "-c", kVersionsScript}, LineProcess::Messages::Dropped);
+  LineProcess process({python.interpreter, "-c", std::string(kLeaveCurrentFolder) + kVersionsScript},
+                      LineProcess::Messages::Dropped);
   std::istringstream answer(process.ask(join(names, " ")));
   PythonVersions versions;
   answer >> versions.python;
@@ -113,22 +136,16 @@ PythonVersions examine_python(const Python& python) {
 
 std::vector<std::string> python_command(const Python& python, const std::string& module,
                                         std::vector<std::string> arguments) {
-  std::vector<std::string> command = {python.interpreter, "-m", "agoq", module};
+  std::vector<std::string> command = {python.interpreter, "-c", std::string(kLeaveCurrentFolder) + kRunScript,
+                                      python.modules, module};
   command.insert(command.end(), arguments.begin(), arguments.end());
   return command;
-}
-
-void set_python_path(const Python& python) {
-  const char* before = std::getenv("PYTHONPATH");
-  const std::string path = python.modules + (before && *before ? ":" + std::string(before) : "");
-  setenv("PYTHONPATH", path.c_str(), 1);
 }
 
 void forward_to_python(const std::string& module, std::vector<std::string> arguments) {
   const Python python = find_python();
   require(fs::exists(fs::path(python.modules) / "agoq" / (module + ".py")), "{}/agoq/{}.py is missing", python.modules,
           module);
-  set_python_path(python);
   std::vector<std::string> command = python_command(python, module, std::move(arguments));
   std::vector<char*> argv;
   for (std::string& word : command) argv.push_back(word.data());

@@ -12,7 +12,8 @@ struct Python {
 };
 
 // $AGOQ_PYTHON or, of the project's .venv and every python3 of the PATH, the first that lacks fewest of the packages
-// that the modules use. Throws when the modules or any Python cannot be found.
+// that the modules use. From then on children of this process find the modules, too. Throws when the modules or any
+// Python cannot be found.
 Python find_python();
 
 struct Package {
@@ -25,13 +26,11 @@ struct PythonVersions {
 // Throws when the interpreter does not run.
 PythonVersions examine_python(const Python& python);
 
-// `python -m agoq MODULE ARGUMENTS...` as a command for execv.
+// Runs the module agoq.MODULE as a command for execv: that in `python.modules`, whatever of this name the current
+// folder or PYTHONPATH has.
 std::vector<std::string> python_command(const Python& python, const std::string& module,
                                         std::vector<std::string> arguments);
-// Makes the modules importable in this process's children.
-void set_python_path(const Python& python);
-
-// Becomes `python -m agoq MODULE ARGUMENTS...`. Returns only by an exception.
+// Becomes that command. Returns only by an exception.
 [[noreturn]] void forward_to_python(const std::string& module, std::vector<std::string> arguments);
 
 }  // namespace agoq::cli

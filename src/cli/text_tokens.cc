@@ -32,9 +32,7 @@ class ByteTokens : public TextTokens {
 class PythonTokens : public TextTokens {
  public:
   PythonTokens(std::string tokenizer, std::string bos)
-      : tokenizer_(std::move(tokenizer)), bos_(std::move(bos)), python_(find_python()) {
-    set_python_path(python_);
-  }
+      : tokenizer_(std::move(tokenizer)), bos_(std::move(bos)), python_(find_python()) {}
 
   std::vector<int32_t> encode(const std::string& prompt) override {
     LineProcess encoder(command({"--json-lines", "--bos", bos_, "encode"}));

@@ -77,6 +77,28 @@ TEST_F(PythonTest, MissingPackagesAreNamedWithTheRemedy) {
               HasSubstr("-m pip install -r " + folder_.file("project/python/requirements.txt")));
 }
 
+// Files of the current folder and of PYTHONPATH that have the names of our modules, or of Python's own.
+TEST_F(PythonTest, OurModulesAreThoseOfTheProgram) {
+  make_packages("packages", {"numpy", "tqdm", "tokenizers", "jinja2", "matplotlib", "safetensors", "tensorboard"});
+  write_script("full", "PYTHONPATH=$PYTHONPATH:" + on("packages") + " exec /usr/bin/python3 \"$@\"");
+  const std::vector<std::string> ours = {"agoq/__init__", "agoq/__main__", "agoq/data"};
+  const std::vector<std::string> pythons = {"runpy", "csv", "email", "sitecustomize"};
+  const auto shadow = [&](const std::string& folder, const std::vector<std::string>& names) {
+    fs::create_directories(on(folder) + "/agoq");
+    for (const std::string& name : names)
+      write_plainly(on(folder) + "/" + name + ".py", "import sys\nsys.exit('" + name + " of " + folder + "')\n");
+  };
+  shadow("inherited", ours);
+  shadow("here", ours);
+  shadow("here", pythons);
+  const std::string here = "cd " + on("here") + "; ";
+  for (const std::string& path : {std::string(), on("inherited"), ":" + on("inherited"), on("inherited") + "::"}) {
+    const Ran help = run({"data", "--help"}, on("full"), here + "export PYTHONPATH=" + path + "; ");
+    EXPECT_EQ(help.status, 0) << path << ": " << help.err;
+    EXPECT_THAT(help.out, HasSubstr("usage: agoq data")) << path;
+  }
+}
+
 TEST_F(PythonTest, NoPythonAtAllIsOneLine) {
   const Ran ran = run({"data", "--help"}, on("none"));
   expect_one_line(ran, "there is no Python 3 on the PATH: `sudo apt-get install python3 python3-venv`");
