@@ -68,6 +68,9 @@ if(AGOQ_NATIVE)
   endif()
 endif()
 
+# By the hash that the linker takes of a program its processes know that they run the same one (base/build_id.h).
+target_link_options(agoq_flags INTERFACE -Wl,--build-id=sha1)
+
 if(AGOQ_SANITIZE)
   set(CMAKE_CXX_FLAGS_RELEASE "-O1")  # asserts stay on
   target_compile_options(agoq_flags INTERFACE -fsanitize=${AGOQ_SANITIZE} -fno-sanitize-recover=all

@@ -14,6 +14,7 @@
 #include <sstream>
 
 #include "agoq/agoq.h"
+#include "base/build_id.h"
 #include "base/error.h"
 #include "base/text.h"
 #include "cli/python.h"
@@ -186,15 +187,15 @@ std::vector<Finding> python() {
 }  // namespace
 
 std::vector<Finding> examine_machine() {
-  std::vector<Finding> findings = {
-      {"agoq", fmt::format("{}, backends: {}", kVersion, kCudaBuild ? "cpu, cuda" : "cpu")},
-      cpu(),
-      instructions(),
-      memory(),
-      disk(),
-      openblas(),
-      openmp(),
-      gpus()};
+  std::vector<Finding> findings = {{"agoq", fmt::format("{}, build {}, backends: {}", kVersion,
+                                                        build_id().substr(0, 12), kCudaBuild ? "cpu, cuda" : "cpu")},
+                                   cpu(),
+                                   instructions(),
+                                   memory(),
+                                   disk(),
+                                   openblas(),
+                                   openmp(),
+                                   gpus()};
   const auto add = [&](std::vector<Finding> more) {
     std::move(more.begin(), more.end(), std::back_inserter(findings));
   };
