@@ -6,7 +6,7 @@ set -euo pipefail
 # a|b: the first that is installed, or else the first that this distribution has. a|: unneeded where there is none.
 declare -A packages=(
   [build]="g++ cmake ninja-build pkg-config ccache libopenblas-openmp-dev|libopenblas-dev libfmt-dev libspdlog-dev
-    nlohmann-json3-dev libcli11-dev libxxhash-dev libgtest-dev libgmock-dev libbenchmark-dev python3 python3-venv"
+    nlohmann-json3-dev libcli11-dev libssl-dev libxxhash-dev libgtest-dev libgmock-dev libbenchmark-dev python3 python3-venv"
   [demo]="bible-kjv"
   # One version of clang everywhere: formatting and static checks differ from version to version.
   [check]="clang-14|clang clang-tidy-14|clang-tidy clang-format-14|clang-format llvm-14|llvm

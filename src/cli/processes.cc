@@ -7,6 +7,7 @@
 #include <chrono>
 #include <thread>
 
+#include "base/build_id.h"
 #include "base/log.h"
 #include "cli/program.h"
 #include "comm/connect.h"
@@ -38,6 +39,8 @@ comm::ConnectOptions options_of(const comm::Launch& launch, const train::TrainCo
   using Minutes = std::chrono::duration<double, std::ratio<60>>;
   const auto patience = std::chrono::duration_cast<comm::Duration>(Minutes(config.distributed_timeout_minutes));
   comm::ConnectOptions options;
+  options.key = comm::find_job_key(launch, config.rendezvous_open);
+  options.agreement = {{"the build", build_id()}};
   options.rendezvous_timeout = options.patience.wait = patience;
   // Heard of no more before it is missed: else whoever waits for it is told what it waited for when it was last heard.
   options.patience.silence = std::min<comm::Duration>(options.patience.silence, patience / 2);
@@ -53,7 +56,10 @@ RunProcesses::RunProcesses(const train::TrainConfig& config) : launch_(comm::fin
   set_log_rank(launch_.rank, launch_.world);
   if (alone()) return;
   try {
-    transport_ = comm::connect(launch_, options_of(launch_, config));
+    const comm::ConnectOptions options = options_of(launch_, config);
+    if (lead() && options.key.source == comm::kNoSecret)
+      log_warning("--rendezvous-open: whoever reaches port {} can join this run", launch_.master_port);
+    transport_ = comm::connect(launch_, options);
   } catch (const std::exception& error) {
     fail("{}", told_by(launch_, text_of(error)));
   }

@@ -5,7 +5,7 @@
 namespace agoq::comm {
 
 std::unique_ptr<Transport> connect(const Launch& launch, const ConnectOptions& options) {
-  auto peers = meet(launch, options.agreement, {options.rendezvous_timeout, options.local_sockets});
+  auto peers = meet(launch, options.agreement, {options.rendezvous_timeout, options.key.bytes, options.local_sockets});
   return std::make_unique<SocketTransport>(launch.rank, std::move(peers), options.patience, options.on_fault);
 }
 

@@ -4,12 +4,14 @@
 #include <memory>
 
 #include "comm/agreement.h"
+#include "comm/job_key.h"
 #include "comm/launch.h"
 #include "comm/socket_transport.h"
 
 namespace agoq::comm {
 
 struct ConnectOptions {
+  JobKey key;                 // by default one that everybody knows: find_job_key()
   bool local_sockets = true;  // between ranks of one host; else TCP there too
   Duration rendezvous_timeout = std::chrono::minutes(5);
   Patience patience;

@@ -68,24 +68,43 @@ class Variables {
 };
 
 Launch torchrun(const Variables& env) {
+  const int port = env.number("MASTER_PORT");
   return {.rank = env.number("RANK"),
           .world = env.number("WORLD_SIZE"),
           .local_rank = env.number("LOCAL_RANK", 0),  // one process a host sets neither
           .local_world = env.number("LOCAL_WORLD_SIZE", 1),
           .master_addr = env.text("MASTER_ADDR"),
-          .master_port = port_beside(env.number("MASTER_PORT")),
+          .master_port = port_beside(port),
+          .job = fmt::format("{} {}", env.first({"TORCHELASTIC_RUN_ID"}), port),
           .launcher = "torchrun"};
 }
 
-// "1631780864.0;tcp://192.0.2.2,10.1.0.1:49975;tcp6://..." -> "192.0.2.2": where mpirun runs, and with it rank 0,
-// unless a host file begins with another host.
+// Of Open MPI 4's mpirun: "1631780864.0;tcp://192.0.2.2,10.1.0.1:49975;tcp6://..." -> "192.0.2.2". Else "".
 std::string host_of_uri(std::string_view uri) {
   constexpr std::string_view kScheme = "tcp://";
   const size_t scheme = uri.find(kScheme);
-  require(scheme != std::string_view::npos,
-          "the host of rank 0 is not to be found in the environment: set AGOQ_MASTER_ADDR to its name or address");
+  if (scheme == std::string_view::npos) return "";
   const std::string_view hosts = uri.substr(scheme + kScheme.size());
   return std::string(hosts.substr(0, hosts.find_first_of(",:")));
+}
+
+// Of Open MPI 5's mpirun, which names the job after itself: "prterun-node-1-12003@1" -> "node-1". Else "".
+std::string host_of_namespace(std::string_view job) {
+  const size_t tool = job.find('-'), number = job.rfind('@');
+  const size_t process = job.substr(0, number).rfind('-');
+  if (number == std::string_view::npos || tool == std::string_view::npos || process <= tool + 1) return "";
+  if (!parse(job.substr(process + 1, number - process - 1))) return "";
+  return std::string(job.substr(tool + 1, process - tool - 1));
+}
+
+// Where mpirun runs, and with it rank 0, unless a host file begins with another host. PMIX_SERVER_URI* are of no use:
+// in them each rank's own host has its daemon's address.
+std::string host_of_mpirun(const Variables& env) {
+  std::string host = host_of_uri(env.first({"OMPI_MCA_orte_hnp_uri"}));
+  if (host.empty()) host = host_of_namespace(env.first({"PMIX_NAMESPACE"}));
+  require(!host.empty(),
+          "the host of rank 0 is not to be found in the environment: set AGOQ_MASTER_ADDR to its name or address");
+  return host;
 }
 
 // Inside a Slurm allocation mpirun and mpiexec begin with its first host, wherever they run themselves.
@@ -99,12 +118,11 @@ Launch open_mpi(const Variables& env) {
                 .local_rank = env.number("OMPI_COMM_WORLD_LOCAL_RANK"),
                 .local_world = env.number("OMPI_COMM_WORLD_LOCAL_SIZE"),
                 .launcher = "Open MPI"};
-  launch.master_port = port_of_job(
-      env.first({"OMPI_MCA_ess_base_jobid", "PMIX_NAMESPACE", "OMPI_MCA_orte_hnp_uri", "PMIX_SERVER_URI2"}));
+  launch.job = env.first({"OMPI_MCA_ess_base_jobid", "PMIX_NAMESPACE", "OMPI_MCA_orte_hnp_uri"});
+  launch.master_port = port_of_job(launch.job);
   if (launch.local_world == launch.world || env.has("AGOQ_MASTER_ADDR")) return launch;
   launch.master_addr = first_of_allocation(env);
-  if (launch.master_addr.empty())
-    launch.master_addr = host_of_uri(env.first({"OMPI_MCA_orte_hnp_uri", "PMIX_SERVER_URI2", "PMIX_SERVER_URI4"}));
+  if (launch.master_addr.empty()) launch.master_addr = host_of_mpirun(env);
   return launch;
 }
 
@@ -113,7 +131,8 @@ Launch mpich(const Variables& env) {
   launch.local_rank = env.number("MPI_LOCALRANKID", launch.rank);
   launch.local_world = env.number("MPI_LOCALNRANKS", launch.world);
   // It names no job, so without a batch system's name all of a user's jobs on a host share a port.
-  launch.master_port = port_of_job(env.first({"PMI_JOBID", "SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "USER"}));
+  launch.job = env.first({"PMI_JOBID", "SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "USER"});
+  launch.master_port = port_of_job(launch.job);
   if (launch.local_world == launch.world) return launch;
   launch.master_addr = first_of_allocation(env);
   require(!launch.master_addr.empty() || env.has("AGOQ_MASTER_ADDR"),
@@ -142,7 +161,8 @@ Launch slurm(const Variables& env) {
                 .local_rank = env.number("SLURM_LOCALID"),
                 .launcher = "Slurm"};
   launch.local_world = tasks_of_node(env.text("SLURM_STEP_TASKS_PER_NODE"), env.number("SLURM_NODEID", 0));
-  launch.master_port = port_of_job(env.text("SLURM_JOB_ID") + "." + env.text("SLURM_STEP_ID"));
+  launch.job = env.text("SLURM_JOB_ID") + "." + env.text("SLURM_STEP_ID");
+  launch.master_port = port_of_job(launch.job);
   if (env.has("SLURM_STEP_NODELIST"))
     launch.master_addr = first_host(env.text("SLURM_STEP_NODELIST"));
   else
@@ -159,10 +179,41 @@ bool in_slurm_step(const Variables& env) {
   return env.has("SLURM_PROCID") && env.has("SLURM_STEP_ID") && env.number("SLURM_STEP_NUM_TASKS", 1) > 1;
 }
 
+// What the launcher around torchrun says of this process.
+struct Around {
+  std::string_view launcher;
+  int rank, world;
+};
+std::optional<Around> around_torchrun(const Variables& env) {
+  if (env.has("OMPI_COMM_WORLD_RANK") && env.has("OMPI_COMM_WORLD_SIZE"))
+    return Around{"Open MPI", env.number("OMPI_COMM_WORLD_RANK"), env.number("OMPI_COMM_WORLD_SIZE")};
+  if (env.has("MPI_LOCALRANKID") && env.has("PMI_RANK") && env.has("PMI_SIZE"))
+    return Around{"MPICH", env.number("PMI_RANK"), env.number("PMI_SIZE")};
+  if (in_slurm_step(env)) return Around{"Slurm", env.number("SLURM_PROCID"), env.number("SLURM_STEP_NUM_TASKS")};
+  return std::nullopt;
+}
+
+// RANK and WORLD_SIZE that are left over in a shell would make each process of an mpirun a world of its own. A torchrun
+// in each of its processes makes the world larger, or gives the same processes other ranks.
+void refuse_left_over(const Variables& env, const Launch& launch) {
+  const std::optional<Around> around = around_torchrun(env);
+  if (!around || launch.world > around->world) return;
+  const bool renumbered = launch.rank == around->rank || env.has("TORCHELASTIC_RUN_ID");
+  require(launch.world == around->world && renumbered,
+          "RANK={} and WORLD_SIZE={}, which torchrun sets, contradict {}, for which this is rank {} of {}. If they are "
+          "left "
+          "over from another job: unset RANK WORLD_SIZE LOCAL_RANK LOCAL_WORLD_SIZE TORCHELASTIC_RUN_ID",
+          launch.rank, launch.world, around->launcher, around->rank, around->world);
+}
+
 // Launchers start each other: an mpirun inside a Slurm allocation starts its daemons by srun, which leaves variables,
 // and srun may stand in for MPICH's mpiexec.
 Launch find_launcher(const Variables& env) {
-  if (any_of(env, {"RANK", "WORLD_SIZE", "LOCAL_RANK"})) return torchrun(env);
+  if (any_of(env, {"RANK", "WORLD_SIZE", "LOCAL_RANK"})) {
+    Launch launch = torchrun(env);
+    refuse_left_over(env, launch);
+    return launch;
+  }
   if (any_of(env, {"OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"})) return open_mpi(env);
   const bool by_mpiexec = any_of(env, {"PMI_RANK", "PMI_SIZE"});
   const bool by_srun = in_slurm_step(env);
@@ -187,6 +238,7 @@ std::string first_host(std::string_view list) {
 Launch find_launch(const Lookup& environment) {
   const Variables env(environment);
   Launch launch = find_launcher(env);
+  if (launch.local_world == launch.world) launch.master_addr = Launch{}.master_addr;
   if (env.has("AGOQ_MASTER_ADDR")) launch.master_addr = env.text("AGOQ_MASTER_ADDR");
   launch.master_port = env.number("AGOQ_MASTER_PORT", launch.master_port);
   require(launch.world >= 1 && launch.rank < launch.world, "{} says that this is rank {} of {}", launch.launcher,

@@ -2,136 +2,38 @@
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
-#include <random>
 #include <thread>
 #include <utility>
 
 #include "base/error.h"
 #include "base/text.h"
+#include "comm/job_key.h"
 #include "comm/mailbox.h"
+#include "comm/pairs.h"
+#include "comm/reception.h"
+#include "comm/roster.h"
 
 namespace agoq::comm {
 namespace {
 
 using nlohmann::json;
+using std::chrono::seconds;
 
-constexpr int kProtocol = 1;
+constexpr const char* kPurpose = "meet";
+constexpr size_t kLongestIntroduction = size_t{64} << 10;  // bytes
 // What still comes, when it is clear that this will be no world: others should hear the same.
-constexpr auto kGrace = std::chrono::seconds(3);
+constexpr seconds kGrace{3};
 // Ranks other than 0 are this much more patient, so that rank 0 can tell them who did not come.
-constexpr auto kSlack = std::chrono::seconds(10);
+constexpr seconds kSlack{10};
+// For a handshake; who is at rank 0's place and has not answered by then is called again.
+constexpr seconds kHandshake{10};
+// As long another may be at rank 0's place before this rank gives up: a job that is just ending, say.
+constexpr seconds kImpostor{3};
 
-std::string random_name() {
-  std::random_device random;
-  return fmt::format("{:08x}{:08x}{:08x}", random(), random(), random());
-}
-
-json as_json(const Agreement& agreement) {
-  json list = json::array();
-  for (const Agreed& item : agreement) list.push_back({item.name, item.value});
-  return list;
-}
-
-Agreement as_agreement(const json& list) {
-  Agreement items;
-  for (const json& item : list) items.push_back({item.at(0), item.at(1)});
-  return items;
-}
-
-// Where a rank can be found. An empty address is that of rank 0, as each rank has reached it.
-struct Place {
-  std::string host, address, name;
-  int port = 0;
-
-  json text() const { return {{"host", host}, {"address", address}, {"name", name}, {"port", port}}; }
-  static Place of(const json& text) {
-    return {text.at("host"), text.value("address", ""), text.at("name"), text.at("port")};
-  }
-};
-
-// This rank's open doors.
-struct Doors {
-  Doors(const Launch& launch, const Meeting& meeting)
-      : name("agoq-" + random_name()), host(meeting.local_sockets ? this_host() : name) {
-    listeners.push_back(listen_tcp(0, is_loopback(launch.master_addr)));
-    listeners.push_back(listen_local(name));
-  }
-  Place place() const { return {host, "", name, port_of(listeners.front())}; }
-
-  std::string name, host;
-  std::vector<FileDescriptor> listeners;
-};
-
-struct Roster {
-  std::string token;  // of this run: who has it belongs here
-  std::vector<Place> places;
-};
-
-Roster roster_of(const json& text) {
-  Roster roster{text.at("token"), {}};
-  for (const json& place : text.at("ranks")) roster.places.push_back(Place::of(place));
-  return roster;
-}
-
-// Every pair is connected by its higher rank. Throws with what this rank sees.
-class Mesh {
- public:
-  Mesh(const Launch& launch, Doors doors, Roster roster, Deadline deadline)
-      : launch_(launch), reception_(std::move(doors.listeners)), roster_(std::move(roster)), deadline_(deadline) {
-    connections_.resize(static_cast<size_t>(launch.world));
-  }
-
-  std::vector<FileDescriptor> connect() {
-    for (int other = 0; other < launch_.rank; ++other) call(other);
-    for (int expected = launch_.world - 1 - launch_.rank; expected > 0; --expected) answer();
-    return std::move(connections_);
-  }
-
- private:
-  const Place& place(int rank) const { return roster_.places[static_cast<size_t>(rank)]; }
-
-  void call(int other) {
-    const Place& there = place(other);
-    std::string error;
-    FileDescriptor socket = there.host == place(launch_.rank).host
-                                ? connect_local(there.name, error)
-                                : connect_tcp(there.address, there.port, deadline_, error);
-    require(socket.valid() && send_json(socket, {{"token", roster_.token}, {"rank", launch_.rank}}, deadline_),
-            "rank {} cannot connect to rank {} at {} port {}: {}; hosts must let each other's connections in, on the "
-            "network of rank 0's address (AGOQ_MASTER_ADDR)",
-            launch_.rank, other, there.address, there.port, error);
-    connections_[static_cast<size_t>(other)] = std::move(socket);
-  }
-
-  void answer() {
-    while (true) {
-      std::optional<Reception::Guest> guest = reception_.next(deadline_);
-      require(guest.has_value(), "{} did not connect to rank {}", ranks_text(missing()), launch_.rank);
-      const json says = json::parse(guest->presents, nullptr, false);
-      if (!says.is_object() || says.value("token", "") != roster_.token) continue;
-      connections_.at(says.at("rank").get<size_t>()) = std::move(guest->socket);
-      return;
-    }
-  }
-
-  std::vector<int> missing() const {
-    std::vector<int> ranks;
-    for (int other = launch_.rank + 1; other < launch_.world; ++other)
-      if (!connections_[static_cast<size_t>(other)].valid()) ranks.push_back(other);
-    return ranks;
-  }
-
-  const Launch& launch_;
-  Reception reception_;
-  Roster roster_;
-  Deadline deadline_;
-  std::vector<FileDescriptor> connections_;
-};
-
-// What Mesh::connect() threw, or "".
-std::string try_connect(Mesh mesh, std::vector<FileDescriptor>& connections) {
+// What Pairs::connect() threw, or "".
+std::string try_connect(Pairs pairs, std::vector<FileDescriptor>& connections) {
   try {
-    connections = mesh.connect();
+    connections = pairs.connect();
     return "";
   } catch (const std::exception& e) {
     return e.what();
@@ -148,11 +50,11 @@ class Host {
     std::string trouble = gather();
     conclude(trouble);
     const Deadline deadline = Deadline::clock::now() + meeting_.timeout;
-    Doors doors(launch_, meeting_);
-    tell(roster_text(doors.place()), deadline);
+    Doors doors(0, launch_.master_addr, meeting_.local_sockets);
+    const Roster roster = roster_with(doors.place());
+    tell(as_json(roster), deadline);
     std::vector<FileDescriptor> connections;
-    trouble = try_connect(Mesh(launch_, std::move(doors), {token_, std::vector<Place>(guests_.size())}, deadline),
-                          connections);
+    trouble = try_connect(Pairs(launch_, meeting_.key, std::move(doors), roster, deadline), connections);
     conclude(reports(trouble, deadline + kSlack));
     tell({{"go", true}}, Deadline::clock::now() + kSlack);
     return connections;
@@ -161,15 +63,13 @@ class Host {
  private:
   struct Guest {
     FileDescriptor socket;
-    Place place;
-    Agreement agreement;
+    Introduction says;
   };
 
   // Until all have come. Returns what stands against a start, or "".
   std::string gather() {
-    std::vector<FileDescriptor> listeners;
-    listeners.push_back(listen_tcp(launch_.master_port, is_loopback(launch_.master_addr)));
-    Reception reception(std::move(listeners));
+    Reception reception(listen_tcp(launch_.master_port, launch_.master_addr),
+                        {{meeting_.key, kPurpose}, 0, launch_.world, kLongestIntroduction});
     Deadline deadline = Deadline::clock::now() + meeting_.timeout;
     std::vector<std::string> refused;
     while (!missing().empty()) {
@@ -182,31 +82,31 @@ class Host {
       turned_away_.push_back(std::move(guest->socket));
     }
     if (!refused.empty()) return join(refused, "; ");
-    if (!missing().empty())
-      return fmt::format("{} of {} did not come within {}: not started, or kept from {} port {}", ranks_text(missing()),
-                         launch_.world, seconds_text(meeting_.timeout), launch_.master_addr, launch_.master_port);
+    if (!missing().empty()) return absence(reception.turned_away());
     const std::string differ = agreement_differences();
     return differ.empty() ? "" : "the ranks differ where they must agree: " + differ;
   }
 
-  // Why not, or "".
+  std::string absence(const std::string& turned_away) const {
+    return fmt::format("{} of {} did not come within {}: not started, or kept from {} port {}{}", ranks_text(missing()),
+                       launch_.world, seconds_text(meeting_.timeout), launch_.master_addr, launch_.master_port,
+                       turned_away.empty() ? "" : "; " + turned_away);
+  }
+
+  // Why not, or "": let in, or no rank at all.
   std::string welcome(Reception::Guest& visitor) {
-    const json says = json::parse(visitor.presents, nullptr, false);
-    if (!says.is_object()) return "";
-    const int protocol = says.value("protocol", 0), world = says.value("world", 0), rank = says.value("rank", 0);
-    if (protocol != kProtocol)
-      return fmt::format("rank {} speaks version {} of the protocol and rank 0 version {}: they are different builds",
-                         rank, protocol, kProtocol);
-    if (world != launch_.world)
+    const auto [world, rank, to] = visitor.claim;
+    std::optional<Introduction> says = introduction_in(parse_json(visitor.message));
+    if (!says || rank == 0 || rank >= world) return "";
+    if (world != guests_.size())
       return fmt::format("rank {} was started as one of {}, but rank 0 as one of {}", rank, world, launch_.world);
-    if (rank <= 0 || rank >= world || guests_[static_cast<size_t>(rank)].socket.valid())
+    if (guests_[rank].socket.valid())
       return fmt::format(
           "two processes say that they are rank {} of {}: of two jobs at one port, which AGOQ_MASTER_PORT keeps apart?",
           rank, world);
-    Place place = Place::of(says.at("place"));
     const std::string address = peer_address(visitor.socket);
-    place.address = is_loopback(address) ? "" : address;
-    guests_[static_cast<size_t>(rank)] = {std::move(visitor.socket), place, as_agreement(says.at("agreement"))};
+    says->place.address = is_loopback(address) ? "" : address;
+    guests_[rank] = {std::move(visitor.socket), std::move(*says)};
     return "";
   }
 
@@ -219,14 +119,14 @@ class Host {
 
   std::string agreement_differences() const {
     std::vector<Agreement> by_rank = {agreement_};
-    for (size_t rank = 1; rank < guests_.size(); ++rank) by_rank.push_back(guests_[rank].agreement);
+    for (size_t rank = 1; rank < guests_.size(); ++rank) by_rank.push_back(guests_[rank].says.agreement);
     return differences(by_rank);
   }
 
-  json roster_text(const Place& own) const {
-    json places = json::array({own.text()});
-    for (size_t rank = 1; rank < guests_.size(); ++rank) places.push_back(guests_[rank].place.text());
-    return {{"token", token_}, {"ranks", places}};
+  Roster roster_with(const Place& own) const {
+    Roster roster{hex(random_digest()), {own}};
+    for (size_t rank = 1; rank < guests_.size(); ++rank) roster.places.push_back(guests_[rank].says.place);
+    return roster;
   }
 
   // The cause of what stands against a start, or "": a rank that is gone; else the trouble of the highest rank, since
@@ -236,7 +136,7 @@ class Host {
     for (size_t rank = 1; rank < guests_.size(); ++rank) {
       const json says = receive_json(guests_[rank].socket, deadline);
       if (!says.is_object()) return fmt::format("rank {} is gone: it left while the ranks connected", rank);
-      if (const std::string trouble = says.value("trouble", ""); !trouble.empty()) cause = trouble;
+      if (const std::string trouble = trouble_in(says); !trouble.empty()) cause = trouble;
     }
     return cause;
   }
@@ -258,7 +158,6 @@ class Host {
   const Launch& launch_;
   const Agreement& agreement_;
   Meeting meeting_;
-  std::string token_ = random_name();
   std::vector<Guest> guests_;  // by rank
   std::vector<FileDescriptor> turned_away_;
 };
@@ -267,7 +166,10 @@ class Host {
 class Visitor {
  public:
   Visitor(const Launch& launch, const Agreement& agreement, const Meeting& meeting)
-      : launch_(launch), agreement_(agreement), meeting_(meeting), doors_(launch, meeting) {}
+      : launch_(launch),
+        agreement_(agreement),
+        meeting_(meeting),
+        doors_(launch.rank, launch.master_addr, meeting.local_sockets) {}
 
   std::vector<FileDescriptor> meet() {
     Roster roster = present();
@@ -276,43 +178,66 @@ class Visitor {
       if (place.address.empty()) place.address = master;
     std::vector<FileDescriptor> connections;
     const Deadline deadline = Deadline::clock::now() + meeting_.timeout;
-    const std::string trouble = try_connect(Mesh(launch_, std::move(doors_), std::move(roster), deadline), connections);
+    const std::string trouble =
+        try_connect(Pairs(launch_, meeting_.key, std::move(doors_), std::move(roster), deadline), connections);
     send_json(control_, {{"trouble", trouble}}, deadline + kSlack);
     const json says = receive_json(control_, deadline + 2 * kSlack);  // rank 0 waits for all reports
     require(says.is_object(), "rank 0 is gone: it left while the ranks connected");
-    require(says.contains("go"), "{}", says.value("trouble", ""));
+    require(says.contains("go"), "{}", trouble_in(says));
     return connections;
   }
 
  private:
-  json introduction() const {
-    return {{"protocol", kProtocol},
-            {"world", launch_.world},
-            {"rank", launch_.rank},
-            {"place", doors_.place().text()},
-            {"agreement", as_json(agreement_)}};
-  }
-
-  // To rank 0 as soon as it is there. A server that does not answer in our language is not rank 0.
+  // To rank 0 as soon as it is there. Who does not have the key, or does not answer in our language, is not rank 0.
   Roster present() {
     const Deadline deadline = Deadline::clock::now() + meeting_.timeout;
-    std::string error = "no answer";
+    std::optional<Deadline> gives_up;  // on another at rank 0's place
+    error_ = "no answer";
     for (auto pause = std::chrono::milliseconds(20); Deadline::clock::now() < deadline;
          pause = std::min(pause * 2, std::chrono::milliseconds(500))) {
-      control_ = connect_tcp(launch_.master_addr, launch_.master_port, deadline, error);
-      if (control_.valid() && send_json(control_, introduction(), deadline)) {
-        const json says = receive_json(control_, deadline + kSlack);
-        require(!says.is_object() || !says.contains("trouble"), "{}",
-                says.is_object() ? says.value("trouble", "") : "");
-        if (says.is_object()) return roster_of(says);
-        error = "it closed the connection without an answer";
+      const Greeting greeting = call(deadline);
+      if (greeting == Greeting::Known)
+        if (std::optional<Roster> roster = introduce(deadline)) return std::move(*roster);
+      if (greeting == Greeting::OtherKey || greeting == Greeting::OtherProtocol) {
+        if (!gives_up) gives_up = Deadline::clock::now() + kImpostor;
+        if (Deadline::clock::now() >= *gives_up) fail_at(greeting);
       }
       std::this_thread::sleep_for(pause);
     }
     fail(
         "rank {} found no rank 0 at {} port {} within {}: {}. AGOQ_MASTER_ADDR names its host, AGOQ_MASTER_PORT a port "
         "that firewalls let in",
-        launch_.rank, launch_.master_addr, launch_.master_port, seconds_text(meeting_.timeout), error);
+        launch_.rank, launch_.master_addr, launch_.master_port, seconds_text(meeting_.timeout), error_);
+  }
+
+  Greeting call(Deadline deadline) {
+    control_ = connect_tcp(launch_.master_addr, launch_.master_port, deadline, error_);
+    if (!control_.valid()) return Greeting::NoAnswer;
+    const Claim claim{static_cast<uint32_t>(launch_.world), static_cast<uint32_t>(launch_.rank), 0};
+    const Greeting greeting =
+        greet(control_, {meeting_.key, kPurpose}, claim, std::min(deadline, Deadline::clock::now() + kHandshake));
+    error_ = text_of(greeting);
+    return greeting;
+  }
+
+  // None: rank 0 has closed, or its answer makes no sense. Throws if it tells why there will be no start.
+  std::optional<Roster> introduce(Deadline deadline) {
+    error_ = "it closed the connection without an answer";
+    if (!send_json(control_, as_json(Introduction{doors_.place(), agreement_}), deadline)) return std::nullopt;
+    const json says = receive_json(control_, deadline + kSlack);
+    require(trouble_in(says).empty(), "{}", trouble_in(says));
+    return roster_in(says, launch_.world);
+  }
+
+  [[noreturn]] void fail_at(Greeting greeting) const {
+    fail(
+        "rank {} cannot join rank 0 at {} port {}: {}. {}", launch_.rank, launch_.master_addr, launch_.master_port,
+        text_of(greeting),
+        greeting == Greeting::OtherKey
+            ? "Another job's rank 0 is there (AGOQ_MASTER_PORT keeps jobs apart), or the secret is not the same on all "
+              "hosts. " +
+                  secret_remedy()
+            : "All ranks run the same build");
   }
 
   const Launch& launch_;
@@ -320,6 +245,7 @@ class Visitor {
   Meeting meeting_;
   Doors doors_;
   FileDescriptor control_;
+  std::string error_;
 };
 
 }  // namespace

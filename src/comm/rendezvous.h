@@ -6,6 +6,7 @@
 
 #include "base/file_descriptor.h"
 #include "comm/agreement.h"
+#include "comm/keyed_hash.h"
 #include "comm/launch.h"
 #include "comm/sockets.h"
 
@@ -13,6 +14,7 @@ namespace agoq::comm {
 
 struct Meeting {
   Deadline::duration timeout;
+  Digest key{};               // who does not have it is a stranger, and no part of this
   bool local_sockets = true;  // between ranks of one host
 };
 

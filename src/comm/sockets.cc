@@ -1,5 +1,6 @@
 #include "comm/sockets.h"
 
+#include <arpa/inet.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -24,9 +25,8 @@
 namespace agoq::comm {
 namespace {
 
-constexpr std::string_view kMagic = "AGOQ/1 ";
-constexpr size_t kHead = kMagic.size() + sizeof(uint32_t);  // then as many bytes of JSON
-constexpr size_t kLongest = size_t{16} << 20;
+constexpr size_t kLongest = size_t{16} << 20;  // bytes of a JSON message
+constexpr int kDeepest = 8;                    // of its nested lists and objects
 // For one of a host's several addresses: from here it may be on a network that swallows what is sent there.
 constexpr std::chrono::seconds kForAddress{3};
 constexpr int kLocalBuffer = 4 << 20;  // bytes; the system's own are too small for local sockets to be fast
@@ -51,11 +51,6 @@ bool is_local(const FileDescriptor& socket) {
   socklen_t size = sizeof family;
   ::getsockopt(socket.get(), SOL_SOCKET, SO_DOMAIN, &family, &size);
   return family == AF_UNIX;
-}
-
-int milliseconds_to(Deadline deadline) {
-  const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline - Deadline::clock::now()).count();
-  return static_cast<int>(std::clamp<int64_t>(left, 0, INT_MAX));
 }
 
 bool ready(const FileDescriptor& socket, int16_t events, Deadline deadline) {
@@ -99,31 +94,63 @@ bool connect_by(const FileDescriptor& socket, const sockaddr* address, socklen_t
   return error == 0;
 }
 
-// -1: not ours; 0: not yet whole; else the bytes that the message takes.
-ptrdiff_t message_bytes(std::string_view said) {
-  if (said.substr(0, kMagic.size()) != kMagic.substr(0, said.size())) return -1;
-  if (said.size() < kHead) return 0;
-  uint32_t size = 0;
-  std::memcpy(&size, said.data() + kMagic.size(), sizeof size);
-  if (size > kLongest) return -1;
-  return said.size() < kHead + size ? 0 : static_cast<ptrdiff_t>(kHead + size);
+bool is_localhost(const std::string& host) {
+  return host == "localhost" || host == "ip6-localhost";
 }
 
-// Appends what has come; false once the peer has closed.
-bool read_some(const FileDescriptor& socket, std::string& said, size_t limit) {
-  std::array<char, 4096> bytes{};
-  const ssize_t count = ::recv(socket.get(), bytes.data(), std::min(limit, bytes.size()), 0);
-  if (count > 0) said.append(bytes.data(), static_cast<size_t>(count));
-  return count > 0 || (count < 0 && would_block());
+using Addresses = std::unique_ptr<addrinfo, decltype(&::freeaddrinfo)>;
+
+// Null, with the reason in `error`, where the name means nothing.
+Addresses resolve(const std::string& host, int port, int flags, std::string& error) {
+  addrinfo hints{};
+  hints.ai_family = AF_UNSPEC;
+  hints.ai_socktype = SOCK_STREAM;
+  hints.ai_flags = flags;
+  addrinfo* found = nullptr;
+  const int result = ::getaddrinfo(host.c_str(), std::to_string(port).c_str(), &hints, &found);
+  if (result != 0) error = ::gai_strerror(result);
+  return {result == 0 ? found : nullptr, &::freeaddrinfo};
 }
 
-// Not a byte more than the message: what follows may be another's.
-size_t lacking(const std::string& said) {
-  if (message_bytes(said) < 0) return 0;
-  if (said.size() < kHead) return kHead - said.size();
-  uint32_t size = 0;
-  std::memcpy(&size, said.data() + kMagic.size(), sizeof size);
-  return kHead + size - said.size();
+// On one address, given in digits. Invalid, with errno set, if it cannot be.
+FileDescriptor listen_on(const std::string& address, int port) {
+  std::string ignored;
+  const Addresses found = resolve(address, port, AI_NUMERICHOST | AI_NUMERICSERV, ignored);
+  errno = EADDRNOTAVAIL;
+  if (!found) return {};
+  FileDescriptor socket = new_socket(found->ai_family);
+  set_option(socket, SOL_SOCKET, SO_REUSEADDR, 1);
+  if (found->ai_family == AF_INET6) set_option(socket, IPPROTO_IPV6, IPV6_V6ONLY, address == "::" ? 0 : 1);
+  return listen_at(socket, found->ai_addr, found->ai_addrlen) ? std::move(socket) : FileDescriptor();
+}
+
+[[noreturn]] void fail_to_listen(int port) {
+  fail("cannot listen on port {}: {}; AGOQ_MASTER_PORT names another, the same for all ranks", port,
+       std::strerror(errno));
+}
+
+// One listener for each loopback address that this host has. None, with errno set, where one of them has the port
+// taken.
+std::vector<FileDescriptor> try_loopback(int port, const std::vector<std::string>& addresses) {
+  std::vector<FileDescriptor> listeners;
+  for (const std::string& address : addresses) {
+    FileDescriptor socket = listen_on(address, port);
+    if (!socket.valid() && errno == EADDRINUSE) return {};
+    if (!socket.valid()) continue;  // IPv4 alone, or IPv6
+    if (port == 0) port = port_of(socket);
+    listeners.push_back(std::move(socket));
+  }
+  return listeners;
+}
+
+std::vector<FileDescriptor> listen_on_loopback(int port, const std::string& host) {
+  std::vector<std::string> addresses = {"127.0.0.1", "::1"};
+  if (!is_localhost(host) && std::find(addresses.begin(), addresses.end(), host) == addresses.end())
+    addresses.push_back(host);  // 127.0.1.1, which Debian gives a host's own name
+  constexpr int kTries = 20;    // the port that the system chooses for one address can be taken on another
+  for (int i = 0; i < (port == 0 ? kTries : 1); ++i)
+    if (std::vector<FileDescriptor> listeners = try_loopback(port, addresses); !listeners.empty()) return listeners;
+  fail_to_listen(port);
 }
 
 std::string first_line(const char* path) {
@@ -135,27 +162,16 @@ std::string first_line(const char* path) {
 
 }  // namespace
 
-FileDescriptor listen_tcp(int port, bool loopback_only) {
-  if (!loopback_only) {
-    FileDescriptor socket = new_socket(AF_INET6);
-    set_option(socket, SOL_SOCKET, SO_REUSEADDR, 1);
-    set_option(socket, IPPROTO_IPV6, IPV6_V6ONLY, 0);
-    sockaddr_in6 address{};
-    address.sin6_family = AF_INET6;
-    address.sin6_port = htons(static_cast<uint16_t>(port));
-    address.sin6_addr = in6addr_any;
-    if (listen_at(socket, &address, sizeof address)) return socket;
+std::vector<FileDescriptor> listen_tcp(int port, const std::string& host) {
+  if (is_loopback(host)) return listen_on_loopback(port, host);
+  std::vector<FileDescriptor> listeners;
+  for (const char* any : {"::", "0.0.0.0"}) {  // the second where there is no IPv6
+    FileDescriptor socket = listen_on(any, port);
+    if (!socket.valid()) continue;
+    listeners.push_back(std::move(socket));
+    return listeners;
   }
-  FileDescriptor socket = new_socket(AF_INET);  // also where there is no IPv6
-  set_option(socket, SOL_SOCKET, SO_REUSEADDR, 1);
-  sockaddr_in address{};
-  address.sin_family = AF_INET;
-  address.sin_port = htons(static_cast<uint16_t>(port));
-  address.sin_addr.s_addr = htonl(loopback_only ? INADDR_LOOPBACK : INADDR_ANY);
-  const bool listens = listen_at(socket, &address, sizeof address);
-  require(listens, "cannot listen on port {}: {}; AGOQ_MASTER_PORT names another, the same for all ranks", port,
-          std::strerror(errno));
-  return socket;
+  fail_to_listen(port);
 }
 
 int port_of(const FileDescriptor& listener) {
@@ -175,16 +191,22 @@ FileDescriptor listen_local(const std::string& name) {
   return socket;
 }
 
+FileDescriptor accept_from(const FileDescriptor& listener) {
+  FileDescriptor socket(::accept4(listener.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
+  if (socket.valid()) tune(socket, is_local(socket));
+  return socket;
+}
+
 FileDescriptor connect_tcp(const std::string& host, int port, Deadline deadline, std::string& error) {
-  addrinfo hints{};
-  hints.ai_family = AF_UNSPEC;
-  hints.ai_socktype = SOCK_STREAM;
-  addrinfo* found = nullptr;
-  const int result = ::getaddrinfo(host.c_str(), std::to_string(port).c_str(), &hints, &found);
-  const std::unique_ptr<addrinfo, decltype(&::freeaddrinfo)> addresses(found, &::freeaddrinfo);
-  if (result != 0) error = ::gai_strerror(result);
-  const bool only = result != 0 || found->ai_next == nullptr;
-  for (const addrinfo* at = found; result == 0 && at != nullptr; at = at->ai_next) {
+  if (is_localhost(host)) {
+    FileDescriptor socket = connect_tcp("127.0.0.1", port, deadline, error);
+    if (socket.valid()) return socket;
+    std::string of_ipv6;
+    return connect_tcp("::1", port, deadline, of_ipv6);
+  }
+  const Addresses found = resolve(host, port, 0, error);
+  const bool only = !found || found->ai_next == nullptr;
+  for (const addrinfo* at = found.get(); at != nullptr; at = at->ai_next) {
     FileDescriptor socket = new_socket(at->ai_family);
     const Deadline patience = only ? deadline : std::min(deadline, Deadline::clock::now() + kForAddress);
     if (connect_by(socket, at->ai_addr, at->ai_addrlen, patience)) {
@@ -221,7 +243,11 @@ std::string peer_address(const FileDescriptor& socket) {
 }
 
 bool is_loopback(const std::string& host) {
-  return host == "localhost" || host == "::1" || host.compare(0, 4, "127.") == 0;
+  in_addr v4{};
+  in6_addr v6{};
+  if (::inet_pton(AF_INET, host.c_str(), &v4) == 1) return ntohl(v4.s_addr) >> 24 == IN_LOOPBACKNET;
+  if (::inet_pton(AF_INET6, host.c_str(), &v6) == 1) return IN6_IS_ADDR_LOOPBACK(&v6);
+  return is_localhost(host);
 }
 
 std::string this_host() {
@@ -230,60 +256,71 @@ std::string this_host() {
   return first_line("/proc/sys/kernel/random/boot_id") + network.data();
 }
 
-bool send_json(const FileDescriptor& socket, const nlohmann::json& message, Deadline deadline) {
-  const std::string text = message.dump();
-  const auto size = static_cast<uint32_t>(text.size());
-  std::string bytes(kMagic);
-  bytes.append(reinterpret_cast<const char*>(&size), sizeof size);
-  bytes += text;
-  for (size_t at = 0; at < bytes.size();) {
+int milliseconds_to(Deadline deadline) {
+  const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline - Deadline::clock::now()).count();
+  return static_cast<int>(std::clamp<int64_t>(left, 0, INT_MAX));
+}
+
+bool send_bytes(const FileDescriptor& socket, std::string_view bytes, Deadline deadline) {
+  while (!bytes.empty()) {
     if (!ready(socket, POLLOUT, deadline)) return false;
-    const ssize_t count = ::send(socket.get(), bytes.data() + at, bytes.size() - at, MSG_NOSIGNAL);
+    const ssize_t count = ::send(socket.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL);
     if (count < 0 && !would_block()) return false;
-    at += static_cast<size_t>(std::max<ssize_t>(count, 0));
+    bytes.remove_prefix(static_cast<size_t>(std::max<ssize_t>(count, 0)));
   }
   return true;
 }
 
-nlohmann::json receive_json(const FileDescriptor& socket, Deadline deadline) {
+bool send_at_once(const FileDescriptor& socket, std::string_view bytes) {
+  return ::send(socket.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL) == static_cast<ssize_t>(bytes.size());
+}
+
+bool read_some(const FileDescriptor& socket, std::string& said, size_t limit) {
+  std::array<char, 4096> bytes{};
+  const ssize_t count = ::recv(socket.get(), bytes.data(), std::min(limit, bytes.size()), 0);
+  if (count > 0) said.append(bytes.data(), static_cast<size_t>(count));
+  return count > 0 || (count < 0 && would_block());
+}
+
+std::string receive_bytes(const FileDescriptor& socket, size_t bytes, Deadline deadline) {
   std::string said;
-  while (message_bytes(said) == 0)
-    if (!ready(socket, POLLIN, deadline) || !read_some(socket, said, lacking(said))) return nullptr;
-  if (message_bytes(said) < 0) return nullptr;
-  return nlohmann::json::parse(said.substr(kHead), nullptr, false);
+  while (said.size() < bytes)
+    if (!ready(socket, POLLIN, deadline) || !read_some(socket, said, bytes - said.size())) break;
+  return said;
 }
 
-void Reception::admit(const FileDescriptor& listener) {
-  FileDescriptor socket(::accept4(listener.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
-  if (!socket.valid()) return;
-  tune(socket, is_local(socket));
-  visitors_.push_back({std::move(socket), ""});
+bool send_json(const FileDescriptor& socket, const nlohmann::json& message, Deadline deadline) {
+  // Errors quote paths, which need not be UTF-8.
+  const std::string text = message.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+  const auto size = static_cast<uint32_t>(text.size());
+  std::string bytes(reinterpret_cast<const char*>(&size), sizeof size);
+  return send_bytes(socket, bytes.append(text), deadline);
 }
 
-std::optional<Reception::Guest> Reception::next(Deadline deadline) {
-  while (true) {
-    std::vector<pollfd> polls;
-    for (const FileDescriptor& listener : listeners_) polls.push_back({listener.get(), POLLIN, 0});
-    for (const Visitor& visitor : visitors_) polls.push_back({visitor.socket.get(), POLLIN, 0});
-    const int result = ::poll(polls.data(), polls.size(), milliseconds_to(deadline));
-    if (result < 0 && errno == EINTR) continue;
-    if (result <= 0) return std::nullopt;
-    for (size_t i = visitors_.size(); i-- > 0;) {
-      Visitor& visitor = visitors_[i];
-      if (polls[listeners_.size() + i].revents == 0) continue;
-      const bool there = read_some(visitor.socket, visitor.said, lacking(visitor.said));
-      const ptrdiff_t bytes = message_bytes(visitor.said);
-      if (there && bytes == 0) continue;
-      Guest guest{std::move(visitor.socket), visitor.said};
-      visitors_.erase(visitors_.begin() + static_cast<ptrdiff_t>(i));
-      if (bytes > 0) {
-        guest.presents.erase(0, kHead);
-        return guest;
-      }
-    }
-    for (size_t i = 0; i < listeners_.size(); ++i)
-      if (polls[i].revents != 0) admit(listeners_[i]);
+nlohmann::json receive_json(const FileDescriptor& socket, Deadline deadline) {
+  uint32_t size = 0;
+  const std::string length = receive_bytes(socket, sizeof size, deadline);
+  if (length.size() < sizeof size) return nullptr;
+  std::memcpy(&size, length.data(), sizeof size);
+  if (size > kLongest) return nullptr;
+  const std::string text = receive_bytes(socket, size, deadline);
+  return text.size() < size ? nullptr : parse_json(text);
+}
+
+nlohmann::json parse_json(std::string_view text) {
+  int depth = 0;
+  bool quoted = false;
+  for (size_t i = 0; i < text.size(); ++i) {
+    const char c = text[i];
+    if (c == '"') quoted = !quoted;
+    if (quoted && c == '\\') ++i;
+    if (quoted) continue;
+    if (c == '[' || c == '{') ++depth;
+    if (c == ']' || c == '}') --depth;
+    if (depth > kDeepest) return nullptr;
   }
+  nlohmann::json parsed = nlohmann::json::parse(text, nullptr, false);
+  return parsed.is_discarded() ? nlohmann::json() : parsed;
 }
 
 }  // namespace agoq::comm

@@ -63,6 +63,7 @@ struct TrainConfig {
   std::string grad_reduce_dtype;                                                        // empty: main_grads_dtype
   std::string gpu_transport = "auto";                                                   // auto, nccl, staged, direct
   double distributed_timeout_minutes = 10;
+  bool rendezvous_open = false;  // whoever reaches the ranks may join
 
   // Run
   std::string save;           // run folder; empty: nothing is written

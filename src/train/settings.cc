@@ -120,6 +120,9 @@ constexpr auto kSettings = std::to_array<Setting>({
      &C::gpu_transport},
     {"Parallel", "distributed-timeout-minutes", "X", "how long a process waits for another before the run ends",
      &C::distributed_timeout_minutes},
+    {"Parallel", "rendezvous-open", "",
+     "processes need no secret to join the run (AGOQ_JOB_SECRET): only on networks that nobody else can reach",
+     &C::rendezvous_open},
 
     {"Run", "save", "FOLDER",
      "run folder for metrics and checkpoints; the same command again continues it; empty: write nothing", &C::save},

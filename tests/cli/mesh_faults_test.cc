@@ -13,6 +13,7 @@ namespace {
 namespace fs = std::filesystem;
 using std::chrono::seconds;
 using test::operator+;
+using test::Apart;
 using test::kPp2;
 using test::kTp2;
 using test::kTp2Dp2;
@@ -251,10 +252,62 @@ TEST(MeshRefuses, ToWaitForEverForOneThatNeverStarts) {
   expect_all_fail(Ranks(2, arguments, {{0, {.absent = true}}}).wait({}, kSoon), "rank 1 found no rank 0", 0);
 }
 
+// The program with one bit of its build id turned over, as another compilation would have it; the id of either.
+std::string other_build(const std::string& path, std::string& id, std::string& other_id) {
+  std::string program = read_plainly(AGOQ_PROGRAM);
+  constexpr size_t kBytes = 20;
+  const std::string note("\4\0\0\0\x14\0\0\0\3\0\0\0GNU\0", 16);
+  const size_t at = program.find(note) + note.size();
+  const auto digits = [&] {
+    std::string text;
+    for (size_t i = 0; i < kBytes; ++i) text += fmt::format("{:02x}", static_cast<uint8_t>(program[at + i]));
+    return text;
+  };
+  id = digits();
+  program[at] = static_cast<char>(program[at] ^ 1);
+  other_id = digits();
+  write_plainly(path, program);
+  fs::permissions(path, fs::perms::owner_all);
+  return path;
+}
+
+TEST(MeshRefuses, AnotherBuildOnOneRank) {
+  const TinyMeshRun tiny;
+  std::string id, other_id;
+  const std::string program = other_build(tiny.file("agoq"), id, other_id);
+  expect_all_fail(Ranks(2, tiny.arguments(1, "run", kPp2.settings), {{1, {.program = program}}}).wait({}, kSoon),
+                  fmt::format("the build is '{}' on rank 0 and '{}' on rank 1", id, other_id));
+  EXPECT_FALSE(fs::exists(tiny.file("run"))) << "nothing is begun";
+}
+
+// On one host no set-up is needed: the ranks make themselves a secret, and the second start finds it.
+TEST(MeshSecret, IsMadeWhereAllRanksAreOnOneHost) {
+  const TinyMeshRun tiny;
+  const Apart here{.environment = {"AGOQ_JOB_SECRET=", "XDG_CONFIG_HOME=", "HOME=" + tiny.file("home")}};
+  for (const char* save : {"first", "second"})
+    for (const Ran& ran : Ranks(2, tiny.arguments(1, save, kPp2.settings), {{0, here}, {1, here}}).wait())
+      EXPECT_EQ(ran.status, 0) << ran.err;
+  EXPECT_EQ(read_plainly(tiny.file("home/.config/agoq/job-secret")).size(), 65U);
+}
+
+TEST(MeshSecret, OfSeveralHostsMustBeGiven) {
+  const TinyMeshRun tiny;
+  const Apart apart{
+      .environment = {"AGOQ_JOB_SECRET=", "XDG_CONFIG_HOME=", "HOME=/proc/none", "AGOQ_MASTER_ADDR=0.0.0.0"}};
+  const auto outcome = [&](const Words& more) {
+    return Ranks(2, tiny.arguments(1, "run", kPp2.settings + more), {{0, apart}, {1, apart}}).wait({}, kSoon);
+  };
+  expect_all_fail(outcome({}), "export AGOQ_JOB_SECRET=$(head -c 24 /dev/urandom | base64)");
+  EXPECT_FALSE(fs::exists(tiny.file("run"))) << "nothing is begun";
+  const std::vector<Ran> open = outcome({"--rendezvous-open"});
+  for (const Ran& ran : open) EXPECT_EQ(ran.status, 0) << ran.err;
+  EXPECT_THAT(open[0].err, HasSubstr("--rendezvous-open: whoever reaches port "));
+}
+
 TEST(MeshRefuses, APortThatIsInUse) {
   const TinyMeshRun tiny;
   const int port = test::free_port();
-  const FileDescriptor taken = comm::listen_tcp(port, true);
+  const std::vector<FileDescriptor> taken = comm::listen_tcp(port, "localhost");
   const std::vector<Ran> all = Ranks(2, tiny.arguments(1, "run", kPp2.settings), {{1, {.absent = true}}}, port).wait();
   EXPECT_THAT(all[0].err,
               HasSubstr(fmt::format("cannot listen on port {}: Address already in use; AGOQ_MASTER_PORT", port)));

@@ -37,7 +37,7 @@ inline int free_port() {
   while (true) {
     const int port = std::uniform_int_distribution(20000, 31999)(random);
     try {
-      comm::listen_tcp(port, true);
+      comm::listen_tcp(port, "localhost");
       return port;
     } catch (const Error&) {
       continue;
@@ -47,7 +47,9 @@ inline int free_port() {
 
 // What is said to one rank alone.
 struct Apart {
-  Words arguments = {};               // after those of all
+  Words arguments = {};    // after those of all
+  Words environment = {};  // "NAME=value", over what all have
+  std::string program = AGOQ_PROGRAM;
   std::string folder = {};            // in which it runs
   rlim_t file_bytes = RLIM_INFINITY;  // files may grow to this size, as on a disk that is full
   bool absent = false;                // it never starts
@@ -119,7 +121,7 @@ class Ranks {
 
   Child start(int rank, const Words& arguments, const Apart& apart) const {
     if (apart.absent) return {};
-    Words words = Words{AGOQ_PROGRAM} + arguments + apart.arguments;
+    Words words = Words{apart.program} + arguments + apart.arguments;
     const std::string place = std::to_string(rank), world = std::to_string(world_);
     Words settings = Words{"RANK=" + place,
                            "WORLD_SIZE=" + world,
@@ -127,8 +129,10 @@ class Ranks {
                            "LOCAL_WORLD_SIZE=" + world,
                            "MASTER_ADDR=127.0.0.1",
                            "MASTER_PORT=29500",
+                           "AGOQ_JOB_SECRET=of-the-tests-alone",
                            "AGOQ_MASTER_PORT=" + std::to_string(port_),
-                           "OMP_WAIT_POLICY=passive"};
+                           "OMP_WAIT_POLICY=passive"} +
+                     apart.environment;
     const std::string out = output(rank, "out"), err = output(rank, "err");
     const pid_t pid = ::fork();
     if (pid != 0) return {pid, -1};

@@ -98,7 +98,7 @@ TEST(Launch, OpenMpi) {
   EXPECT_EQ(launch.world, 4);
   EXPECT_EQ(launch.local_rank, 3);
   EXPECT_EQ(launch.launcher, "Open MPI");
-  EXPECT_EQ(launch.master_addr, "127.0.0.1");
+  EXPECT_EQ(launch.master_addr, "localhost");
   EXPECT_EQ(launch.master_port, launch_in(with(kOpenMpi, "OMPI_COMM_WORLD_RANK", "0")).master_port);
   EXPECT_NE(launch.master_port, launch_in(with(kOpenMpi, "OMPI_MCA_ess_base_jobid", "1631780866")).master_port);
 }
@@ -109,6 +109,82 @@ TEST(Launch, OpenMpiOnSeveralHostsMeetsWhereItRuns) {
   variables.erase("OMPI_MCA_orte_hnp_uri");
   EXPECT_THAT(error_in(variables), HasSubstr("set AGOQ_MASTER_ADDR"));
   EXPECT_EQ(launch_in(with(variables, "AGOQ_MASTER_ADDR", "first")).master_addr, "first");
+}
+
+// As Open MPI 5.0.11 leaves them to a rank on node-2, where the daemon at tcp4:// is that of its own host.
+const Variables kOpenMpi5 = {{"OMPI_COMM_WORLD_RANK", "3"},
+                             {"OMPI_COMM_WORLD_SIZE", "4"},
+                             {"OMPI_COMM_WORLD_LOCAL_RANK", "1"},
+                             {"OMPI_COMM_WORLD_LOCAL_SIZE", "2"},
+                             {"PMIX_HOSTNAME", "node-2"},
+                             {"PMIX_NAMESPACE", "prterun-node-1-12003@1"},
+                             {"PMIX_SERVER_URI2", "prterun-node-1-12003@0.1;tcp4://10.0.0.2:36555"},
+                             {"PMIX_SERVER_URI4", "prterun-node-1-12003@0.1;tcp4://10.0.0.2:36555"}};
+
+TEST(Launch, OpenMpi5OnSeveralHostsMeetsWhereItRuns) {
+  const Launch launch = launch_in(kOpenMpi5);
+  EXPECT_EQ(launch.master_addr, "node-1");
+  EXPECT_EQ(launch.job, "prterun-node-1-12003@1");
+  EXPECT_EQ(launch.master_port, launch_in(with(kOpenMpi5, "PMIX_SERVER_URI2", "another")).master_port);
+  const auto host = [](const std::string& job) {
+    return launch_in(with(kOpenMpi5, "PMIX_NAMESPACE", job)).master_addr;
+  };
+  EXPECT_EQ(host("prterun-h1.cluster-7.example-99@2"), "h1.cluster-7.example");
+  EXPECT_EQ(host("prte-h1-99@2"), "h1");
+  for (const char* job :
+       {"1631780865", "prterun@1", "prterun-@1", "prterun-h1@1", "prterun-h1-99", "-@", "prterun-h1-x@1"})
+    EXPECT_THAT(error_in(with(kOpenMpi5, "PMIX_NAMESPACE", job)), HasSubstr("set AGOQ_MASTER_ADDR")) << job;
+  EXPECT_EQ(launch_in(with(kOpenMpi5, "OMPI_COMM_WORLD_LOCAL_SIZE", "4")).master_addr, "localhost");
+}
+
+TEST(Launch, RanksOfOneHostMeetOnItsLoopback) {
+  const Variables one_host = with(kTorchrun, "LOCAL_WORLD_SIZE", "8");
+  EXPECT_EQ(launch_in(one_host).master_addr, "localhost");
+  EXPECT_EQ(launch_in(with(one_host, "AGOQ_MASTER_ADDR", "node1")).master_addr, "node1");
+  EXPECT_EQ(launch_in(with(kSlurm, "SLURM_STEP_TASKS_PER_NODE", "1,1,11")).master_addr, "localhost");
+}
+
+TEST(Launch, EachJobHasANameThatItsRanksShare) {
+  EXPECT_EQ(launch_in(kSlurm).job, "1234.0");
+  EXPECT_EQ(launch_in(kOpenMpi).job, "1631780865");
+  EXPECT_EQ(launch_in(with(kTorchrun, "TORCHELASTIC_RUN_ID", "a run")).job, "a run 29500");
+  EXPECT_EQ(launch_in(with(kTorchrun, "RANK", "0")).job, launch_in(kTorchrun).job);
+}
+
+// `export RANK=0 WORLD_SIZE=1` of an earlier trial, and then mpirun -np 2.
+TEST(Launch, LeftOverVariablesAreRefusedByBothNames) {
+  const Variables left_over = {
+      {"RANK", "0"}, {"WORLD_SIZE", "1"}, {"MASTER_ADDR", "localhost"}, {"MASTER_PORT", "29500"}};
+  const auto within = [](Variables inner, const Variables& outer) {
+    inner.insert(outer.begin(), outer.end());
+    return inner;
+  };
+  EXPECT_EQ(launch_in(left_over).world, 1);
+  EXPECT_THAT(
+      error_in(within(left_over, kOpenMpi)),
+      HasSubstr("RANK=0 and WORLD_SIZE=1, which torchrun sets, contradict Open MPI, for which this is rank 3 of 4. If "
+                "they are left over from another job: unset RANK WORLD_SIZE"));
+  EXPECT_THAT(error_in(within(left_over, kOpenMpi5)), HasSubstr("contradict Open MPI"));
+  EXPECT_THAT(error_in(within(left_over, kSlurm)), HasSubstr("contradict Slurm, for which this is rank 9 of 11"));
+  EXPECT_THAT(error_in(within(left_over, {{"PMI_RANK", "1"}, {"PMI_SIZE", "2"}, {"MPI_LOCALRANKID", "1"}})),
+              HasSubstr("contradict MPICH, for which this is rank 1 of 2"));
+  // An elastic torchrun's own, left in the shell of one of its workers.
+  EXPECT_THAT(error_in(within(with(left_over, "TORCHELASTIC_RUN_ID", "x"), kOpenMpi)),
+              HasSubstr("contradict Open MPI"));
+  // Of two processes both would be rank 0.
+  EXPECT_THAT(error_in(within(with(left_over, "WORLD_SIZE", "4"), kOpenMpi)), HasSubstr("contradict Open MPI"));
+}
+
+TEST(Launch, TorchrunInsideAnotherLauncherCounts) {
+  const auto within = [](Variables inner, const Variables& outer) {
+    inner.insert(outer.begin(), outer.end());
+    return inner;
+  };
+  EXPECT_EQ(launch_in(within(kTorchrun, kOpenMpi)).launcher, "torchrun") << "4 agents, 2 processes each";
+  const Variables same_world = with(with(kTorchrun, "WORLD_SIZE", "4"), "RANK", "1");
+  EXPECT_EQ(launch_in(within(with(same_world, "TORCHELASTIC_RUN_ID", "x"), kOpenMpi)).rank, 1)
+      << "agents numbered anew";
+  EXPECT_EQ(launch_in(within(with(same_world, "RANK", "3"), kOpenMpi)).rank, 3) << "a script that translates";
 }
 
 TEST(Launch, Mpich) {

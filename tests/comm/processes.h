@@ -92,7 +92,7 @@ inline Launch launch_of(int rank, int world, int port) {
 
 // Free a moment ago.
 inline int free_port() {
-  return port_of(listen_tcp(0, true));
+  return port_of(listen_tcp(0, "localhost").front());
 }
 
 inline ConnectOptions patient(std::chrono::milliseconds wait, std::chrono::milliseconds silence) {

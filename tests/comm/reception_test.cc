@@ -1,0 +1,166 @@
+// What strangers can do at a rank's door, which is little.
+#include "comm/reception.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/resource.h>
+
+#include <nlohmann/json.hpp>
+
+#include "comm/roster.h"
+#include "processes.h"
+#include "traffic.h"
+
+namespace agoq::comm {
+namespace {
+
+using std::chrono::milliseconds;
+using std::chrono::seconds;
+using testing::AllOf;
+using testing::Each;
+using testing::HasSubstr;
+
+Deadline after(milliseconds time) {
+  return Deadline::clock::now() + time;
+}
+
+std::vector<FileDescriptor> idle_connections(int count, int port) {
+  std::vector<FileDescriptor> idle;
+  std::string error;
+  for (int i = 0; i < count; ++i) idle.push_back(connect_tcp("localhost", port, after(seconds(10)), error));
+  return idle;
+}
+
+double cpu_seconds() {
+  rusage usage{};
+  ::getrusage(RUSAGE_SELF, &usage);
+  return static_cast<double>(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) +
+         1e-6 * static_cast<double>(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec);
+}
+
+// As many as there are descriptors, and more: rank 0 neither runs out of them nor of time.
+TEST(Reception, IdleVisitorsNeitherStarveRanksNorKeepRankZeroBusy) {
+  const int port = free_port();
+  Processes processes(3, [=](int rank) -> std::string {
+    if (rank != 0) std::this_thread::sleep_for(milliseconds(1000));
+    const rlimit few = {150, 150};
+    if (rank == 0) ::setrlimit(RLIMIT_NOFILE, &few);
+    const auto transport = connect(launch_of(rank, 3, port), patient(seconds(30), seconds(30)));
+    all_to_all(*transport, 1, 3, 1000);
+    return cpu_seconds() < 0.5 ? "ok" : fmt::format("{} s", cpu_seconds());
+  });
+  std::string error;
+  FileDescriptor first;
+  for (const Deadline deadline = after(seconds(10)); !first.valid() && Deadline::clock::now() < deadline;)
+    first = connect_tcp("localhost", port, deadline, error);
+  const std::vector<FileDescriptor> idle = idle_connections(200, port);
+  EXPECT_THAT(processes.texts(), Each("ok"));
+}
+
+TEST(Reception, WithoutDescriptorsTimesOutAllTheSame) {
+  const int port = free_port();
+  Processes processes(1, [=](int) -> std::string {
+    const rlimit few = {20, 20};
+    ::setrlimit(RLIMIT_NOFILE, &few);
+    std::vector<FileDescriptor> taken;
+    Reception reception(listen_tcp(port, "localhost"), {});
+    for (int number = ::dup(0); number >= 0; number = ::dup(0)) taken.emplace_back(number);
+    const auto begin = Clock::now();
+    reception.next(after(milliseconds(1500)));
+    return seconds_since(begin) < 3 && cpu_seconds() < 0.5 ? "ok" : fmt::format("{} s", cpu_seconds());
+  });
+  std::this_thread::sleep_for(milliseconds(300));
+  const std::vector<FileDescriptor> idle = idle_connections(5, port);
+  EXPECT_EQ(processes.text(0), "ok");
+}
+
+TEST(Reception, VisitsEnd) {
+  std::vector<FileDescriptor> listeners = listen_tcp(0, "localhost");
+  const int port = port_of(listeners.front());
+  Reception reception(std::move(listeners), {.credentials = {}, .visit = milliseconds(100)});
+  const std::vector<FileDescriptor> idle = idle_connections(2, port);
+  std::thread slow([&] {  // a byte now and then buys no time
+    for (int i = 0; i < 30; ++i) {
+      send_bytes(idle[1], "A", after(seconds(1)));
+      std::this_thread::sleep_for(milliseconds(10));
+    }
+  });
+  EXPECT_FALSE(reception.next(after(milliseconds(200))).has_value());
+  for (const FileDescriptor& visitor : idle) {
+    std::string said;
+    EXPECT_FALSE(read_some(visitor, said, 1)) << "still open";
+  }
+  slow.join();
+  EXPECT_EQ(reception.turned_away(), "2 visitors without this job's secret were turned away, the last from 127.0.0.1");
+}
+
+TEST(Reception, TheFirstMakesRoomForTheLast) {
+  std::vector<FileDescriptor> listeners = listen_tcp(0, "localhost");
+  const int port = port_of(listeners.front());
+  Reception reception(std::move(listeners), {.credentials = {}, .strangers = 1});
+  const std::vector<FileDescriptor> idle = idle_connections(3, port);
+  reception.next(after(milliseconds(100)));
+  std::string said;
+  EXPECT_FALSE(read_some(idle[0], said, 1));
+  EXPECT_TRUE(read_some(idle[1], said, 1));
+  EXPECT_TRUE(read_some(idle[2], said, 1));
+}
+
+// Whoever knows the key (or joins an open run) and says what no rank says is no rank: he is sent away, and the others
+// start.
+TEST(Reception, WhatMakesNoSenseEndsNothing) {
+  const int port = free_port();
+  Processes processes(2, [=](int rank) -> std::string {
+    if (rank != 0) std::this_thread::sleep_for(milliseconds(700));
+    const auto transport = connect(launch_of(rank, 2, port), patient(seconds(30), seconds(30)));
+    all_to_all(*transport, 1, 2, 1000);
+    return "ok";
+  });
+  const nlohmann::json place = {{"host", "h"}, {"address", ""}, {"name", "n"}, {"port", 1}};
+  const nlohmann::json good = {{"place", place}, {"agreement", nlohmann::json::array()}};
+  const auto with = [&](const char* where, const nlohmann::json& value) {
+    nlohmann::json changed = good;
+    changed[nlohmann::json::json_pointer(where)] = value;
+    return changed.dump();
+  };
+  const std::vector<std::string> messages = {"{}",
+                                             "null",
+                                             "[1",
+                                             "\xff\xfe",
+                                             std::string(3000, '['),
+                                             std::string(1 << 16, ' ') + "{}",
+                                             with("/place", 3),
+                                             with("/place/port", -1),
+                                             with("/place/port", 65536),
+                                             with("/place/port", 1099511627776),
+                                             with("/place/port", 1.5),
+                                             with("/place/port", "1"),
+                                             with("/place/name", std::string(200, 'n')),
+                                             with("/place/host", nlohmann::json::object()),
+                                             with("/agreement", "none"),
+                                             with("/agreement", {{"build", 3}}),
+                                             with("/agreement", {{"build"}})};
+  std::string error;
+  const auto say = [&](const Claim& claim, const std::string& message) {
+    const Deadline deadline = after(seconds(20));
+    FileDescriptor socket;
+    while (!socket.valid() && Deadline::clock::now() < deadline)
+      socket = connect_tcp("localhost", port, deadline, error);
+    if (greet(socket, {{}, "meet"}, claim, deadline) != Greeting::Known) return;
+    const auto length = static_cast<uint32_t>(message.size());
+    send_bytes(socket, std::string(reinterpret_cast<const char*>(&length), sizeof length) + message, deadline);
+  };
+  for (const std::string& message : messages) say({2, 1, 0}, message);
+  for (const Claim& claim : {Claim{2, 0, 0}, Claim{2, 2, 0}, Claim{2, 0xffffffff, 0}, Claim{0, 0, 0}})
+    say(claim, good.dump());
+  EXPECT_THAT(processes.texts(), Each("ok"));
+}
+
+TEST(Reception, TextsThatAreTooDeepAreNotParsed) {
+  EXPECT_TRUE(parse_json("[[[[[[[[]]]]]]]]").is_array());
+  EXPECT_TRUE(parse_json("[[[[[[[[[]]]]]]]]]").is_null());
+  EXPECT_TRUE(parse_json(R"({"a": "[[[[[[[[[[ \" {{{{{{{{{{"})").is_object());
+}
+
+}  // namespace
+}  // namespace agoq::comm
