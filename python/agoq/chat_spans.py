@@ -145,12 +145,12 @@ class Turns:
         for whole, alone in self._marked(at):
             head, alone_head = whole.partition(MARK)[0], alone.partition(MARK)[0]
             if not header:  # white space before the answer is its own, as in `_opening`
-                return len(os.path.commonprefix([head, self.text]).rstrip())
+                head = head if opening is None else head.rstrip()
             # What stands between the opening of the turn and the mark is the answer's, e.g. an empty thought.
             inner = alone_head[len(opening):] if opening and alone_head.startswith(opening) else ""
             for own in (inner, ""):
                 begin = len(head) - len(own)
-                if head.endswith(header + own) and self.text.startswith(head[:begin]):
+                if header and head.endswith(header + own) and self.text.startswith(head[:begin]):
                     return begin
             if self.text.startswith(head):
                 return len(head)

@@ -227,7 +227,7 @@ def report(writer: IndexedWriter, skipped: Skipped) -> None:
     if writer.masked:
         share = 100 * writer.targets / writer.tokens
         print(f"{writer.targets:,} tokens ({share:.1f}%) count in the loss" + (
-            "" if writer.targets else ": no message has the role 'assistant'"))
+            "" if writer.targets else ": no answer of the assistant was found"))
 
 
 if __name__ == "__main__":

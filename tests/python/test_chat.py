@@ -95,6 +95,14 @@ def test_template_that_cannot_be_told_apart_is_refused() -> None:
     counts_messages = "{{ messages | length }} {% for m in messages %}{{ m.content | length }}{% endfor %}"
     with pytest.raises(UserError, match=r"message 3 differently .* generation"):
         counted(counts_messages, TALK)
+    counts_letters = "{{ messages[-1].content | length }}" + CHATML.split("{% if add_generation_prompt")[0]
+    with pytest.raises(UserError, match=r"message 5 differently"):
+        counted(counts_letters, TALK)
+
+
+def test_a_conversation_that_begins_with_the_assistant() -> None:
+    looks_first = "{{ 'system' if messages[0].role == 'system' }}" + CHATML
+    assert counted(looks_first, TALK[2:]) == ["Yes, Zürich.<|im_end|>\n", "No.<|im_end|>\n"]
 
 
 @pytest.mark.parametrize("source, message", [
