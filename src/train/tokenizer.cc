@@ -94,8 +94,12 @@ void add_part(KnownData& known, const std::string& path, const TrainConfig& conf
   require(config.eod_token >= 0 || tokens->eod_token == first.eod_token,
           "documents end with token {} in {} and with {} in {}: say by --eod-token which one counts", first.eod_token,
           known.path, tokens->eod_token, path);
-  if (first.vocabulary.empty()) first = *tokens;  // the first that tells, so that all others are compared with it
-  if (tokens->prepend_bos != first.prepend_bos) first.prepend_bos.reset();
+  const std::optional<bool> begin = tokens->prepend_bos == first.prepend_bos ? first.prepend_bos : std::nullopt;
+  if (first.vocabulary.empty()) {  // the first that tells it, so that all others are compared with that
+    first = *tokens;
+    known.path = path;
+  }
+  first.prepend_bos = begin;
 }
 
 KnownData describe_all(const TrainConfig& config, const model::ModelConfig& model) {

@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -30,7 +31,8 @@ MODEL = {"model_type": "llama", "vocab_size": PADDED, "hidden_size": 32, "interm
 def agoq() -> Agoq:
     def call(*arguments: object, status: int = 0) -> subprocess.CompletedProcess[str]:
         done = subprocess.run([PROGRAM, *map(str, arguments)], capture_output=True, encoding="utf-8", check=False,
-                              stdin=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"})
+                              stdin=subprocess.DEVNULL,
+                              env=os.environ | {"OMP_NUM_THREADS": "1", "AGOQ_PYTHON": sys.executable})
         assert done.returncode == status, done.stderr
         return done
     return call
@@ -54,7 +56,7 @@ def begin(agoq: Agoq, folder: Path, data: Path, name: str = "run", *arguments: o
 
 def test_the_program_hashes_vocabularies_alike(tmp_path: Path, agoq: Agoq, tokenizer_folder: Path) -> None:
     rng = random.Random(7)
-    folders = [tmp_path / str(at) for at in range(24)]
+    folders = [tmp_path / str(at) for at in range(12)]
     for folder in folders:
         any_folder(folder, rng)
     gpt2 = tmp_path / "gpt2"
@@ -68,7 +70,7 @@ def test_the_program_hashes_vocabularies_alike(tmp_path: Path, agoq: Agoq, token
         ours = load_tokenizer(str(folder)).vocabulary
         assert f"tokenizer: vocabulary {ours}\n" in agoq("inspect", folder).stdout, what
         hashes.add(ours)
-    assert len(hashes) > 10
+    assert len(hashes) > 8
 
 
 def test_unigram_vocabulary(tmp_path: Path, agoq: Agoq) -> None:
