@@ -65,7 +65,9 @@ def read_lines(path: Path, advance: Callable[[int], Any]) -> Iterator[tuple[int,
                 if number % 256 == 0 or len(line) > PIECE:
                     told = tell(raw, told, advance)
             tell(raw, told, advance)
-    except (EOFError, lzma.LZMAError, zlib.error, gzip.BadGzipFile) as error:
+    except (EOFError, lzma.LZMAError, zlib.error, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # of the operating system; gzip and bz2 raise OSError, too
         raise UserError(f"{path}: damaged compressed file: {error}") from None
 
 
@@ -84,9 +86,9 @@ def decode_utf8(line: bytes, where: str) -> str:
 
 
 def read_text(path: Path) -> str:
-    """A whole file as text."""
+    """A whole file as text, as it stands."""
     try:
-        return path.read_bytes().removeprefix(BYTE_ORDER_MARK).decode("utf-8")
+        return path.read_bytes().decode("utf-8")
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: invalid UTF-8 at byte {error.start}; convert the file to UTF-8") from None
 

@@ -196,7 +196,7 @@ def test_template_files_go_before_the_config(tmp_path: Path, folder: Path) -> No
         (tmp_path / name).write_bytes((folder / name).read_bytes())
     config = json.loads((tmp_path / "tokenizer_config.json").read_text())
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config | {"chat_template": "config"}))
-    (tmp_path / "chat_template.jinja").write_text("file é\n")
+    (tmp_path / "chat_template.jinja").write_bytes(b"\xef\xbb\xbffile\r\n\xc3\xa9 {{ 'x\r\ny' }}\n\n")
     (tmp_path / "additional_chat_templates" / "tool_use.jinja").write_text("tools {{ eos_token }}{{ pad_token }}")
     theirs, ours = transformers.AutoTokenizer.from_pretrained(tmp_path), load_tokenizer(str(tmp_path))
     encoder = ChatEncoder(ours, find_templates(ours, None), None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import json
 import lzma
@@ -70,7 +71,7 @@ def test_text_with_separator(tmp_path: Path, run: Run) -> None:
         ["first\n\nstill first\n", "second <|end|> inside\n", "last, no line end"], eod=False)
 
 
-@pytest.mark.parametrize("suffix, pack", [(".gz", gzip.compress), (".xz", lzma.compress)])
+@pytest.mark.parametrize("suffix, pack", [(".gz", gzip.compress), (".xz", lzma.compress), (".bz2", bz2.compress)])
 def test_compressed_files(tmp_path: Path, run: Run, refuse: Refuse, suffix: str, pack) -> None:
     plain = write_jsonl(tmp_path / "a.jsonl", ["one", "two"]).read_bytes()
     source = tmp_path / f"b.jsonl{suffix}"
@@ -80,6 +81,10 @@ def test_compressed_files(tmp_path: Path, run: Run, refuse: Refuse, suffix: str,
     source.write_bytes(pack(plain)[:-12])
     error = refuse(source, "--tokenizer", "byte", "--output", tmp_path / "b")
     assert f"b.jsonl{suffix}: damaged compressed file" in error
+    for damaged in (pack(plain)[:8] + b"damaged" * 9, b"damaged"):
+        source.write_bytes(damaged)
+        error = refuse(source, "--tokenizer", "byte", "--output", tmp_path / "b")
+        assert f"b.jsonl{suffix}: damaged compressed file" in error and "None" not in error
 
 
 def test_workers_keep_order(tmp_path: Path, run: Run, tokenizer_folder: Path, sample: str) -> None:
