@@ -85,7 +85,10 @@ void print_end(const train::RunPlan& run, const train::Summary& summary, const s
              summary.tokens_per_second, summary.train_loss);
   if (summary.valid_loss)
     fmt::print(", held-out loss {:.4f} (perplexity {:.2f})", *summary.valid_loss, std::exp(*summary.valid_loss));
-  if (summary.skipped > 0) fmt::print("; {} steps skipped for non-finite gradients", summary.skipped);
+  if (const int64_t broken = summary.skipped - summary.without_targets; broken > 0)
+    fmt::print("; {} steps skipped for non-finite gradients", broken);
+  if (summary.without_targets > 0)
+    fmt::print("; {} steps skipped because nothing in them counted for the loss", summary.without_targets);
   fmt::print("\n");
   if (!save.empty())
     fmt::print("run folder {}: look at it with `agoq report {}`, write with it by `agoq generate {}`\n", save, save,
@@ -135,7 +138,7 @@ class Watcher {
     };
     observer.on_note = [this](const std::string& text) { progress_->say("  " + text); };
     observer.on_step = [this](const train::StepMetrics& metrics) {
-      train_loss_ = metrics.loss;
+      train_loss_ = metrics.counted ? metrics.loss : train_loss_.value_or(NAN);
       progress_->step(metrics);
     };
     observer.on_valid = [this](int64_t step, double loss) {

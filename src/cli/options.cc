@@ -41,7 +41,9 @@ void SettingOptions::add_flag(CLI::App& app, const train::Setting& setting) {
   };
   CLI::Option* option = nullptr;
   if (setting.is_switch()) {
-    option = app.add_flag_function(flag, [take](int64_t count) { take({count > 0 ? "true" : "false"}); });
+    const std::string flags = setting.may_be_open() ? fmt::format("{},!--no-{}", flag, setting.name) : flag;
+    option = app.add_flag_function(flags, [take](int64_t count) { take({count > 0 ? "true" : "false"}); });
+    option->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
   } else {
     option = app.add_option_function<std::vector<std::string>>(flag, take)
                  ->expected(1, setting.is_list() ? CLI::detail::expected_max_vector_size : 1);

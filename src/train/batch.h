@@ -4,21 +4,23 @@
 #include <cstddef>
 #include <cstdint>
 #include <numeric>
+#include <optional>
 #include <vector>
 
 namespace agoq::train {
 
-// The flags are Megatron-LM's: what happens at an end-of-document token inside a sequence.
+// The flags are Megatron-LM's: what happens where a document ends inside a sequence. Data that stores where documents
+// begin (a Megatron-LM .idx) decides; in other data the end-of-document token does.
 struct BatchSpec {
   int64_t micro_batch_size = 1;
   int64_t sequence_length = 1024;
   int64_t vocab_size = 0;
-  bool reset_position_ids = false;    // positions count from 0 again behind it
-  bool reset_attention_mask = false;  // attention does not reach back over it
-  bool eod_mask_loss = false;         // predicting what follows it does not count
-  int32_t eod_token = -1;             // needed by the three above
+  std::optional<bool> reset_position_ids;    // positions count from 0 again; none: where the data has a mask
+  std::optional<bool> reset_attention_mask;  // attention does not reach back; none: where the data has a mask
+  bool eod_mask_loss = false;                // predicting the next document's first token does not count
+  int32_t eod_token = -1;                    // -1: unknown
+  bool only_eod_token = false;               // ends documents whatever the data stores, as it did in older runs
 
-  bool needs_eod() const { return reset_position_ids || reset_attention_mask || eod_mask_loss; }
   int64_t tokens() const { return micro_batch_size * sequence_length; }  // T
 };
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -21,11 +22,10 @@ struct TrainConfig {
   std::vector<std::string> data_path;        // PATH, or WEIGHT PATH WEIGHT PATH ...
   std::vector<std::string> valid_data_path;  // empty: the last valid_fraction of data_path
   double valid_fraction = 0.05;
-  std::string data_dtype = "uint16";  // of flat .bin files: uint16 or int32
-  std::string document_separator;     // a line that ends a document of a text file
-  int64_t eod_token = -1;             // -1: the data's, or the model's eos
-  bool reset_position_ids = false;
-  bool reset_attention_mask = false;
+  std::string data_dtype = "uint16";                             // of flat .bin files: uint16 or int32
+  std::string document_separator;                                // a line that ends a document of a text file
+  int64_t eod_token = -1;                                        // -1: the data's, or the model's eos
+  std::optional<bool> reset_position_ids, reset_attention_mask;  // none: on for data with a .mask
   bool eod_mask_loss = false;
   std::string tokenizer;  // of the tokens: "byte", a folder or a tokenizer.json; empty: the data's or the model's
   std::string prompt_bos = "auto";  // auto, always or never

@@ -31,11 +31,21 @@ struct OpenFile {
   std::shared_ptr<const TokenFile> file;
 };
 
-std::vector<OpenFile> open_files(const std::vector<std::string>& words, TokenFileOptions options, int64_t vocab_size) {
-  options.vocab_size = vocab_size;
+Dataset::Documents documents_of(const TokenFile& file, const BatchSpec& spec) {
+  return {spec.reset_position_ids.value_or(file.has_mask()), spec.reset_attention_mask.value_or(file.has_mask()),
+          spec.eod_mask_loss, spec.only_eod_token || !file.stores_borders()};
+}
+
+std::vector<OpenFile> open_files(const std::vector<std::string>& words, TokenFileOptions options,
+                                 const BatchSpec& spec) {
+  options.vocab_size = spec.vocab_size;
   std::vector<OpenFile> files;
-  for (const auto& [weight, path] : parse_data_path(words))
-    files.push_back({weight, std::make_shared<const TokenFile>(path, options)});
+  for (const auto& [weight, path] : parse_data_path(words)) {
+    auto file = std::make_shared<TokenFile>(path, options);
+    const Dataset::Documents documents = documents_of(*file, spec);
+    if (!documents.matter() || documents.by_token) file->forget_borders();
+    files.push_back({weight, std::move(file)});
+  }
   return files;
 }
 
@@ -82,9 +92,6 @@ Dataset::Dataset(std::vector<DatasetPart> parts, const BatchSpec& spec, uint64_t
           spec.sequence_length);
   require(spec.tokens() <= std::numeric_limits<int32_t>::max(), "a micro-batch of {} tokens exceeds 2^31",
           spec.tokens());
-  require(
-      !spec.needs_eod() || spec.eod_token >= 0,
-      "reset-position-ids, reset-attention-mask and eod-mask-loss need the end-of-document token, which is not known");
   const auto length = static_cast<uint64_t>(spec.sequence_length);
   for (const DatasetPart& part : parts_) {
     require(part.samples > 0, "{} gives no sample", part.file->path());
@@ -92,6 +99,13 @@ Dataset::Dataset(std::vector<DatasetPart> parts, const BatchSpec& spec, uint64_t
     require(part.first_token < tokens && part.samples <= samples_in(tokens - part.first_token, length),
             "{}: {} samples from token {} exceed its {} tokens", part.file->path(), part.samples, part.first_token,
             tokens);
+    const Documents d = documents(part);
+    require(
+        !d.matter() || !d.by_token || spec.eod_token >= 0,
+        "{} does not store where documents begin, so --reset-position-ids, --reset-attention-mask (on for data with "
+        "a .mask unless --no-reset-position-ids --no-reset-attention-mask are given) and --eod-mask-loss need "
+        "--eod-token, the id that ends a document, which is not known",
+        part.file->path());
   }
 }
 
@@ -106,15 +120,7 @@ void Dataset::fill(uint64_t global_sample, int64_t slot, Batch& batch) const {
   if (order_ == SampleOrder::Shuffled)
     sample = permuted(sample, part.samples, {seed_, static_cast<uint32_t>(source), index / part.samples});
 
-  const uint64_t first = part.first_token + sample * length;
-  const size_t begin = static_cast<size_t>(slot) * length;
-  const auto tokens = std::span(batch.tokens).subspan(begin, length);
-  const auto targets = std::span(batch.targets).subspan(begin, length);
-  part.file->read(first, tokens);
-  std::copy(tokens.begin() + 1, tokens.end(), targets.begin());
-  part.file->read(first + length, targets.last(1));
-  part.file->read_mask(first + 1, std::span(batch.loss_weights).subspan(begin, length));  // of the targets
-  mark_documents(begin, batch);
+  fill_sample(part, sample, static_cast<size_t>(slot) * length, batch);
 }
 
 void Dataset::fill(uint64_t first_global_sample, Batch& batch) const {
@@ -122,19 +128,107 @@ void Dataset::fill(uint64_t first_global_sample, Batch& batch) const {
     fill(first_global_sample + static_cast<uint64_t>(slot), slot, batch);
 }
 
-// An end-of-document token still belongs to the document that it ends.
-void Dataset::mark_documents(size_t begin, Batch& batch) const {
-  const size_t end = begin + static_cast<size_t>(spec_.sequence_length);
+void Dataset::fill_sample(const DatasetPart& part, uint64_t sample, size_t begin, Batch& batch) const {
+  const auto length = static_cast<size_t>(spec_.sequence_length);
+  const uint64_t first = part.first_token + sample * length;
+  const auto tokens = std::span(batch.tokens).subspan(begin, length);
+  const auto targets = std::span(batch.targets).subspan(begin, length);
+  part.file->read(first, tokens);
+  std::copy(tokens.begin() + 1, tokens.end(), targets.begin());
+  part.file->read(first + length, targets.last(1));
+  part.file->read_mask(first + 1, std::span(batch.loss_weights).subspan(begin, length));  // of the targets
+  mark_documents(part, first, begin, batch);
+}
+
+Dataset::Documents Dataset::documents(const DatasetPart& part) const {
+  return documents_of(*part.file, spec_);
+}
+
+void Dataset::mark_documents(const DatasetPart& part, uint64_t first, size_t begin, Batch& batch) const {
+  const auto length = static_cast<size_t>(spec_.sequence_length);
+  const Documents documents = this->documents(part);
+  const std::vector<bool> ends = document_ends(part, first, std::span(batch.tokens).subspan(begin, length));
   size_t position_origin = begin;
   size_t attention_origin = begin;
-  for (size_t t = begin; t < end; ++t) {
+  for (size_t i = 0; i < length; ++i) {
+    const size_t t = begin + i;
     batch.positions[t] = static_cast<int32_t>(t - position_origin);
     batch.document_start[t] = static_cast<int32_t>(attention_origin);
-    if (batch.tokens[t] != spec_.eod_token) continue;
-    if (spec_.reset_position_ids) position_origin = t + 1;
-    if (spec_.reset_attention_mask) attention_origin = t + 1;
-    if (spec_.eod_mask_loss) batch.loss_weights[t] = 0;
+    if (!ends[i]) continue;
+    if (documents.reset_positions) position_origin = t + 1;
+    if (documents.reset_attention) attention_origin = t + 1;
+    if (documents.mask_loss) batch.loss_weights[t] = 0;
   }
+}
+
+// Which of the tokens, the first of which is `first` of the stream, is its document's last.
+std::vector<bool> Dataset::document_ends(const DatasetPart& part, uint64_t first,
+                                         std::span<const int32_t> tokens) const {
+  std::vector<bool> ends(tokens.size(), false);
+  const Documents documents = this->documents(part);
+  if (!documents.matter()) return ends;
+  if (documents.by_token) {
+    for (size_t i = 0; i < tokens.size(); ++i) ends[i] = tokens[i] == spec_.eod_token;
+  } else {
+    for (const uint64_t start : part.file->document_starts(first + 1, first + 1 + tokens.size()))
+      ends[start - first - 1] = true;
+  }
+  return ends;
+}
+
+bool Dataset::has_targets(const DatasetPart& part) const {
+  if (!part.file->has_mask() && !spec_.eod_mask_loss) return true;
+  BatchSpec one = spec_;
+  one.micro_batch_size = 1;
+  Batch batch(one);
+  const auto length = static_cast<uint64_t>(spec_.sequence_length);
+  const uint64_t first = part.first_token + 1;  // that may be a target
+  for (uint64_t sample = 0; sample < part.samples; ++sample) {
+    const auto target = part.file->next_target(first + sample * length, first + part.samples * length);
+    if (!target) return false;
+    sample = (*target - first) / length;
+    fill_sample(part, sample, 0, batch);
+    if (batch.target_weight() > 0) return true;
+  }
+  return false;
+}
+
+void Dataset::require_targets(uint64_t counted) const {
+  for (const DatasetPart& part : parts_) {
+    const TokenFile& file = *part.file;
+    require(has_targets(part),
+            "nothing counts for the loss in tokens {} to {} of {}{}{}; there is nothing to learn or to measure",
+            part.first_token, part.first_token + part.samples * static_cast<uint64_t>(spec_.sequence_length),
+            file.path(), file.has_mask() ? ": " + file.mask_path() + " allows no target there" : "",
+            spec_.eod_mask_loss ? " (--eod-mask-loss leaves out what follows the end of a document)" : "");
+  }
+  if (counted == 0) return;
+  Batch batch(spec_);
+  for (uint64_t sample = 0; sample < counted; ++sample) {
+    fill(sample, 0, batch);
+    const auto weights = std::span(batch.loss_weights).first(static_cast<size_t>(spec_.sequence_length));
+    if (std::any_of(weights.begin(), weights.end(), [](float weight) { return weight > 0; })) return;
+  }
+  fail("nothing counts for the loss in the first {} samples of {}; look at more of them, or give other data", counted,
+       parts_.front().file->path());
+}
+
+std::vector<std::string> Dataset::warnings() const {
+  std::vector<std::string> sentences;
+  for (const DatasetPart& part : parts_) {
+    const Documents d = documents(part);
+    if (part.file->stores_borders() || !(d.reset_positions || d.reset_attention)) continue;
+    if (part.file->format() != TokenFormat::Text)
+      sentences.push_back(
+          fmt::format("{} does not store where documents begin; they are taken to end with each token {} (--eod-token)",
+                      part.file->path(), spec_.eod_token));
+    else if (part.file->document_count() <= 1)
+      sentences.push_back(
+          fmt::format("{} stores no document borders and is read as one document (see --document-separator), so "
+                      "--reset-position-ids and --reset-attention-mask change nothing",
+                      part.file->path()));
+  }
+  return sentences;
 }
 
 uint64_t Dataset::samples() const {
@@ -159,7 +253,7 @@ std::string Dataset::identity() const {
                        {"tokens", part.file->token_count()},
                        {"first_token", part.first_token},
                        {"samples", part.samples},
-                       {"fingerprint", fmt::format("{:016x}", part.file->fingerprint())}});
+                       {"fingerprint", fmt::format("xxh3:{:016x}", part.file->fingerprint())}});
   return sources.dump();
 }
 
@@ -196,6 +290,14 @@ std::vector<WeightedPath> parse_data_path(const std::vector<std::string>& words)
   return paths;
 }
 
+bool Datasets::resets_attention() const {
+  const auto resets = [](const Dataset& data) {
+    return std::any_of(data.parts().begin(), data.parts().end(),
+                       [&](const DatasetPart& part) { return data.documents(part).reset_attention; });
+  };
+  return resets(train) || (valid && resets(*valid));
+}
+
 Datasets open_datasets(const DataConfig& config, const BatchSpec& spec) {
   require(config.valid_fraction >= 0 && config.valid_fraction < 1, "valid-fraction is {}, it must lie in [0, 1)",
           config.valid_fraction);
@@ -203,7 +305,7 @@ Datasets open_datasets(const DataConfig& config, const BatchSpec& spec) {
   const auto length = static_cast<uint64_t>(spec.sequence_length);
   const bool held_out = config.valid_data_path.empty() && config.valid_fraction > 0;
   std::vector<DatasetPart> train, valid;
-  for (const OpenFile& open : open_files(config.data_path, config.files, spec.vocab_size)) {
+  for (const OpenFile& open : open_files(config.data_path, config.files, spec)) {
     if (held_out) {
       const auto parts = split(open, length, config.valid_fraction);
       train.push_back(parts.train);
@@ -213,7 +315,7 @@ Datasets open_datasets(const DataConfig& config, const BatchSpec& spec) {
     }
   }
   if (!config.valid_data_path.empty())
-    for (const OpenFile& open : open_files(config.valid_data_path, config.files, spec.vocab_size))
+    for (const OpenFile& open : open_files(config.valid_data_path, config.files, spec))
       valid.push_back(whole_file(open, length));
 
   Datasets result{Dataset(std::move(train), spec, config.seed, SampleOrder::Shuffled), std::nullopt};
@@ -224,7 +326,7 @@ Datasets open_datasets(const DataConfig& config, const BatchSpec& spec) {
 Dataset open_evaluation_dataset(const DataConfig& config, const BatchSpec& spec) {
   require(spec.sequence_length > 0, "the sequence length is {}, it must be positive", spec.sequence_length);
   std::vector<DatasetPart> parts;
-  for (const OpenFile& open : open_files(config.data_path, config.files, spec.vocab_size))
+  for (const OpenFile& open : open_files(config.data_path, config.files, spec))
     parts.push_back(whole_file(open, static_cast<uint64_t>(spec.sequence_length)));
   return Dataset(std::move(parts), spec, config.seed, SampleOrder::Sequential);
 }

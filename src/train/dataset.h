@@ -41,12 +41,29 @@ class Dataset {
   uint64_t samples() const;                     // of all parts: one pass over everything
   uint64_t samples_without_repetition() const;  // how many global samples come before a part begins again
 
+  // An Error where nothing in a part counts for the loss, or nothing in the first `counted` global samples (0: of each
+  // part alone).
+  void require_targets(uint64_t counted = 0) const;
+  // What a person should know of the data and these settings; a sentence each.
+  std::vector<std::string> warnings() const;
+
+  // How a part's documents are dealt with.
+  struct Documents {
+    bool reset_positions, reset_attention, mask_loss;
+    bool by_token;  // they end with the end-of-document token
+    bool matter() const { return reset_positions || reset_attention || mask_loss; }
+  };
+  Documents documents(const DatasetPart& part) const;
+
   // JSON of what a resumed run must find unchanged: per part weight, tokens, samples and fingerprint. Names of files do
   // not matter.
   std::string identity() const;
 
  private:
-  void mark_documents(size_t begin, Batch& batch) const;
+  void fill_sample(const DatasetPart& part, uint64_t sample, size_t begin, Batch& batch) const;
+  void mark_documents(const DatasetPart& part, uint64_t first, size_t begin, Batch& batch) const;
+  std::vector<bool> document_ends(const DatasetPart& part, uint64_t first, std::span<const int32_t> tokens) const;
+  bool has_targets(const DatasetPart& part) const;
 
   std::vector<DatasetPart> parts_;
   BatchSpec spec_;
@@ -87,7 +104,8 @@ struct DataConfig {
 
 struct Datasets {
   Dataset train;
-  std::optional<Dataset> valid;  // in order, never shuffled
+  std::optional<Dataset> valid;   // in order, never shuffled
+  bool resets_attention() const;  // somewhere: a sequence may hold several documents
 };
 // Training and validation never share a token.
 Datasets open_datasets(const DataConfig& config, const BatchSpec& spec);

@@ -93,8 +93,10 @@ std::vector<int32_t> LoadedModel::stop_tokens() const {
 Evaluation LoadedModel::evaluate(int64_t max_samples) {
   const BatchSpec spec = batch_spec(impl_->config, impl_->model);
   const Dataset dataset = open_evaluation_dataset(data_config(impl_->config), spec);
+  for (const std::string& warning : dataset.warnings()) log_warning("{}", warning);
   const int64_t samples = max_samples > 0 ? std::min<int64_t>(max_samples, static_cast<int64_t>(dataset.samples()))
                                           : static_cast<int64_t>(dataset.samples());
+  dataset.require_targets(static_cast<uint64_t>(samples));
   Evaluation result;
   result.loss = held_out_loss(*impl_->state, dataset, (samples + spec.micro_batch_size - 1) / spec.micro_batch_size,
                               samples, &result.tokens);

@@ -92,9 +92,10 @@ MetricsWriter::MetricsWriter(std::string path, int64_t steps_done) : path_(std::
 void MetricsWriter::step(const StepMetrics& m) {
   append(fmt::format(
       "{{\"step\":{},\"loss\":{},\"lr\":{},\"grad_norm\":{},\"step_ms\":{},\"tokens_per_second\":{},"
-      "\"tflops\":{},\"mfu\":{},\"memory_bytes\":{},\"skipped\":{}{}}}\n",
+      "\"tflops\":{},\"mfu\":{},\"memory_bytes\":{},\"skipped\":{}{}{}}}\n",
       m.step, exact(m.loss), exact(m.lr), exact(m.grad_norm), measured(m.step_ms), measured(m.tokens_per_second),
-      measured(m.tflops), measured(m.mfu), m.memory_bytes, m.skipped, exposed_field(m)));
+      measured(m.tflops), measured(m.mfu), m.memory_bytes, m.skipped,
+      m.without_targets > 0 ? fmt::format(",\"without_targets\":{}", m.without_targets) : "", exposed_field(m)));
 }
 
 void MetricsWriter::valid(int64_t step, double valid_loss) {
@@ -113,11 +114,12 @@ void MetricsWriter::append(std::string_view line) {
 
 std::string log_line(const StepMetrics& m, int64_t total_steps, double eta_seconds) {
   const size_t width = fmt::formatted_size("{}", total_steps);
+  const std::string loss = m.counted ? fmt::format("{:7.4f}", m.loss) : fmt::format("{:>7}", "-");
   const std::string mfu = m.mfu > 0 ? fmt::format("{:.1f}%", 100 * m.mfu) : "-";
   return fmt::format(
-      "{:>{}}/{} | loss {:7.4f} | lr {:.2e} | grad norm {:7.3f} | {:8.1f} ms/step | {:>7} tokens/s | {:8.3f} TFLOP/s | "
+      "{:>{}}/{} | loss {} | lr {:.2e} | grad norm {:7.3f} | {:8.1f} ms/step | {:>7} tokens/s | {:8.3f} TFLOP/s | "
       "MFU {:>5} | {:>10} | skipped {} | ETA {}",
-      m.step, width, total_steps, m.loss, m.lr, m.grad_norm, m.step_ms,
+      m.step, width, total_steps, loss, m.lr, m.grad_norm, m.step_ms,
       human_count(static_cast<uint64_t>(std::llround(std::max(m.tokens_per_second, 0.0)))), m.tflops, mfu,
       human_bytes(m.memory_bytes), m.skipped, duration(eta_seconds));
 }

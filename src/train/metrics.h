@@ -15,9 +15,11 @@ struct StepMetrics {
   int64_t step = 0;  // steps done, this one included
   double loss = 0, lr = 0, grad_norm = 0;
   double step_ms = 0, tokens_per_second = 0;
-  double tflops = 0, mfu = 0;  // of the model's arithmetic; mfu in [0, 1], 0 when the peak is unknown
-  uint64_t memory_bytes = 0;   // the highest over ranks
-  int64_t skipped = 0;         // steps skipped so far
+  double tflops = 0, mfu = 0;   // of the model's arithmetic; mfu in [0, 1], 0 when the peak is unknown
+  uint64_t memory_bytes = 0;    // the highest over ranks
+  int64_t skipped = 0;          // steps skipped so far
+  int64_t without_targets = 0;  // those of them in which nothing counted for the loss
+  bool counted = true;          // false: this step is one of those, and its loss is NaN
   // Of several processes: how long computing stood still for others, the highest over ranks of each kind.
   std::optional<ExposedSeconds> exposed{};
 };

@@ -14,9 +14,6 @@ BatchSpec batch_spec(const TrainConfig& c, const model::ModelConfig& model) {
   spec.reset_attention_mask = c.reset_attention_mask;
   spec.eod_mask_loss = c.eod_mask_loss;
   spec.eod_token = static_cast<int32_t>(c.eod_token);
-  require(
-      !spec.needs_eod() || spec.eod_token >= 0,
-      "--reset-position-ids, --reset-attention-mask and --eod-mask-loss need --eod-token, the id that ends a document");
   return spec;
 }
 

@@ -1,5 +1,6 @@
 #include "train/run_metadata.h"
 
+#include <algorithm>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
@@ -11,6 +12,8 @@ namespace {
 namespace fs = std::filesystem;
 using Json = nlohmann::ordered_json;
 
+constexpr const char* kDocuments = "documents";  // of an identity: "index" where an .idx divides them
+
 // In one spelling, whatever file it came from, and without what changes nothing that is computed.
 Json architecture(model::ModelConfig model) {
   model.original_json.clear();
@@ -21,18 +24,48 @@ Json architecture(model::ModelConfig model) {
   return json;
 }
 
+template <class T>
+Json as_json(const T& value) {
+  return value;
+}
+Json as_json(const std::optional<bool>& value) {
+  return value ? Json(*value) : Json();
+}
+template <class T>
+void read_value(const Json& json, T& value) {
+  json.get_to(value);
+}
+void read_value(const Json& json, std::optional<bool>& value) {
+  value = json.is_null() ? std::nullopt : std::optional(json.get<bool>());
+}
+
 Json settings_json(const TrainConfig& config) {
   Json json;
   for (const Setting& setting : all_settings())
-    std::visit([&](auto field) { json[setting.name] = config.*field; }, setting.field);
+    std::visit([&](auto field) { json[setting.name] = as_json(config.*field); }, setting.field);
   return json;
 }
 
 TrainConfig settings_of(const Json& json) {
   TrainConfig config;
   for (const auto& entry : json.items())
-    std::visit([&](auto field) { entry.value().get_to(config.*field); }, find_setting(entry.key()).field);
+    std::visit([&](auto field) { read_value(entry.value(), config.*field); }, find_setting(entry.key()).field);
   return config;
+}
+
+// One value where all parts of the data agree.
+Json by_part(const Dataset& data, bool Dataset::Documents::*of_part) {
+  Json values = Json::array();
+  for (const DatasetPart& part : data.parts()) values.push_back(data.documents(part).*of_part);
+  const bool alike = std::all_of(values.begin(), values.end(), [&](const Json& value) { return value == values[0]; });
+  return alike ? values[0] : values;
+}
+
+bool any_part(const Dataset& data, bool by_token) {
+  return std::any_of(data.parts().begin(), data.parts().end(), [&](const DatasetPart& part) {
+    const Dataset::Documents documents = data.documents(part);
+    return documents.matter() && documents.by_token == by_token;
+  });
 }
 
 }  // namespace
@@ -44,13 +77,41 @@ std::string identity_json(const TrainConfig& c, const model::ModelConfig& model,
   json["seq-length"] = c.seq_length;
   json["global-batch-size"] = c.global_batch_size;
   json["seed"] = c.seed;
-  json["reset-position-ids"] = c.reset_position_ids;
-  json["reset-attention-mask"] = c.reset_attention_mask;
+  json["reset-position-ids"] = by_part(data, &Dataset::Documents::reset_positions);
+  json["reset-attention-mask"] = by_part(data, &Dataset::Documents::reset_attention);
   json["eod-mask-loss"] = c.eod_mask_loss;
-  if (data.spec().needs_eod()) json["eod-token"] = data.spec().eod_token;
+  if (any_part(data, true)) json["eod-token"] = data.spec().eod_token;
+  if (any_part(data, false)) json[kDocuments] = "index";
   json["exp-avg-dtype"] = c.exp_avg_dtype;
   json["exp-avg-sq-dtype"] = c.exp_avg_sq_dtype;
   return json.dump();
+}
+
+bool ends_documents_by_token(const std::string& identity) {
+  const Json json = Json::parse(identity);
+  return json.contains("eod-token") && !json.contains(kDocuments);
+}
+
+std::string with_whole_contents(const std::string& identity, const Dataset& data) {
+  Json json = Json::parse(identity);
+  if (!json.contains("data") || json["data"].size() != data.parts().size()) return identity;
+  const Json now = Json::parse(data.identity());
+  for (size_t i = 0; i < now.size(); ++i) {
+    Json& part = json["data"][i];
+    const TokenFile& file = *data.parts()[i].file;
+    const std::string sampled = fmt::format("{:016x}", file.sampled_fingerprint());
+    if (!part.is_object() || part.value("fingerprint", Json()) != sampled) continue;
+    if (file.format() == TokenFormat::Flat && file.has_mask())
+      part["fingerprint"] = fmt::format("{} without {}, which was not read then", sampled, file.mask_path());
+    else
+      part["fingerprint"] = now[i]["fingerprint"];
+  }
+  return json.dump();
+}
+
+void keep_document_settings(TrainConfig& c, const TrainConfig& run) {
+  if (!c.reset_position_ids) c.reset_position_ids = run.reset_position_ids;
+  if (!c.reset_attention_mask) c.reset_attention_mask = run.reset_attention_mask;
 }
 
 void inherit(TrainConfig& c, const TrainConfig& run) {
@@ -65,9 +126,8 @@ void inherit(TrainConfig& c, const TrainConfig& run) {
   take(&TrainConfig::data_dtype);
   take(&TrainConfig::eod_token);
   take(&TrainConfig::prompt_bos);
-  take(&TrainConfig::reset_position_ids);
-  take(&TrainConfig::reset_attention_mask);
   take(&TrainConfig::eod_mask_loss);
+  keep_document_settings(c, run);
 }
 
 std::string find_again(const std::string& path, const std::string& run_folder_then, const std::string& run_folder_now) {
@@ -82,6 +142,7 @@ std::string to_json(const RunMetadata& m) {
   Json json;
   json["updates"] = m.updates;
   json["skipped"] = m.skipped;
+  json["without_targets"] = m.without_targets;
   json["skipped_in_a_row"] = m.skipped_in_a_row;
   json["tokens"] = m.tokens;
   json["identity"] = Json::parse(m.identity);
@@ -99,6 +160,7 @@ RunMetadata metadata_from_json(const std::string& text, const std::string& file)
     RunMetadata m;
     m.updates = json.at("updates");
     m.skipped = json.at("skipped");
+    m.without_targets = json.value("without_targets", int64_t{0});
     m.skipped_in_a_row = json.at("skipped_in_a_row");
     m.tokens = json.at("tokens");
     m.identity = json.at("identity").dump();

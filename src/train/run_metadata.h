@@ -12,6 +12,7 @@ namespace agoq::train {
 struct RunMetadata {
   int64_t updates = 0;  // of the optimizer, for bias correction
   int64_t skipped = 0, skipped_in_a_row = 0;
+  int64_t without_targets = 0;  // of the skipped
   uint64_t tokens = 0;
   std::string identity;         // JSON: identity_json; a resumed run must agree
   std::string model;            // JSON: config.json of the model
@@ -25,6 +26,15 @@ struct RunMetadata {
 // formats of the stored moments, whose codes are kept as codes. All else may change when it goes on: the schedule, how
 // activations and gradients are kept, the compute type, micro-batches, names of files, what is written and when.
 std::string identity_json(const TrainConfig& config, const model::ModelConfig& model, const Dataset& data);
+
+// Whether the run of this identity reads documents as runs did that began before an .idx divided them: its end token
+// ends them everywhere.
+bool ends_documents_by_token(const std::string& identity);
+// An identity that was saved when only samples of the data were compared, with what is compared now in the place of
+// samples that match the data. What does not match stays, and differs.
+std::string with_whole_contents(const std::string& identity, const Dataset& data);
+// A run that goes on resets positions and attention as it did, unless `config` says otherwise.
+void keep_document_settings(TrainConfig& config, const TrainConfig& run);
 
 // Fills what `config` leaves open from the settings of the run that is read: sequence length, precision of the weights,
 // and how data is cut into documents.

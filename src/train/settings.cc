@@ -14,6 +14,8 @@ namespace {
 
 using C = TrainConfig;
 
+constexpr std::string_view kOpen = "auto";  // a switch that nobody has set
+
 constexpr auto kSettings = std::to_array<Setting>({
     {"Model", "model", "FOLDER", "start from the weights of this Hugging Face folder", &C::model},
     {"Model", "model-config", "NAME|PATH",
@@ -37,9 +39,11 @@ constexpr auto kSettings = std::to_array<Setting>({
     {"Data", "document-separator", "LINE", "a line that ends a document of a text file; empty: one document",
      &C::document_separator},
     {"Data", "eod-token", "ID", "end-of-document token; -1: the data's, or the model's eos", &C::eod_token},
-    {"Data", "reset-position-ids", "", "count positions from 0 again behind each end of document",
+    {"Data", "reset-position-ids", "",
+     "count positions from 0 again where a document begins, or not; on by itself for data with a .mask",
      &C::reset_position_ids},
-    {"Data", "reset-attention-mask", "", "attention never looks back over the end of a document",
+    {"Data", "reset-attention-mask", "",
+     "attention never looks back over the beginning of a document, or it does; on by itself for data with a .mask",
      &C::reset_attention_mask},
     {"Data", "eod-mask-loss", "", "do not train to predict what follows the end of a document", &C::eod_mask_loss},
     {"Data", "tokenizer", "byte|PATH",
@@ -173,6 +177,18 @@ void parse_into(const Setting& s, std::string_view text, bool& out) {
   out = text == "true";
 }
 
+void parse_into(const Setting& s, std::string_view text, std::optional<bool>& out) {
+  if (text == kOpen) {
+    out.reset();
+    return;
+  }
+  require(text == "true" || text == "false", "{}: '{}' is neither true nor false nor {}", s.name, text, kOpen);
+  out = text == "true";
+}
+
+std::string toml_value(const std::optional<bool>& value) {
+  return value ? fmt::format("{}", *value) : toml_string(std::string(kOpen));
+}
 std::string toml_value(const std::string& value) {
   return toml_string(value);
 }
@@ -226,6 +242,8 @@ std::string text_of(const TrainConfig& config, const Setting& setting) {
       [&](auto field) -> std::string {
         if constexpr (std::is_same_v<decltype(field), std::vector<std::string> TrainConfig::*>)
           return join(config.*field, " ");
+        else if constexpr (std::is_same_v<decltype(field), std::optional<bool> TrainConfig::*>)
+          return config.*field ? fmt::format("{}", *(config.*field)) : std::string(kOpen);
         else
           return fmt::format("{}", config.*field);
       },

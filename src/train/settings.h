@@ -13,9 +13,9 @@
 
 namespace agoq::train {
 
-using SettingField =
-    std::variant<std::string TrainConfig::*, std::vector<std::string> TrainConfig::*, int64_t TrainConfig::*,
-                 uint64_t TrainConfig::*, double TrainConfig::*, bool TrainConfig::*>;
+using SettingField = std::variant<std::string TrainConfig::*, std::vector<std::string> TrainConfig::*,
+                                  int64_t TrainConfig::*, uint64_t TrainConfig::*, double TrainConfig::*,
+                                  bool TrainConfig::*, std::optional<bool> TrainConfig::*>;
 
 struct Setting {
   std::string_view group;  // Model, Data, Batch and schedule, Precision, Run
@@ -24,7 +24,10 @@ struct Setting {
   std::string_view help;
   SettingField field;
 
-  bool is_switch() const { return std::holds_alternative<bool TrainConfig::*>(field); }
+  // Takes no value on the command line.
+  bool is_switch() const { return std::holds_alternative<bool TrainConfig::*>(field) || may_be_open(); }
+  // A switch that is neither on nor off until --NAME or --no-NAME says so; "auto" as text.
+  bool may_be_open() const { return std::holds_alternative<std::optional<bool> TrainConfig::*>(field); }
   bool is_list() const { return std::holds_alternative<std::vector<std::string> TrainConfig::*>(field); }
 };
 

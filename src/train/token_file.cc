@@ -7,12 +7,13 @@
 
 #include "base/checksum.h"
 #include "base/error.h"
+#include "base/mapped_file.h"
+#include "train/file_scan.h"
 
 namespace agoq::train {
 namespace {
 
-constexpr std::string_view kMagic{"MMIDIDX\0\0", 9};
-constexpr uint64_t kIndexHeader = 9 + 8 + 1 + 8 + 8;  // magic, version, type, sequences, entries of the document list
+constexpr uint64_t kBlock = 1 << 16;  // tokens that are looked at together
 
 template <class T>
 T load(const uint8_t* from) {  // little-endian, at any alignment
@@ -20,116 +21,6 @@ T load(const uint8_t* from) {  // little-endian, at any alignment
   std::memcpy(&value, from, sizeof(T));
   return value;
 }
-
-class IndexParser {
- public:
-  IndexParser(std::span<const uint8_t> bytes, std::string_view path, uint64_t bin_bytes)
-      : bytes_(bytes), path_(path), bin_bytes_(bin_bytes) {}
-
-  MegatronIndex parse() {
-    read_header();
-    read_documents();
-    for (uint64_t i = 0; i < index_.sequences; ++i) add_sequence(i);
-    return std::move(index_);
-  }
-
- private:
-  template <class... Args>
-  void check(bool condition, fmt::format_string<Args...> text, Args&&... args) const {
-    if (!condition) [[unlikely]]
-      fail("{} is not a valid Megatron-LM index: {}", path_, fmt::format(text, std::forward<Args>(args)...));
-  }
-
-  void read_header() {
-    check(bytes_.size() >= kIndexHeader, "it has {} bytes, fewer than the {} of its header", bytes_.size(),
-          kIndexHeader);
-    check(std::memcmp(bytes_.data(), kMagic.data(), kMagic.size()) == 0, "byte 0: it does not begin with \"MMIDIDX\"");
-    const auto version = load<uint64_t>(&bytes_[9]);
-    check(version == 1, "byte 9: version {}, only 1 is known", version);
-    read_type(bytes_[17]);
-    index_.sequences = load<uint64_t>(&bytes_[18]);
-    document_entries_ = load<uint64_t>(&bytes_[26]);
-    const uint64_t room = bytes_.size() - kIndexHeader;
-    check(
-        index_.sequences <= room / 12 && document_entries_ <= room / 8 &&
-            index_.sequences * 12 + document_entries_ * 8 == room,
-        "{} sequences (byte 18) and {} document entries (byte 26) need 12 and 8 bytes each, the file has {} behind its "
-        "header; it is truncated or damaged",
-        index_.sequences, document_entries_, room);
-    lengths_ = kIndexHeader;
-    pointers_ = lengths_ + index_.sequences * 4;
-    documents_ = pointers_ + index_.sequences * 8;
-  }
-
-  void read_type(uint8_t code) {
-    switch (code) {
-      case 1:
-        index_.element_size = 1;
-        break;
-      case 4:
-        index_.element_size = 4;
-        break;
-      case 5:
-        index_.element_size = 8;
-        break;
-      case 8:
-        index_.element_size = 2;
-        break;
-      default:
-        check(false, "byte 17: type code {}; 1 (uint8), 4 (int32), 5 (int64) and 8 (uint16) hold tokens", code);
-    }
-  }
-
-  // Entry i is the first sequence of document i; the last entry is the number of sequences.
-  void read_documents() {
-    int64_t before = 0;
-    for (uint64_t i = 0; i < document_entries_; ++i) {
-      const uint64_t at = documents_ + i * 8;
-      const auto first = load<int64_t>(&bytes_[at]);
-      const bool last = i + 1 == document_entries_;
-      check(first >= before && static_cast<uint64_t>(first) <= index_.sequences && (i > 0 || first == 0),
-            "byte {}: document {} begins at sequence {}, after one that begins at {}; there are {} sequences", at, i,
-            first, before, index_.sequences);
-      check(!last || static_cast<uint64_t>(first) == index_.sequences,
-            "byte {}: the document list ends at sequence {} of {}", at, first, index_.sequences);
-      before = first;
-    }
-    index_.documents = document_entries_ == 0 ? 0 : document_entries_ - 1;
-  }
-
-  void add_sequence(uint64_t i) {
-    const uint64_t at = lengths_ + i * 4;
-    const auto length = load<int32_t>(&bytes_[at]);
-    check(length >= 0, "byte {}: sequence {} has the length {}", at, i, length);
-    const uint64_t pointer_at = pointers_ + i * 8;
-    const auto pointer = load<int64_t>(&bytes_[pointer_at]);
-    const uint64_t size = index_.element_size;
-    check(pointer >= 0 && static_cast<uint64_t>(pointer) <= bin_bytes_ &&
-              static_cast<uint64_t>(length) <= (bin_bytes_ - static_cast<uint64_t>(pointer)) / size,
-          "byte {}: sequence {} (stream token {}) of {} tokens begins at byte {} of the .bin, which has only {} bytes",
-          pointer_at, i, index_.tokens, length, pointer, bin_bytes_);
-    check(static_cast<uint64_t>(pointer) % size == 0,
-          "byte {}: sequence {} begins at byte {}, no multiple of its {}-byte tokens", pointer_at, i, pointer, size);
-    if (length > 0) append(static_cast<uint64_t>(pointer) / size, static_cast<uint64_t>(length));
-  }
-
-  void append(uint64_t element, uint64_t length) {
-    auto& runs = index_.runs;
-    if (!runs.empty() && runs.back().element + runs.back().length == element)
-      runs.back().length += length;
-    else
-      runs.push_back({index_.tokens, element, length});
-    // Sequences may overlap in the .bin, so the sum is not bounded by its size; it is by 2^31 times their number.
-    index_.tokens += length;
-  }
-
-  std::span<const uint8_t> bytes_;
-  std::string_view path_;
-  uint64_t bin_bytes_;
-  uint64_t document_entries_ = 0;
-  uint64_t lengths_ = 0, pointers_ = 0, documents_ = 0;  // where the three arrays begin
-  MegatronIndex index_;
-};
 
 // The length of the well-formed UTF-8 character at the front of `text` (Unicode 15, table 3-7), or 0.
 size_t utf8_character(std::span<const uint8_t> text) {
@@ -174,6 +65,24 @@ bool is_file(const std::string& path) {
   return std::filesystem::is_regular_file(path, ignored);
 }
 
+// "a directory", or whatever else a name that is no file stands for; empty if nothing is there.
+std::string what_is(const std::string& path) {
+  std::error_code ignored;
+  const auto status = std::filesystem::status(path, ignored);
+  switch (status.type()) {
+    case std::filesystem::file_type::not_found:
+    case std::filesystem::file_type::none:
+    case std::filesystem::file_type::regular:
+      return "";
+    case std::filesystem::file_type::directory:
+      return "a directory";
+    case std::filesystem::file_type::fifo:
+      return "a pipe";
+    default:
+      return "no regular file";
+  }
+}
+
 std::string without_extension(const std::string& path) {
   return path.ends_with(".bin") || path.ends_with(".idx") ? path.substr(0, path.size() - 4) : path;
 }
@@ -196,12 +105,10 @@ TokenFilePlace find_token_file(const std::string& path) {
   require(!bin, "{}.bin has no index {}.idx; copy it too, or name the .bin itself if it holds nothing but tokens",
           prefix, prefix);
   require(!idx, "the index {}.idx has no {}.bin beside it", prefix, prefix);
+  if (const std::string other = what_is(path); !other.empty())
+    fail("{} is {}; data is read from any place, again and again: give a file", path, other);
   if (named) fail("cannot find the data {}", path);
   fail("cannot find the data {}: neither such a file nor {}.bin with {}.idx", path, path, path);
-}
-
-MegatronIndex parse_megatron_index(std::span<const uint8_t> index, std::string_view path, uint64_t bin_bytes) {
-  return IndexParser(index, path, bin_bytes).parse();
 }
 
 TokenFile::TokenFile(const std::string& path, const TokenFileOptions& options)
@@ -218,6 +125,7 @@ TokenFile::TokenFile(const std::string& path, const TokenFileOptions& options)
       open_text(options.document_separator);
       break;
   }
+  check_contents();
 }
 
 void TokenFile::open_megatron(const std::string& prefix) {
@@ -227,14 +135,12 @@ void TokenFile::open_megatron(const std::string& prefix) {
   tokens_ = index.tokens;
   documents_ = index.documents;
   runs_ = std::move(index.runs);
+  document_starts_ = std::move(index.document_starts);
+  layout_hash_ = xxh3(file.bytes());
   require(data_.size() % element_size_ == 0,
           "{} has {} bytes, no multiple of its {}-byte tokens; it ends inside token {}", data_.path(), data_.size(),
           element_size_, data_.size() / element_size_);
-  if (!is_file(prefix + ".mask")) return;
-  mask_.emplace(prefix + ".mask");
-  require(mask_->size() == data_.size() / element_size_,
-          "{} has {} bytes and {} has {} tokens; a mask holds one byte for each token", mask_->path(), mask_->size(),
-          data_.path(), data_.size() / element_size_);
+  open_mask(prefix);
 }
 
 void TokenFile::open_flat(DType dtype) {
@@ -245,6 +151,17 @@ void TokenFile::open_flat(DType dtype) {
           "{} has {} bytes, no multiple of its {}-byte tokens; it ends inside token {}, or --data-dtype is wrong",
           path(), data_.size(), element_size_, tokens_);
   runs_ = {{0, 0, tokens_}};
+  open_mask(without_extension(path()));
+}
+
+void TokenFile::open_mask(const std::string& prefix) {
+  const std::string path = prefix + ".mask";
+  std::error_code ignored;
+  if (!std::filesystem::exists(path, ignored)) return;
+  mask_.emplace(path);
+  require(mask_->size() == data_.size() / element_size_,
+          "{} has {} bytes and {} has {} tokens; a mask holds one byte for each token", path, mask_->size(),
+          data_.path(), data_.size() / element_size_);
 }
 
 void TokenFile::open_text(const std::string& separator) {
@@ -253,7 +170,8 @@ void TokenFile::open_text(const std::string& separator) {
       "{} is text, and the built-in byte tokenizer needs a vocabulary of at least {} tokens, not {}; tokenize the text "
       "with the model's own tokenizer (agoq data)",
       path(), kByteTokenizerVocab, vocab_size_);
-  const auto text = data_.bytes();
+  const MappedFile file(path());
+  const auto text = file.bytes();
   require_utf8(text, path());
   uint64_t begin = 0;
   for (uint64_t line = 0; line < text.size() && !separator.empty();) {
@@ -268,6 +186,7 @@ void TokenFile::open_text(const std::string& separator) {
     line = next;
   }
   add_document(begin, text.size());
+  layout_hash_ = xxh3({reinterpret_cast<const uint8_t*>(runs_.data()), runs_.size() * sizeof(TokenRun)});
 }
 
 void TokenFile::add_document(uint64_t begin, uint64_t end) {
@@ -275,6 +194,37 @@ void TokenFile::add_document(uint64_t begin, uint64_t end) {
   runs_.push_back({tokens_, begin, end - begin});
   tokens_ += end - begin + 1;  // and the end-of-document token
   ++documents_;
+}
+
+// Reading the stream names what is wrong and where; a scan only tells that something may be. It covers tokens that the
+// index leaves out, too, which may be anything.
+void TokenFile::check_contents() {
+  const DType type = element_size_ == 8   ? DType::I64
+                     : element_size_ == 4 ? DType::I32
+                     : element_size_ == 2 ? DType::U16
+                                          : DType::U8;
+  const FileScan tokens = remembered_scan(data_, type);
+  if (tokens.smallest < 0 || tokens.largest >= id_limit()) check_ids();
+  const FileScan mask = mask_ ? remembered_scan(*mask_, DType::U8) : FileScan{};
+  if (mask.largest > 1) check_mask();
+  const std::array<uint64_t, 5> parts = {tokens_, tokens.hash, layout_hash_, mask_ ? 1u : 0u, mask.hash};
+  fingerprint_ = xxh3({reinterpret_cast<const uint8_t*>(parts.data()), sizeof(parts)});
+}
+
+void TokenFile::check_ids() const {
+  std::vector<int32_t> ids(kBlock);
+  for (uint64_t first = 0; first < tokens_; first += kBlock)
+    read(first, std::span(ids).first(std::min(kBlock, tokens_ - first)));
+}
+
+void TokenFile::check_mask() const {
+  std::vector<float> weights(kBlock);
+  for (uint64_t first = 0; first < tokens_; first += kBlock)
+    read_mask(first, std::span(weights).first(std::min(kBlock, tokens_ - first)));
+}
+
+int64_t TokenFile::id_limit() const {
+  return vocab_size_ > 0 ? vocab_size_ : int64_t{INT32_MAX} + 1;
 }
 
 template <class Piece>
@@ -313,10 +263,11 @@ void TokenFile::read_elements(uint64_t first, uint64_t element, std::span<int32_
 
 template <class T>
 void TokenFile::widen(uint64_t first, uint64_t element, std::span<int32_t> out) const {
-  const uint8_t* from = data_.bytes().data() + element * sizeof(T);
-  const int64_t limit = vocab_size_ > 0 ? vocab_size_ : int64_t{INT32_MAX} + 1;
+  std::vector<uint8_t> bytes(out.size() * sizeof(T));
+  data_.read(element * sizeof(T), bytes);
+  const int64_t limit = id_limit();
   for (size_t i = 0; i < out.size(); ++i) {
-    const auto id = static_cast<int64_t>(load<T>(from + i * sizeof(T)));
+    const auto id = static_cast<int64_t>(load<T>(&bytes[i * sizeof(T)]));
     if (id < 0 || id >= limit) [[unlikely]]
       fail(
           "{}: token {} (byte {}) has the id {}, outside the vocabulary of {}; was the file made with another "
@@ -331,7 +282,8 @@ void TokenFile::read_mask(uint64_t first, std::span<float> out) const {
   std::fill(out.begin(), out.end(), 1.0f);
   if (!mask_) return;
   for_each_piece(first, out.size(), [&](uint64_t at, uint64_t element, uint64_t length) {
-    const auto mask = mask_->bytes().subspan(element, length);
+    std::vector<uint8_t> mask(length);
+    mask_->read(element, mask);
     for (uint64_t i = 0; i < length; ++i) {
       require(mask[i] <= 1, "{}: byte {} is {}, a mask holds only 0 and 1", mask_->path(), element + i, mask[i]);
       out[at + i] = mask[i];
@@ -339,18 +291,41 @@ void TokenFile::read_mask(uint64_t first, std::span<float> out) const {
   });
 }
 
-uint64_t TokenFile::fingerprint() const {
+std::optional<uint64_t> TokenFile::next_target(uint64_t first, uint64_t end) const {
+  if (!mask_) return first < end ? std::optional(first) : std::nullopt;
+  std::vector<uint8_t> mask(kBlock);
+  for (; first < end; first += kBlock) {
+    const uint64_t count = std::min(kBlock, end - first);
+    for_each_piece(first, count, [&](uint64_t at, uint64_t element, uint64_t length) {
+      mask_->read(element, std::span(mask).subspan(at, length));
+    });
+    const auto* found = static_cast<const uint8_t*>(std::memchr(mask.data(), 1, count));
+    if (found) return first + static_cast<uint64_t>(found - mask.data());
+  }
+  return std::nullopt;
+}
+
+std::span<const uint64_t> TokenFile::document_starts(uint64_t first, uint64_t end) const {
+  const auto from = std::lower_bound(document_starts_.begin(), document_starts_.end(), first);
+  return {from, std::lower_bound(from, document_starts_.end(), end)};
+}
+
+uint64_t TokenFile::sampled_fingerprint() const {
   constexpr uint64_t kPieces = 64, kPieceBytes = 16384;
+  const bool with_mask = mask_ && format_ == TokenFormat::Megatron;  // one beside a flat file was not read
   Xxh3 hash;
-  const std::array<uint64_t, 3> sizes = {tokens_, data_.size(), mask_ ? 1u : 0u};
+  const std::array<uint64_t, 3> sizes = {tokens_, data_.size(), with_mask ? 1u : 0u};
   hash.add({reinterpret_cast<const uint8_t*>(sizes.data()), sizeof(sizes)});
-  const auto add_samples = [&](std::span<const uint8_t> bytes) {
-    if (bytes.size() <= kPieces * kPieceBytes) return hash.add(bytes);
-    for (uint64_t i = 0; i < kPieces; ++i)  // evenly spaced, from the first byte to the last
-      hash.add(bytes.subspan((bytes.size() - kPieceBytes) * i / (kPieces - 1), kPieceBytes));
+  const auto add_samples = [&](const PositionedFile& file) {
+    const bool whole = file.size() <= kPieces * kPieceBytes;
+    std::vector<uint8_t> bytes(whole ? file.size() : kPieceBytes);
+    for (uint64_t i = 0; i < (whole ? 1 : kPieces); ++i) {  // evenly spaced, from the first byte to the last
+      file.read(whole ? 0 : (file.size() - kPieceBytes) * i / (kPieces - 1), bytes);
+      hash.add(bytes);
+    }
   };
-  add_samples(data_.bytes());
-  if (mask_) add_samples(mask_->bytes());
+  add_samples(data_);
+  if (with_mask) add_samples(*mask_);
   return hash.value();
 }
 

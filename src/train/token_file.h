@@ -1,7 +1,12 @@
-// A stream of tokens in a file, mapped into memory: opened in no time whatever its size. Three kinds of file:
-//   Megatron-LM  PREFIX.bin with PREFIX.idx, and optionally PREFIX.mask: one byte a token, 0 where it is no target
-//   (prompts) flat         NAME.bin without an index: uint16 or int32 tokens, nothing else text         anything else:
-//   UTF-8, tokenized byte by byte (ids 0..255) with id 256 behind each document
+// A stream of tokens in a file. Three kinds of file:
+//
+//   Megatron-LM  PREFIX.bin with PREFIX.idx, which stores where documents begin
+//   flat         NAME.bin without an index: uint16 or int32 tokens, nothing else
+//   text         anything else: UTF-8, tokenized byte by byte (ids 0..255) with id 256 behind each document
+//
+// Beside a .bin may lie a .mask: one byte a token, 0 where it is no target (prompts).
+//
+// Opening reads the whole file once (file_scan.h): every id and every byte of the mask is checked, and hashed.
 #pragma once
 
 #include <cstdint>
@@ -12,7 +17,8 @@
 #include <vector>
 
 #include "base/dtype.h"
-#include "base/mapped_file.h"
+#include "base/positioned_file.h"
+#include "train/megatron_index.h"
 
 namespace agoq::train {
 
@@ -36,27 +42,9 @@ struct TokenFileOptions {
   std::string document_separator = {};  // of text: a line with exactly this ends a document; empty: one document
 };
 
-// Stream tokens [first, first + length) are elements [element, element + length) of the data file.
-struct TokenRun {
-  uint64_t first = 0;
-  uint64_t element = 0;
-  uint64_t length = 0;
-};
-
-// What a Megatron-LM index says about its .bin. Sequences that lie one behind the other are joined to one run.
-struct MegatronIndex {
-  uint64_t element_size = 0;  // 1, 2, 4 or 8 bytes
-  uint64_t sequences = 0;
-  uint64_t documents = 0;
-  uint64_t tokens = 0;
-  std::vector<TokenRun> runs;
-};
-
-// Checks every entry against the index's own size and the size of the .bin. `path` is for messages.
-MegatronIndex parse_megatron_index(std::span<const uint8_t> index, std::string_view path, uint64_t bin_bytes);
-
 class TokenFile {
  public:
+  // Errors name the file, the place and the value of an id outside the vocabulary, or of a mask's byte above 1.
   TokenFile(const std::string& path, const TokenFileOptions& options);
 
   const std::string& path() const { return data_.path(); }
@@ -64,20 +52,37 @@ class TokenFile {
   uint64_t token_count() const { return tokens_; }
   uint64_t document_count() const { return documents_; }  // 0: unknown (flat files)
   bool has_mask() const { return mask_.has_value(); }
+  const std::string& mask_path() const { return mask_->path(); }
 
-  // Tokens [first, first + out.size()). An id outside the vocabulary is an error that names its place.
+  // Tokens [first, first + out.size()).
   void read(uint64_t first, std::span<int32_t> out) const;
   // 1 where a token is a target, 0 where it is not; 1 everywhere without a mask.
   void read_mask(uint64_t first, std::span<float> out) const;
+  // The first target of [first, end); none if there is none.
+  std::optional<uint64_t> next_target(uint64_t first, uint64_t end) const;
 
-  // Changes with the number of tokens and, all but surely, with the tokens themselves: hashes samples of the file.
-  uint64_t fingerprint() const;
+  // Whether the file stores where documents begin. Where it does not, only an end-of-document token may tell.
+  bool stores_borders() const { return format_ == TokenFormat::Megatron && documents_ > 0; }
+  // Tokens in [first, end) with which a document begins, ascending; of a file that stores it.
+  std::span<const uint64_t> document_starts(uint64_t first, uint64_t end) const;
+  // Frees what document_starts() reads: 8 bytes for every document.
+  void forget_borders() { document_starts_ = {}; }
+
+  // Changes with the tokens, the mask, and how the index orders and divides them: XXH3 of all of it.
+  uint64_t fingerprint() const { return fingerprint_; }
+  // What checkpoints held before the whole file was read: samples of tokens and mask, not of the index.
+  uint64_t sampled_fingerprint() const;
 
  private:
   void open_megatron(const std::string& prefix);
   void open_flat(DType dtype);
   void open_text(const std::string& separator);
+  void open_mask(const std::string& prefix);
   void add_document(uint64_t begin, uint64_t end);
+  void check_contents();
+  void check_ids() const;
+  void check_mask() const;
+  int64_t id_limit() const;  // ids lie below it
   void read_elements(uint64_t first, uint64_t element, std::span<int32_t> out) const;
   template <class T>
   void widen(uint64_t first, uint64_t element, std::span<int32_t> out) const;
@@ -87,12 +92,15 @@ class TokenFile {
 
   TokenFormat format_;
   int64_t vocab_size_;
-  MappedFile data_;
-  std::optional<MappedFile> mask_;
+  PositionedFile data_;
+  std::optional<PositionedFile> mask_;
   uint64_t element_size_ = 1;
   uint64_t tokens_ = 0;
   uint64_t documents_ = 0;
   std::vector<TokenRun> runs_;  // by first token; in text, each is followed by one end-of-document token
+  std::vector<uint64_t> document_starts_;
+  uint64_t layout_hash_ = 0;  // of how the stream is made of the file's tokens
+  uint64_t fingerprint_ = 0;
 };
 
 }  // namespace agoq::train

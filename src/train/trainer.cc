@@ -20,6 +20,7 @@
 #include "train/origin.h"
 #include "train/peak_flops.h"
 #include "train/rehearsal.h"
+#include "train/run_data.h"
 #include "train/run_folder.h"
 #include "train/run_metadata.h"
 #include "train/settings.h"
@@ -75,9 +76,11 @@ class Trainer::Run : public RunPlan {
  private:
   void reserve_memory();
   void tell_memory_in_use() const;
+  void open_data(int local_rank);
   void resume_or_start();
   void take_over(const Checkpoint& checkpoint);
   StepMetrics train_step();
+  parallel::UpdateResult update(std::span<Batch> batches, double weight, double lr);
   void report(const StepMetrics& metrics);
   void record(const std::function<void()>& write);
   void write_memory() const;
@@ -99,6 +102,7 @@ class Trainer::Run : public RunPlan {
   Observer observer_;
   std::optional<RunFolder> folder_;  // the leader's
   std::optional<CrewSaver> saver_;
+  std::optional<Checkpoint> latest_;  // that the run goes on from, until it does
   std::optional<Datasets> data_;
   std::optional<StepBatches> batches_;
   std::optional<MetricsWriter> metrics_;
@@ -107,7 +111,7 @@ class Trainer::Run : public RunPlan {
   std::string vocabulary_;    // hash
   int64_t step_ = 0;          // steps done
   int64_t saved_step_ = -1;
-  int64_t skipped_ = 0, skipped_in_a_row_ = 0;
+  int64_t skipped_ = 0, skipped_in_a_row_ = 0, without_targets_ = 0;
   uint64_t tokens_ = 0;
   size_t highest_total_ = 0;  // bytes planned, over ranks
   double train_loss_ = 0, training_seconds_ = 0;
@@ -147,14 +151,13 @@ Trainer::Run::Run(const TrainConfig& given, Observer watcher, const Processes& p
   if (!config.save.empty()) {
     if (crew_.leads()) folder_.emplace(config.save);
     saver_.emplace(crew_, RunFolder::checkpoints_in(config.save), config.keep_checkpoints);
+    latest_ = open_latest_checkpoint(RunFolder::checkpoints_in(config.save), crew_.readers());
   }
-  data_.emplace(open_datasets(data_config(config), batch_spec(config, model)));
-  batches_.emplace(data_->train, config.global_batch_size, parallelism.data_rank(), parallelism.data_ranks());
-  identity_ = identity_json(config, model, data_->train);
+  open_data(processes.local_rank);
   agree();
   state = std::make_unique<parallel::TrainingState>(memory->arena(), target, job, crew_.transport());
   state->context().random.seed = config.seed;
-  check_attention(*state, config.reset_attention_mask);
+  check_attention(*state, data_->resets_attention());
   if (!crew_.alone()) exposed_.emplace(state->context());
   const std::vector<size_t> totals = state->groups().world.values(layout.total);
   highest_total_ = *std::max_element(totals.begin(), totals.end());
@@ -167,12 +170,33 @@ Trainer::Run::Run(const TrainConfig& given, Observer watcher, const Processes& p
                                               : 0);
 }
 
+// A run that goes on reads its data as it began to.
+void Trainer::Run::open_data(int local_rank) {
+  bool only_eod_token = false;
+  if (latest_) {
+    const RunMetadata run = read_metadata(latest_->manifest(), latest_->path());
+    keep_document_settings(config, run.settings);
+    only_eod_token = ends_documents_by_token(run.identity);
+  }
+  BatchSpec spec = batch_spec(config, model);
+  spec.only_eod_token = only_eod_token;
+  data_.emplace(open_run_data(crew_, local_rank, config, spec));
+  batches_.emplace(data_->train, config.global_batch_size, parallelism.data_rank(), parallelism.data_ranks());
+  identity_ = identity_json(config, model, data_->train);
+  if (!crew_.leads()) return;
+  std::vector<std::string> warnings = data_->train.warnings();
+  if (!config.valid_data_path.empty())
+    for (std::string& warning : data_->valid->warnings()) warnings.push_back(std::move(warning));
+  for (const std::string& warning : warnings) log_warning("{}", warning);
+}
+
 // What the machine of each rank has made of the settings, and what lies there under the same names.
 void Trainer::Run::agree() const {
   comm::Agreement items = settings_of(config);
   const Json identity = Json::parse(identity_);
   for (const auto& [name, value] : identity.items()) items.push_back({name, value.dump()});
   items.push_back({"the vocabulary", vocabulary_});
+  if (!config.valid_data_path.empty()) items.push_back({"held-out data", data_->valid->identity()});
   crew_.agree(items);
 }
 
@@ -195,10 +219,9 @@ void Trainer::Run::reserve_memory() {
 }
 
 void Trainer::Run::resume_or_start() {
-  const std::string checkpoints = RunFolder::checkpoints_in(config.save);
-  const auto latest = saver_ ? open_latest_checkpoint(checkpoints, crew_.readers()) : std::nullopt;
-  if (latest) {
-    take_over(*latest);
+  if (latest_) {
+    take_over(*latest_);
+    latest_.reset();
   } else if (const std::string told = load_first_weights(config, *state, crew_.readers()); !told.empty()) {
     note(told);
   }
@@ -218,7 +241,7 @@ void Trainer::Run::take_over(const Checkpoint& checkpoint) {
           "the run of {} began {}, and this command begins {}: say it as then to continue that run, or give another "
           "--save",
           checkpoint.path(), beginning(metadata.settings.finetune), beginning(config.finetune));
-  const std::vector<std::string> changed = differences(metadata.identity, identity_);
+  const std::vector<std::string> changed = differences(with_whole_contents(metadata.identity, data_->train), identity_);
   require(changed.empty(),
           "{} is another run's; what differs:\n  {}\nUse the same settings, or another --save folder; with that, "
           "--finetune {} begins with these weights",
@@ -234,6 +257,7 @@ void Trainer::Run::take_over(const Checkpoint& checkpoint) {
   step_ = saved_step_ = checkpoint.manifest().step;
   skipped_ = metadata.skipped;
   skipped_in_a_row_ = metadata.skipped_in_a_row;
+  without_targets_ = metadata.without_targets;
   tokens_ = metadata.tokens;
   state->optimizer().set_updates(state->context(), metadata.updates);
   if constexpr (kCudaBuild)
@@ -287,33 +311,42 @@ void Trainer::Run::write_summary(const Summary& result) const {
   folder_->write_json("summary.json", json.dump());
 }
 
+// Gradients and update of one step, whose targets weigh so much; sets train_loss_.
+parallel::UpdateResult Trainer::Run::update(std::span<Batch> batches, double weight, double lr) {
+  std::vector<parallel::MicroBatch> micro_batches;
+  for (Batch& batch : batches) micro_batches.push_back(view(batch));
+  Context& ctx = state->context();
+  state->grads().begin_step(ctx, static_cast<int>(batches.size()));
+  state->forward_backward(micro_batches, static_cast<float>(1 / weight));
+  state->optimizer().step(
+      ctx, lr, {config.adam_beta1, config.adam_beta2, config.adam_eps, config.weight_decay, config.clip_grad});
+  const parallel::UpdateResult result = state->optimizer().result(ctx);
+  skipped_in_a_row_ = result.skipped ? skipped_in_a_row_ + 1 : 0;
+  require(skipped_in_a_row_ < kSkippedInARowLimit,
+          "{} steps in a row had non-finite gradients, first in {}; lower --lr or look at the data around step {}",
+          skipped_in_a_row_, result.non_finite, step_);
+  train_loss_ = state->take_loss() / weight;
+  return result;
+}
+
 StepMetrics Trainer::Run::train_step() {
   const Clock::time_point start = Clock::now();
   const std::span<Batch> batches = batches_->fill(step_);
-  std::vector<parallel::MicroBatch> micro_batches;
-  for (Batch& batch : batches) micro_batches.push_back(view(batch));
-  const double weight = target_weight(batches);
-
   Context& ctx = state->context();
   ctx.random.step = static_cast<uint32_t>(step_);
   ctx.exposed = exposed_ ? &*exposed_ : nullptr;
-  state->grads().begin_step(ctx, static_cast<int>(batches.size()));
-  state->forward_backward(micro_batches, weight > 0 ? static_cast<float>(1 / weight) : 0.0f);
   const double lr = learning_rate(config, step_);
-  state->optimizer().step(
-      ctx, lr, {config.adam_beta1, config.adam_beta2, config.adam_eps, config.weight_decay, config.clip_grad});
-  const parallel::UpdateResult update = state->optimizer().result(ctx);
+  // All ranks see the same weight. Without targets there is no gradient, and weight decay alone would shrink weights.
+  const double weight = target_weight(batches);
+  const bool nothing_counts = weight == 0;
+  const parallel::UpdateResult updated =
+      nothing_counts ? parallel::UpdateResult{0, true, {}} : update(batches, weight, lr);
 
-  skipped_ += update.skipped;
-  skipped_in_a_row_ = update.skipped ? skipped_in_a_row_ + 1 : 0;
-  require(skipped_in_a_row_ < kSkippedInARowLimit,
-          "{} steps in a row had non-finite gradients, first in {}; lower --lr or look at the data around step {}",
-          skipped_in_a_row_, update.non_finite, step_);
+  skipped_ += updated.skipped;
+  without_targets_ += nothing_counts;
   ++step_;
   const uint64_t step_tokens = static_cast<uint64_t>(config.global_batch_size * config.seq_length);
   tokens_ += step_tokens;
-  const double loss_sum = state->take_loss();
-  train_loss_ = weight > 0 ? loss_sum / weight : 0;
 
   ctx.exposed = nullptr;  // evaluation is not measured
   const ExposedSeconds exposed = exposed_ ? exposed_->take() : ExposedSeconds{};
@@ -322,9 +355,10 @@ StepMetrics Trainer::Run::train_step() {
   ++timed_steps_;
   StepMetrics m;
   m.step = step_;
-  m.loss = train_loss_;
+  m.loss = nothing_counts ? NAN : train_loss_;
+  m.counted = !nothing_counts;
   m.lr = lr;
-  m.grad_norm = update.grad_norm;
+  m.grad_norm = updated.grad_norm;
   m.step_ms = seconds * 1e3;
   m.tokens_per_second = static_cast<double>(step_tokens) / seconds;
   const double flops = model.flops_per_token(config.seq_length) * m.tokens_per_second;
@@ -332,6 +366,7 @@ StepMetrics Trainer::Run::train_step() {
   m.mfu = peak_ > 0 ? flops / peak_ : 0;
   m.memory_bytes = highest_total_;
   m.skipped = skipped_;
+  m.without_targets = without_targets_;
   if (exposed_) m.exposed = highest(exposed);
   return m;
 }
@@ -354,6 +389,9 @@ double Trainer::Run::target_weight(std::span<const Batch> own) const {
 
 void Trainer::Run::report(const StepMetrics& m) {
   record([&] { metrics_->step(m); });
+  if (!m.counted && m.without_targets == 1)
+    note(fmt::format("in step {} nothing counts for the loss: it changes nothing; further such steps are counted",
+                     m.step));
   if (crew_.leads() && observer_.on_step) observer_.on_step(m);
 }
 
@@ -371,7 +409,7 @@ void Trainer::Run::record(const std::function<void()>& write) {
 void Trainer::Run::validate() {
   if (!data_->valid) return;
   const int64_t per_batch = config.micro_batch_size;
-  const int64_t samples = std::min(config.eval_iters * per_batch, static_cast<int64_t>(data_->valid->samples()));
+  const int64_t samples = evaluated_samples(config, *data_->valid);
   valid_loss_ = held_out_loss(*state, *data_->valid, (samples + per_batch - 1) / per_batch, samples);
   record([&] { metrics_->valid(step_, *valid_loss_); });
   if (crew_.leads() && observer_.on_valid) observer_.on_valid(step_, *valid_loss_);
@@ -411,6 +449,7 @@ std::string Trainer::Run::metadata_json() const {
   metadata.updates = state->optimizer().updates(state->context());
   metadata.skipped = skipped_;
   metadata.skipped_in_a_row = skipped_in_a_row_;
+  metadata.without_targets = without_targets_;
   metadata.tokens = tokens_;
   metadata.identity = identity_;
   metadata.model = model::config_to_json(model);
@@ -434,6 +473,7 @@ Summary Trainer::Run::summary(bool stopped) const {
   s.bytes_per_parameter = bytes_per_parameter(layout);
   s.saved_bytes_per_token_layer = saved_bytes_per_token_layer(layout);
   s.skipped = skipped_;
+  s.without_targets = without_targets_;
   return s;
 }
 

@@ -41,7 +41,7 @@ struct Summary {
   double tokens_per_second = 0;
   double bytes_per_parameter = 0;
   double saved_bytes_per_token_layer = 0;
-  int64_t skipped = 0;
+  int64_t skipped = 0, without_targets = 0;  // steps; the latter of the former
 };
 
 // What the run tells while it goes; every member may be empty.

@@ -3,9 +3,11 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cstring>
 #include <filesystem>
 
 #include "cli/ranks.h"
+#include "train/data_files.h"
 
 namespace agoq {
 namespace {
@@ -218,6 +220,30 @@ TEST(MeshRefuses, OtherDataOnOneRank) {
   expect_all_fail(other, "}]' on rank 2\n");
   expect_all_fail(none, "/proc/self/cwd/text.txt");
   EXPECT_THAT(none[0].err, HasSubstr("[rank 0] rank 2: "));
+  EXPECT_FALSE(fs::exists(tiny.metrics("run"))) << "no step was made";
+}
+
+// The same tokens, which the index of rank 1 orders otherwise; as training data and as held-out data.
+TEST(MeshRefuses, AnotherIndexOnOneRank) {
+  const TinyMeshRun tiny;
+  const fs::path here = tiny.file("here"), elsewhere = tiny.file("elsewhere");
+  const std::vector<int64_t> one(400, 1), two(400, 2);
+  for (const fs::path& folder : {here, elsewhere}) {
+    fs::create_directory(folder);
+    train::write_megatron(folder / "m", {one, two});
+  }
+  std::string index = read_plainly(elsewhere / "m.idx");
+  const int64_t swapped[] = {800, 0};
+  std::memcpy(&index[34 + 2 * 4], swapped, sizeof(swapped));
+  write_plainly(elsewhere / "m.idx", index);
+  const auto refused = [&](const Words& arguments) {
+    return Ranks(2, arguments, {{0, {.folder = here}}, {1, {.folder = elsewhere}}}).wait({}, kSoon);
+  };
+  Words arguments = tiny.arguments(3, "run", kTp2.settings);
+  expect_all_fail(refused(arguments + Words{"--valid-data-path", "/proc/self/cwd/m"}),
+                  "must agree: held-out data is '[{");
+  *(std::find(arguments.begin(), arguments.end(), "--data-path") + 1) = "/proc/self/cwd/m";
+  expect_all_fail(refused(arguments), "must agree: data is '[{");
   EXPECT_FALSE(fs::exists(tiny.metrics("run"))) << "no step was made";
 }
 

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cstring>
 #include <map>
 #include <numeric>
 #include <set>
@@ -212,7 +213,105 @@ TEST_F(DatasetTest, ResetFlagsActBehindEndOfDocumentTokens) {
   fill();
   EXPECT_THAT(batch.loss_weights, ElementsAre(1, 1, 0, 1, 1, 0, 0, 1, 1, 1, 1, 1));
   spec.eod_token = -1;
-  EXPECT_THAT(error_of(fill), HasSubstr("end-of-document"));
+  EXPECT_THAT(error_of(fill), AllOf(HasSubstr("e.bin does not store where documents begin"), HasSubstr("--eod-token")));
+}
+
+// Conversations whose turns all end with 0, as ChatML's do: each is one document, and only the index knows.
+TEST_F(DatasetTest, AnIndexDividesDocumentsWhereverTheEndTokenStands) {
+  write_megatron(scratch_.file("chat"), {{9, 1, 0, 2, 0}, {}, {3, 0, 4}, {5, 0, 6, 7, 0}});
+  BatchSpec spec = spec_of(2, 6);
+  spec.eod_token = 0;
+  spec.reset_position_ids = spec.reset_attention_mask = spec.eod_mask_loss = true;
+  Batch batch(spec);
+  const auto fill = [&] { open_evaluation_dataset(config_of({scratch_.file("chat")}), spec).fill(0, batch); };
+  fill();
+  EXPECT_THAT(batch.tokens, ElementsAre(9, 1, 0, 2, 0, 3, 0, 4, 5, 0, 6, 7));
+  EXPECT_THAT(batch.positions, ElementsAre(0, 1, 2, 3, 4, 0, 0, 1, 0, 1, 2, 3));
+  EXPECT_THAT(batch.document_start, ElementsAre(0, 0, 0, 0, 0, 5, 6, 6, 8, 8, 8, 8));
+  EXPECT_THAT(batch.loss_weights, ElementsAre(1, 1, 1, 1, 0, 1, 1, 0, 1, 1, 1, 1));
+  spec.eod_token = -1;
+  const Batch with_token = batch;
+  fill();
+  EXPECT_EQ(batch.document_start, with_token.document_start) << "no end token is needed";
+  spec.eod_token = 0;
+  spec.only_eod_token = true;
+  fill();
+  EXPECT_THAT(batch.document_start, ElementsAre(0, 0, 0, 3, 3, 5, 6, 7, 7, 7, 10, 10)) << "as older runs began";
+}
+
+TEST_F(DatasetTest, DocumentsOfMaskedDataAreApartUnlessAFlagSaysOtherwise) {
+  const auto write = [&](const std::string& name) {
+    write_megatron(scratch_.file(name), {{1, 2, 3}, {4, 5, 6, 7}});
+    return scratch_.file(name);
+  };
+  const std::string plain = write("plain"), masked = write("masked");
+  write_plainly(masked + ".mask", std::string(7, '\1'));
+  BatchSpec spec = spec_of(1, 6);
+  Batch batch(spec);
+  const auto fill = [&](const std::vector<std::string>& path, uint64_t sample) {
+    open_evaluation_dataset(config_of(path), spec).fill(sample, batch);
+    return std::pair(batch.positions[4], batch.document_start[4]);
+  };
+  const std::pair<int32_t, int32_t> together{4, 0}, apart{1, 3};
+  EXPECT_EQ(fill({plain}, 0), together);
+  EXPECT_EQ(fill({masked}, 0), apart);
+  std::vector<std::pair<int32_t, int32_t>> blended = {fill({"1", plain, "1", masked}, 0),
+                                                      fill({"1", plain, "1", masked}, 1)};
+  EXPECT_THAT(blended, ElementsAre(together, apart)) << "each source by itself";
+  spec.reset_position_ids = spec.reset_attention_mask = false;
+  EXPECT_EQ(fill({masked}, 0), together);
+  spec.reset_position_ids = spec.reset_attention_mask = true;
+  EXPECT_EQ(fill({plain}, 0), apart);
+}
+
+TEST_F(DatasetTest, WarnsWhereBordersAreAskedForThatNothingStores) {
+  write_plainly(scratch_.file("a.txt"), "one\n---\ntwo\n");
+  write_megatron(scratch_.file("m"), {{1, 2, 3}});
+  BatchSpec spec = spec_of(1, 2);
+  spec.eod_token = 7;
+  DataConfig config = config_of({file("flat", 0, 10)});
+  const auto warnings = [&] { return open_evaluation_dataset(config, spec).warnings(); };
+  EXPECT_THAT(warnings(), ElementsAre());
+  spec.reset_attention_mask = true;
+  EXPECT_THAT(warnings(), ElementsAre(AllOf(HasSubstr("flat.bin does not store"), HasSubstr("token 7 "))));
+  config.data_path = {scratch_.file("m")};
+  EXPECT_THAT(warnings(), ElementsAre());
+  config.data_path = {scratch_.file("a.txt")};
+  EXPECT_THAT(warnings(), ElementsAre(HasSubstr("a.txt stores no document borders")));
+  config.files.document_separator = "---";
+  EXPECT_THAT(warnings(), ElementsAre());
+}
+
+TEST_F(DatasetTest, DataInWhichNothingCountsIsRefused) {
+  write_megatron(scratch_.file("m"), {counting(1, 21)});
+  const auto refused = [&](const std::string& mask, double valid_fraction, uint64_t counted = 0,
+                           bool masks_eod = false) {
+    write_plainly(scratch_.file("m.mask"), mask);
+    BatchSpec spec = spec_of(1, 4);
+    spec.eod_mask_loss = masks_eod;
+    const Datasets data = open_datasets(config_of({scratch_.file("m")}, valid_fraction), spec);
+    const std::string training = error_of([&] { data.train.require_targets(); });
+    return training.empty() && data.valid ? "valid: " + error_of([&] { data.valid->require_targets(counted); })
+                                          : training;
+  };
+  const auto ones_at = [](const std::vector<size_t>& places) {
+    std::string mask(21, '\0');
+    for (const size_t place : places) mask[place] = '\1';
+    return mask;
+  };
+  EXPECT_THAT(refused(ones_at({}), 0), AllOf(HasSubstr("tokens 0 to 20"), HasSubstr("m.bin"), HasSubstr("m.mask")));
+  EXPECT_THAT(refused(ones_at({0}), 0), HasSubstr("nothing counts")) << "the first token is nobody's target";
+  EXPECT_EQ(refused(ones_at({20}), 0), "");
+  // 2 of 5 samples are held out: tokens 12 to 20, and 0 to 8 are for training.
+  EXPECT_THAT(refused(ones_at({15}), 0.4), HasSubstr("tokens 0 to 8"));
+  EXPECT_THAT(refused(ones_at({8, 12}), 0.4), AllOf(HasSubstr("valid: "), HasSubstr("tokens 12 to 20")));
+  EXPECT_EQ(refused(ones_at({8, 17}), 0.4), "valid: ");
+  EXPECT_THAT(refused(ones_at({8, 17}), 0.4, 1), HasSubstr("in the first 1 samples"));
+  EXPECT_EQ(refused(ones_at({8, 17}), 0.4, 2), "valid: ");
+  // Every target is a document's first token.
+  write_megatron(scratch_.file("m"), std::vector<std::vector<int64_t>>(21, {5}));
+  EXPECT_EQ(refused(std::string(21, '\1'), 0), "");
+  EXPECT_THAT(refused(std::string(21, '\1'), 0, 0, true), HasSubstr("--eod-mask-loss"));
 }
 
 TEST_F(DatasetTest, UnevenMasksWeighTheTargetWhateverTheBatchSize) {
@@ -278,6 +377,25 @@ TEST_F(DatasetTest, IdentityTellsDataApart) {
   const std::string before = identity(0, spec_of(1, 8));
   std::filesystem::copy(file("a", 0, 100), scratch_.file("renamed.bin"));
   EXPECT_EQ(open_datasets(config_of({scratch_.file("renamed.bin")}), spec_of(1, 8)).train.identity(), before);
+}
+
+// The same tokens in the same file, read in another order or divided otherwise.
+TEST_F(DatasetTest, IdentityHoldsTheIndex) {
+  const auto identity = [&] { return open_datasets(config_of({scratch_.file("m")}), spec_of(1, 4)).train.identity(); };
+  write_megatron(scratch_.file("m"), {{1, 2, 3}, {4, 5, 6}});
+  const std::string before = identity();
+  EXPECT_EQ(identity(), before);
+  std::string index = read_plainly(scratch_.file("m.idx"));
+  const int64_t swapped[] = {6, 0};
+  std::memcpy(&index[34 + 2 * 4], swapped, sizeof(swapped));
+  write_plainly(scratch_.file("m.idx"), index);
+  EXPECT_NE(identity(), before);
+  write_megatron(scratch_.file("m"), {{1, 2}, {3, 4, 5, 6}});
+  EXPECT_NE(identity(), before);
+  write_megatron(scratch_.file("m"), {{1, 2, 3}, {4, 5, 6}});
+  EXPECT_EQ(identity(), before);
+  write_plainly(scratch_.file("m.mask"), std::string(6, '\1'));
+  EXPECT_NE(identity(), before);
 }
 
 }  // namespace

@@ -80,6 +80,17 @@ TEST(Metrics, ALineHasTheFieldsThatReportsRead) {
   EXPECT_EQ(line["skipped"], 2);
 }
 
+TEST(Metrics, AStepWithoutTargetsHasNoLossAndIsCounted) {
+  const ScratchFolder scratch;
+  StepMetrics m{.step = 3, .loss = NAN, .skipped = 5, .without_targets = 4, .counted = false};
+  MetricsWriter(scratch.file("m"), 0).step(m);
+  const Json line = lines_of(scratch.file("m")).at(0);
+  EXPECT_TRUE(line["loss"].is_null());
+  EXPECT_EQ(line["skipped"], 5);
+  EXPECT_EQ(line["without_targets"], 4);
+  EXPECT_THAT(log_line(m, 10, 1), AllOf(HasSubstr("| loss       - |"), HasSubstr("skipped 5")));
+}
+
 TEST(Metrics, ALineOfSeveralProcessesTellsWhatWasWaitedFor) {
   const ScratchFolder scratch;
   StepMetrics m{.step = 1};

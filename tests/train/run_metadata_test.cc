@@ -20,6 +20,7 @@ TEST(RunMetadata, ComesBackWithEverySetting) {
   metadata.updates = 7;
   metadata.skipped = 3;
   metadata.skipped_in_a_row = 2;
+  metadata.without_targets = 1;
   metadata.tokens = uint64_t{1} << 40;
   metadata.identity = R"({"a":1})";
   metadata.model = R"({"b":2})";
@@ -30,11 +31,13 @@ TEST(RunMetadata, ComesBackWithEverySetting) {
   settings.seed = ~uint64_t{0};
   settings.eod_token = -5;
   settings.eod_mask_loss = true;
+  settings.reset_position_ids = false;
   settings.tokenizer = "/t\xc3\xa9";
   const RunMetadata again = metadata_from_json(to_json(metadata), "m");
   EXPECT_EQ(again.updates, 7);
   EXPECT_EQ(again.skipped, 3);
   EXPECT_EQ(again.skipped_in_a_row, 2);
+  EXPECT_EQ(again.without_targets, 1);
   EXPECT_EQ(again.tokens, metadata.tokens);
   EXPECT_EQ(again.identity, metadata.identity);
   EXPECT_EQ(again.model, metadata.model);

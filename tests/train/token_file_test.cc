@@ -3,6 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <sys/stat.h>
+
 #include <fstream>
 #include <numeric>
 
@@ -129,13 +131,18 @@ TEST(TokenFile, RefusesWhatIsNotUtf8AndSaysWhere) {
 TEST(TokenFile, NamesTheTokenOutsideTheVocabulary) {
   const ScratchFolder scratch;
   write_megatron(scratch.file("m"), {{1, 2}, {3, 500, 4}});
-  const TokenFile file(scratch.file("m"), {.vocab_size = 500});
-  EXPECT_THAT(read(file, 0, 3), ElementsAre(1, 2, 3));
-  EXPECT_THAT(error_of([&] { read(file, 2, 3); }), AllOf(HasSubstr("m.bin"), HasSubstr("token 3 (byte 6)"),
-                                                         HasSubstr("id 500"), HasSubstr("vocabulary of 500")));
+  const auto open = [&](int64_t vocab) {
+    return error_of([&] { TokenFile(scratch.file("m"), {.vocab_size = vocab}); });
+  };
+  EXPECT_EQ(open(501), "");
+  EXPECT_THAT(open(500), AllOf(HasSubstr("m.bin"), HasSubstr("token 3 (byte 6)"), HasSubstr("id 500"),
+                               HasSubstr("vocabulary of 500")));
   write_plainly(scratch.file("negative.bin"), raw_tokens<int32_t>({1, -2}));
-  const TokenFile negative(scratch.file("negative.bin"), {.data_dtype = DType::I32});
-  EXPECT_THAT(error_of([&] { read(negative, 0, 2); }), AllOf(HasSubstr("token 1 (byte 4)"), HasSubstr("id -2")));
+  EXPECT_THAT(error_of([&] { TokenFile(scratch.file("negative.bin"), {.data_dtype = DType::I32}); }),
+              AllOf(HasSubstr("token 1 (byte 4)"), HasSubstr("id -2")));
+  write_plainly(scratch.file("wide.bin"), raw_tokens<int64_t>({1, int64_t{1} << 40}));
+  write_plainly(scratch.file("wide.idx"), megatron_index(5, 8, {2}));
+  EXPECT_THAT(error_of([&] { TokenFile(scratch.file("wide"), {}); }), HasSubstr("id 1099511627776"));
   write_plainly(scratch.file("text"), "some text");
   EXPECT_THAT(error_of([&] { TokenFile(scratch.file("text"), {.vocab_size = 256}); }), HasSubstr("at least 257"));
 }
@@ -150,12 +157,90 @@ TEST(TokenFile, RefusesWrongSizes) {
   EXPECT_THAT(error_of([&] { TokenFile(scratch.file("m"), {}); }),
               AllOf(HasSubstr("m.mask has 2 bytes"), HasSubstr("3 tokens")));
   write_plainly(scratch.file("m.mask"), std::string("\1\7\0", 3));
-  const TokenFile masked(scratch.file("m"), {});
-  EXPECT_THAT(error_of([&] { mask(masked, 0, 3); }), AllOf(HasSubstr("m.mask: byte 1 is 7")));
+  EXPECT_THAT(error_of([&] { TokenFile(scratch.file("m"), {}); }), HasSubstr("m.mask: byte 1 is 7"));
+  std::filesystem::remove(scratch.file("m.mask"));
   const TokenFile file(scratch.file("m"), {});
   EXPECT_THAT(error_of([&] { read(file, 2, 2); }), HasSubstr("it has 3"));
   std::ofstream(scratch.file("m.bin"), std::ios::app) << 'x';
   EXPECT_THAT(error_of([&] { TokenFile(scratch.file("m"), {}); }), HasSubstr("ends inside token 3"));
+}
+
+// What the index leaves out may be anything.
+TEST(TokenFile, ChecksEveryTokenOfTheStreamAndNoOther) {
+  const ScratchFolder scratch;
+  std::vector<int64_t> tokens(300'000, 1);
+  tokens[299'999] = 9;
+  write_plainly(scratch.file("a.bin"), raw_tokens<uint16_t>(tokens));
+  const auto error = [&] { return error_of([&] { TokenFile(scratch.file("a.bin"), {.vocab_size = 9}); }); };
+  EXPECT_THAT(error(), HasSubstr("token 299999 (byte 599998) has the id 9"));
+  std::string mask(300'000, '\1');
+  mask[123'456] = '\2';
+  write_plainly(scratch.file("a.mask"), mask);
+  tokens[299'999] = 8;
+  write_plainly(scratch.file("a.bin"), raw_tokens<uint16_t>(tokens));
+  EXPECT_THAT(error(), HasSubstr("a.mask: byte 123456 is 2"));
+  write_plainly(scratch.file("a.idx"), megatron_index(8, 2, {123'456}));
+  EXPECT_EQ(error(), "");
+}
+
+TEST(TokenFile, ReadsAMaskBesideAFlatFile) {
+  const ScratchFolder scratch;
+  write_plainly(scratch.file("a.bin"), raw_tokens<uint16_t>({1, 2, 3, 4}));
+  write_plainly(scratch.file("a.mask"), std::string("\0\1\0\1", 4));
+  const TokenFile file(scratch.file("a.bin"), {});
+  EXPECT_TRUE(file.has_mask());
+  EXPECT_THAT(mask(file, 0, 4), ElementsAre(0, 1, 0, 1));
+  EXPECT_EQ(file.next_target(0, 4), 1u);
+  EXPECT_EQ(file.next_target(2, 4), 3u);
+  EXPECT_EQ(file.next_target(2, 3), std::nullopt);
+  write_plainly(scratch.file("a.mask"), "\1");
+  EXPECT_THAT(error_of([&] { TokenFile(scratch.file("a.bin"), {}); }), HasSubstr("a.mask has 1 bytes"));
+  std::filesystem::remove(scratch.file("a.mask"));
+  std::filesystem::create_directory(scratch.file("a.mask"));
+  EXPECT_THAT(error_of([&] { TokenFile(scratch.file("a.bin"), {}); }), HasSubstr("a.mask: it is a directory"));
+}
+
+TEST(TokenFile, KnowsWhereDocumentsBegin) {
+  const ScratchFolder scratch;
+  write_plainly(scratch.file("m.bin"), raw_tokens<uint16_t>({1, 2, 3, 4, 5, 6}));
+  std::string index("MMIDIDX\0\0", 9);
+  put<uint64_t>(index, 1);
+  put<uint8_t>(index, 8);
+  put<uint64_t>(index, 5);  // sequences, and five documents: the second is empty, the third has two sequences
+  put<uint64_t>(index, 6);
+  for (const int32_t length : {2, 0, 1, 2, 1}) put<int32_t>(index, length);
+  for (const int64_t pointer : {0, 0, 4, 6, 10}) put<int64_t>(index, pointer);
+  for (const int64_t first : {0, 1, 1, 2, 4, 5}) put<int64_t>(index, first);
+  write_plainly(scratch.file("m.idx"), index);
+  TokenFile file(scratch.file("m"), {});
+  EXPECT_EQ(file.document_count(), 5u);
+  const auto starts = [&](uint64_t first, uint64_t end) {
+    const auto found = file.document_starts(first, end);
+    return std::vector<uint64_t>(found.begin(), found.end());
+  };
+  EXPECT_THAT(starts(0, 6), ElementsAre(0, 2, 5));
+  EXPECT_THAT(starts(1, 5), ElementsAre(2));
+  EXPECT_THAT(starts(3, 5), ElementsAre());
+  EXPECT_TRUE(file.stores_borders());
+}
+
+TEST(TokenFile, RefusesWhatIsNoFileAtOnce) {
+  const ScratchFolder scratch;
+  std::filesystem::create_directory(scratch.file("folder"));
+  ASSERT_EQ(mkfifo(scratch.file("fifo").c_str(), 0600), 0);
+  ASSERT_EQ(mkfifo(scratch.file("fifo.bin").c_str(), 0600), 0);
+  for (const char* name : {"folder", "fifo", "fifo.bin"})
+    EXPECT_THAT(error_of([&] { TokenFile(scratch.file(name), {}); }),
+                AllOf(HasSubstr(scratch.file(name) + " is a "), HasSubstr("give a file")))
+        << name;
+}
+
+TEST(TokenFile, AFileThatShrinksIsAnError) {
+  const ScratchFolder scratch;
+  write_plainly(scratch.file("a.bin"), raw_tokens<uint16_t>(std::vector<int64_t>(100'000, 1)));
+  const TokenFile file(scratch.file("a.bin"), {});
+  std::filesystem::resize_file(scratch.file("a.bin"), 1000);
+  EXPECT_THAT(error_of([&] { read(file, 90'000, 10); }), AllOf(HasSubstr("a.bin"), HasSubstr("shortened")));
 }
 
 TEST(TokenFile, SaysWhichFileIsMissing) {
@@ -223,6 +308,13 @@ TEST(TokenFile, FingerprintChangesWithTheContent) {
   EXPECT_NE(other_end, before);
   tokens.push_back(3);
   EXPECT_NE(fingerprint(), other_end);
+  tokens.pop_back();
+  for (const size_t place : {0u, 524'287u, 524'288u, 1'234'567u, 2'999'999u}) {
+    tokens[place] ^= 1;
+    EXPECT_NE(fingerprint(), other_end) << "token " << place;
+    tokens[place] ^= 1;
+  }
+  EXPECT_EQ(fingerprint(), other_end);
 }
 
 }  // namespace
