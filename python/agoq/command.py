@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -25,8 +26,8 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def printable(text: str) -> str:
-    """Text that is valid UTF-8, also where a file's name is not."""
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    """Text that is valid UTF-8, also where a file's name is not, or holds half of a surrogate pair."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def how_to_get_packages() -> str:
@@ -39,10 +40,11 @@ def how_to_get_packages() -> str:
 
 def run_command(name: str, main: Callable[[], None]) -> None:
     """Run a command's main; what the user can put right becomes one line on stderr and exit status 1, no traceback."""
-    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # names of files may be any bytes
+    if isinstance(sys.stdout, io.TextIOWrapper):  # not where it is closed
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be any bytes
     try:
         main()
-        sys.stdout.flush()
+        print(end="", flush=True)
     except ModuleNotFoundError as error:
         sys.exit(f"agoq {name}: error: {sys.executable} lacks the package '{error.name}': {how_to_get_packages()}")
     except UserError as error:

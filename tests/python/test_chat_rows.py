@@ -121,6 +121,13 @@ def test_damaged_json(tmp_path: Path, refuse: Refuse, text: str, message: str) -
     assert message in refuse(source, "--tokenizer", "byte", "--output", tmp_path / "out")
 
 
+def test_reasons_are_valid_utf8(tmp_path: Path) -> None:
+    source = tmp_path / "a.jsonl"
+    source.write_text(json.dumps({"conversations": [{"from": "\ud800", "value": ""}]}) + "\n" + json.dumps(ALPACA))
+    prefix = convert(source, "--skip-bad", 1)
+    assert "is from '\\ud800'" in json.loads(prefix.with_suffix(".json").read_bytes())["skipped"][0]["reason"]
+
+
 BAD = ["{", '{"text": 1}', '{"text": "\\ud800"}', "{}"]
 
 

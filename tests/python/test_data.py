@@ -185,7 +185,7 @@ def test_invalid_utf8_in_text(tmp_path: Path, refuse: Refuse) -> None:
     (["a.jsonl", "--eod-token", "ab"], "is 2 tokens for this tokenizer, not one"),
     (["--chat", "a.jsonl"], "has no chat template"),
     (["a.txt", "--skip-bad", "1"], "--skip-bad is for rows of JSON lines"),
-    (["a.jsonl", "--tokenizer", os.fsdecode(b"caf\xe9")], "caf\\xe9 is not UTF-8, so PREFIX.json cannot hold it"),
+    (["a.jsonl", "--tokenizer", os.fsdecode(b"caf\xe9")], "caf\\udce9 is not UTF-8, so PREFIX.json cannot hold it"),
     (["a.jsonl", "--skip-bad", "-1"], "--skip-bad must be at least 0, not -1"),
     (["a.jsonl", "--chat-format", "alpaca"], "--chat-format and --chat-template are for conversations"),
     (["a.jsonl", "--output", "."], "--output '.' names no file"),
@@ -273,7 +273,7 @@ def test_names_that_are_not_utf8(tmp_path: Path, run: Run) -> None:
     write_jsonl(source, ["one"])
     run("data", source, "--tokenizer", "byte", "--quiet", "--workers", 1, "--output", source.with_suffix(""))
     about = json.loads(source.with_suffix(".json").read_bytes())
-    assert about["sources"] == ["na\\xefve.jsonl"]
+    assert about["sources"] == ["na\\udcefve.jsonl"]
 
 
 def test_end_of_document_comes_once(tmp_path: Path, run: Run, tokenizer_folder: Path) -> None:
