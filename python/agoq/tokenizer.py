@@ -233,16 +233,17 @@ def answer_lines(tokenizer: Tokenizer, action: str, bos: str, source: TextIO, si
         print(answer, file=sink, flush=True)
 
 
-def answer_stream(tokenizer: Tokenizer, source: TextIO, sink: TextIO) -> None:
-    """The first line holds a prompt's ids, each further line an id, an empty line ends the text."""
-    stream: TextStream | None = None
+def answer_stream(tokenizer: Tokenizer, bos: str, source: TextIO, sink: TextIO) -> None:
+    """The first line holds a prompt, each further line the ids that continue it; an empty line ends the text."""
+    prompt = read_text(next(source, ""))
+    if prompt is None:
+        raise UserError("line 1: expected a JSON string")
+    ids = tokenizer.encode_prompt(prompt, bos)
+    print(join(ids), file=sink, flush=True)
+    stream = TextStream(tokenizer, ids)
     for line in source:
         ids = parse_ids(line, MOST_IDS)
-        piece = ""
-        if stream is None:
-            stream = TextStream(tokenizer, ids)
-        else:
-            piece = "".join(stream.add(number) for number in ids) if ids else stream.rest()
+        piece = "".join(map(stream.add, ids)) if ids else stream.rest()
         print(json.dumps(piece), file=sink, flush=True)
 
 
@@ -252,14 +253,14 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--tokenizer", required=True, metavar="NAME",
                         help="`byte`, a tokenizer.json, or a folder with tokenizer.json or vocab.json + merges.txt")
     parser.add_argument("--bos", choices=("auto", "always", "never"), default="never",
-                        help="encode: begin with the bos token; auto: as the tokenizer does of its own accord "
+                        help="begin what is encoded with the bos token; auto: as the tokenizer does of its own accord "
                         "(default: never)")
     parser.add_argument("--json-lines", action="store_true",
                         help="answer line by line, for a program that keeps this process open; texts are JSON strings")
     parser.add_argument("action", choices=("encode", "decode", "stream"),
-                        help="encode: text to ids, separated by spaces; decode: ids to text; stream: a line with the "
-                        "ids of a prompt, then a line for each id; the answers are JSON strings of text that has "
-                        "become complete, and an empty line asks for the rest")
+                        help="encode: text to ids, separated by spaces; decode: ids to text; stream: a prompt as a JSON "
+                        "string in a line, answered by its ids, then a line for each id that continues it, answered by "
+                        "a JSON string of the text that has become complete; an empty line asks for the rest")
     return parser.parse_args()
 
 
@@ -270,7 +271,7 @@ def main() -> None:
         stream.reconfigure(encoding="utf-8", newline="")  # type: ignore[union-attr]
     try:
         if arguments.action == "stream":
-            answer_stream(tokenizer, sys.stdin, sys.stdout)
+            answer_stream(tokenizer, arguments.bos, sys.stdin, sys.stdout)
         elif arguments.json_lines:
             answer_lines(tokenizer, arguments.action, arguments.bos, sys.stdin, sys.stdout)
         elif arguments.action == "encode":

@@ -17,11 +17,11 @@ namespace {
 class ByteTokens : public TextTokens {
  public:
   std::vector<int32_t> encode(const std::string& prompt) override {
+    text_ = {};
     std::vector<int32_t> ids;
     for (const char c : prompt) ids.push_back(static_cast<uint8_t>(c));
     return ids;
   }
-  void begin(const std::vector<int32_t>& /*prompt*/) override { text_ = {}; }  // prompts are whole characters
   std::string decode_next(int32_t id) override { return id < 256 ? text_.add(static_cast<uint8_t>(id)) : ""; }
   std::string decode_rest() override { return text_.rest(); }
 
@@ -35,30 +35,20 @@ class PythonTokens : public TextTokens {
       : tokenizer_(std::move(tokenizer)), bos_(std::move(bos)), python_(find_python()) {}
 
   std::vector<int32_t> encode(const std::string& prompt) override {
-    LineProcess encoder(command({"--json-lines", "--bos", bos_, "encode"}));
-    std::istringstream words(encoder.ask(nlohmann::json(prompt).dump()));
+    stream_.emplace(python_command(python_, "tokenizer", {"--tokenizer", tokenizer_, "--bos", bos_, "stream"}));
+    std::istringstream words(stream_->ask(nlohmann::json(prompt).dump()));
     std::vector<int32_t> ids;
     for (int32_t id = 0; words >> id;) ids.push_back(id);
     require(!ids.empty(), "the tokenizer {} makes no token of the prompt; give another", tokenizer_);
     return ids;
   }
 
-  void begin(const std::vector<int32_t>& prompt) override {
-    stream_.emplace(command({"stream"}));
-    stream_->ask(fmt::format("{}", fmt::join(prompt, " ")));
-  }
   std::string decode_next(int32_t id) override { return answer(std::to_string(id)); }
   std::string decode_rest() override { return answer(""); }
 
  private:
   std::string answer(const std::string& line) {
     return nlohmann::json::parse(stream_.value().ask(line)).get<std::string>();
-  }
-
-  std::vector<std::string> command(const std::vector<std::string>& action) const {
-    std::vector<std::string> words = {"--tokenizer", tokenizer_};
-    words.insert(words.end(), action.begin(), action.end());
-    return python_command(python_, "tokenizer", words);
   }
 
   std::string tokenizer_, bos_;
@@ -79,7 +69,6 @@ std::unique_ptr<TextTokens> open_tokenizer(const std::string& tokenizer, const s
 void continue_text(parallel::TrainingState& state, const std::vector<int32_t>& prompt,
                    const train::SamplingOptions& options, TextTokens& tokenizer,
                    const std::function<bool(const std::string&)>& show) {
-  tokenizer.begin(prompt);
   train::generate(state, prompt, options, [&](int32_t id) { return show(tokenizer.decode_next(id)); });
   show(tokenizer.decode_rest());
 }

@@ -17,9 +17,7 @@ namespace agoq::cli {
 class TextTokens {
  public:
   virtual ~TextTokens() = default;
-  virtual std::vector<int32_t> encode(const std::string& prompt) = 0;
-  // What follows continues these tokens.
-  virtual void begin(const std::vector<int32_t>& prompt) = 0;
+  virtual std::vector<int32_t> encode(const std::string& prompt) = 0;  // what is decoded continues it
   // The text that one more token adds; empty while it may still change.
   virtual std::string decode_next(int32_t id) = 0;
   // What is left once there are no more tokens.

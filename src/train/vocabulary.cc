@@ -1,12 +1,14 @@
 #include "train/vocabulary.h"
 
 #include <fmt/format.h>
+#include <openssl/sha.h>
 
 #include <algorithm>
 #include <array>
 #include <filesystem>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <span>
 #include <vector>
 
 #include "base/error.h"
@@ -28,30 +30,16 @@ constexpr std::array kUsualEod = {"<|endoftext|>", "<|end_of_text|>", "</s>", "<
 constexpr const char* kExtra = "extra_special_tokens";
 constexpr const char* kExtraOnce = "additional_special_tokens";  // its name in older files
 
-// FNV-1a.
-class Hash {
- public:
-  void add(std::string_view bytes) {
-    for (const char byte : bytes) value_ = (value_ ^ static_cast<uint8_t>(byte)) * 0x100000001b3U;
-  }
-  std::string text() const { return fmt::format("{:016x}", value_); }
-
- private:
-  uint64_t value_ = 0xcbf29ce484222325U;
-};
-
 std::string hash_of(const Ids& ids) {
   std::vector<std::pair<int64_t, std::string_view>> entries;
   entries.reserve(ids.size());
   for (const auto& [token, id] : ids) entries.emplace_back(id, token);
   std::sort(entries.begin(), entries.end());
-  Hash hash;
-  for (const auto& [id, token] : entries) {
-    hash.add(fmt::format("{} {}:", id, token.size()));
-    hash.add(token);
-    hash.add("\n");
-  }
-  return hash.text();
+  std::string text;
+  for (const auto& [id, token] : entries) text += fmt::format("{} {}:{}\n", id, token.size(), token);
+  std::array<uint8_t, SHA256_DIGEST_LENGTH> digest{};
+  SHA256(reinterpret_cast<const uint8_t*>(text.data()), text.size(), digest.data());
+  return fmt::format("{:02x}", fmt::join(std::span(digest).first(8), ""));
 }
 
 std::string hash_of_bytes() {

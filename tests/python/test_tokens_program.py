@@ -146,7 +146,7 @@ def test_a_text_ends_at_any_eos(tmp_path: Path, agoq: Agoq, run: Run) -> None:
 
 def test_prompts_begin_as_in_training(tmp_path: Path, agoq: Agoq, run: Run) -> None:
     def continued(source: Path, prompt: str, *arguments: object) -> str:
-        out = agoq("generate", source, "--prompt", prompt, "--max-new-tokens", 30, "--temperature", 0,
+        out = agoq("generate", source, "--prompt", prompt, "--max-new-tokens", 12, "--temperature", 0,
                    *arguments).stdout
         return out.removeprefix(prompt)
 
@@ -164,4 +164,3 @@ def test_prompts_begin_as_in_training(tmp_path: Path, agoq: Agoq, run: Run) -> N
         asked = {bos: continued(source, "<s>The" if bos else "The", "--prompt-bos", "never") for bos in (True, False)}
         assert asked[True] != asked[False]
         assert continued(source, "The") == asked[begins]
-        assert continued(source, "The", "--prompt-bos", "never") == asked[False]
