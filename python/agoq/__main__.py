@@ -1,4 +1,4 @@
-"""`python -m agoq COMMAND ARGUMENTS...`, as the program `agoq` calls it."""
+"""`python -m agoq COMMAND ARGUMENTS...`: the program `agoq` runs it from its own folder (src/cli/python.cc)."""
 
 from __future__ import annotations
 

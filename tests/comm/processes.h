@@ -86,6 +86,27 @@ class Processes {
   std::vector<Child> children_;
 };
 
+// What a process waits for until its parent has done something.
+class Gate {
+ public:
+  Gate() {
+    std::array<int, 2> pipe;
+    require(::pipe(pipe.data()) == 0, "pipe");
+    in_ = FileDescriptor(pipe[0]);
+    out_ = FileDescriptor(pipe[1]);
+  }
+  void wait() const {
+    char byte = 0;
+    [[maybe_unused]] const ssize_t count = ::read(in_.get(), &byte, 1);
+  }
+  void open() const {  // for one process
+    [[maybe_unused]] const ssize_t count = ::write(out_.get(), "x", 1);
+  }
+
+ private:
+  FileDescriptor in_, out_;
+};
+
 inline Launch launch_of(int rank, int world, int port) {
   return {.rank = rank, .world = world, .local_rank = rank, .local_world = world, .master_port = port};
 }

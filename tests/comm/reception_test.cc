@@ -31,6 +31,12 @@ std::vector<FileDescriptor> idle_connections(int count, int port) {
   return idle;
 }
 
+// Whether the door has closed it.
+bool gone(const FileDescriptor& visitor) {
+  std::string said;
+  return !read_some(visitor, said, 1);
+}
+
 double cpu_seconds() {
   rusage usage{};
   ::getrusage(RUSAGE_SELF, &usage);
@@ -41,8 +47,9 @@ double cpu_seconds() {
 // As many as there are descriptors, and more: rank 0 neither runs out of them nor of time.
 TEST(Reception, IdleVisitorsNeitherStarveRanksNorKeepRankZeroBusy) {
   const int port = free_port();
-  Processes processes(3, [=](int rank) -> std::string {
-    if (rank != 0) std::this_thread::sleep_for(milliseconds(1000));
+  const Gate gate;
+  Processes processes(3, [&](int rank) -> std::string {
+    if (rank != 0) gate.wait();
     const rlimit few = {150, 150};
     if (rank == 0) ::setrlimit(RLIMIT_NOFILE, &few);
     const auto transport = connect(launch_of(rank, 3, port), patient(seconds(30), seconds(30)));
@@ -54,6 +61,8 @@ TEST(Reception, IdleVisitorsNeitherStarveRanksNorKeepRankZeroBusy) {
   for (const Deadline deadline = after(seconds(10)); !first.valid() && Deadline::clock::now() < deadline;)
     first = connect_tcp("localhost", port, deadline, error);
   const std::vector<FileDescriptor> idle = idle_connections(200, port);
+  std::this_thread::sleep_for(milliseconds(500));  // in which rank 0 has nothing to do
+  for (int rank = 1; rank < 3; ++rank) gate.open();
   EXPECT_THAT(processes.texts(), Each("ok"));
 }
 
@@ -79,18 +88,19 @@ TEST(Reception, VisitsEnd) {
   const int port = port_of(listeners.front());
   Reception reception(std::move(listeners), {.credentials = {}, .visit = milliseconds(100)});
   const std::vector<FileDescriptor> idle = idle_connections(2, port);
+  int sent = 0;
   std::thread slow([&] {  // a byte now and then buys no time
-    for (int i = 0; i < 30; ++i) {
-      send_bytes(idle[1], "A", after(seconds(1)));
-      std::this_thread::sleep_for(milliseconds(10));
+    while (sent < static_cast<int>(sizeof(Hello)) && send_bytes(idle[1], "A", after(seconds(1)))) {
+      ++sent;
+      std::this_thread::sleep_for(milliseconds(20));
     }
   });
-  EXPECT_FALSE(reception.next(after(milliseconds(200))).has_value());
-  for (const FileDescriptor& visitor : idle) {
-    std::string said;
-    EXPECT_FALSE(read_some(visitor, said, 1)) << "still open";
-  }
+  for (const Deadline end = after(seconds(20)); !(gone(idle[0]) && gone(idle[1])) && Deadline::clock::now() < end;)
+    EXPECT_FALSE(reception.next(after(milliseconds(20))).has_value());
+  EXPECT_TRUE(gone(idle[0]));
+  EXPECT_TRUE(gone(idle[1]));
   slow.join();
+  EXPECT_LT(sent, static_cast<int>(sizeof(Hello))) << "it left when it had said too much";
   EXPECT_EQ(reception.turned_away(), "2 visitors without this job's secret were turned away, the last from 127.0.0.1");
 }
 
@@ -99,19 +109,20 @@ TEST(Reception, TheFirstMakesRoomForTheLast) {
   const int port = port_of(listeners.front());
   Reception reception(std::move(listeners), {.credentials = {}, .strangers = 1});
   const std::vector<FileDescriptor> idle = idle_connections(3, port);
-  reception.next(after(milliseconds(100)));
-  std::string said;
-  EXPECT_FALSE(read_some(idle[0], said, 1));
-  EXPECT_TRUE(read_some(idle[1], said, 1));
-  EXPECT_TRUE(read_some(idle[2], said, 1));
+  for (const Deadline end = after(seconds(20)); !gone(idle[0]) && Deadline::clock::now() < end;)
+    reception.next(after(milliseconds(20)));
+  EXPECT_TRUE(gone(idle[0]));
+  EXPECT_FALSE(gone(idle[1]));
+  EXPECT_FALSE(gone(idle[2]));
 }
 
 // Whoever knows the key (or joins an open run) and says what no rank says is no rank: he is sent away, and the others
 // start.
 TEST(Reception, WhatMakesNoSenseEndsNothing) {
   const int port = free_port();
-  Processes processes(2, [=](int rank) -> std::string {
-    if (rank != 0) std::this_thread::sleep_for(milliseconds(700));
+  const Gate gate;
+  Processes processes(2, [&](int rank) -> std::string {
+    if (rank != 0) gate.wait();
     const auto transport = connect(launch_of(rank, 2, port), patient(seconds(30), seconds(30)));
     all_to_all(*transport, 1, 2, 1000);
     return "ok";
@@ -153,6 +164,7 @@ TEST(Reception, WhatMakesNoSenseEndsNothing) {
   for (const std::string& message : messages) say({2, 1, 0}, message);
   for (const Claim& claim : {Claim{2, 0, 0}, Claim{2, 2, 0}, Claim{2, 0xffffffff, 0}, Claim{0, 0, 0}})
     say(claim, good.dump());
+  gate.open();
   EXPECT_THAT(processes.texts(), Each("ok"));
 }
 

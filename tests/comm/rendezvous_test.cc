@@ -110,8 +110,9 @@ FileDescriptor called(const std::string& host, int port, const Credentials& cred
 // Someone who is not of us comes to the meeting point first and says something else, and someone who says nothing.
 TEST(Rendezvous, ForeignConnectionsDisturbNobody) {
   const int port = free_port();
-  Processes processes(3, [=](int rank) -> std::string {
-    if (rank != 0) std::this_thread::sleep_for(milliseconds(500));
+  const Gate gate;
+  Processes processes(3, [&](int rank) -> std::string {
+    if (rank != 0) gate.wait();
     const auto transport = connect(launch_of(rank, 3, port), patient(seconds(30), seconds(30)));
     all_to_all(*transport, 1, 3, 1000);
     return "ok";
@@ -127,6 +128,7 @@ TEST(Rendezvous, ForeignConnectionsDisturbNobody) {
     ASSERT_GE(::send(socket.get(), says, std::strlen(says), MSG_NOSIGNAL), 0);
     foreign.push_back(std::move(socket));
   }
+  for (int rank = 1; rank < 3; ++rank) gate.open();
   EXPECT_THAT(processes.texts(), Each("ok"));
 }
 
@@ -156,7 +158,7 @@ TEST(Rendezvous, AnotherSecretIsSaid) {
   const int port = free_port();
   Processes processes(2, [=](int rank) -> std::string {
     ConnectOptions options = with_secret(rank == 0 ? "ours" : "theirs");
-    options.rendezvous_timeout = rank == 0 ? milliseconds(4500) : milliseconds(60000);
+    options.rendezvous_timeout = rank == 0 ? seconds(8) : seconds(60);
     connect(launch_of(rank, 2, port), options);
     return "";
   });
@@ -167,7 +169,7 @@ TEST(Rendezvous, AnotherSecretIsSaid) {
                                            port)),
                      HasSubstr("export AGOQ_JOB_SECRET=")));
   EXPECT_THAT(processes.text(0),
-              testing::AllOf(HasSubstr("rank 1 of 2 did not come within 4.5 s"),
+              testing::AllOf(HasSubstr("rank 1 of 2 did not come within 8 s"),
                              HasSubstr("visitors without this job's secret were turned away, the last "
                                        "from 127.0.0.1")));
 }
