@@ -22,7 +22,7 @@ SPECIAL = ["<unk>", "<s>", "</s>", "<|im_start|>", "<|im_end|>", "<|start_header
            "<|eot_id|>", "[INST]", "[/INST]", "[TOOL_CALLS]", "<start_of_turn>", "<end_of_turn>", "<|User|>",
            "<|Assistant|>", "<|end|>", "<|user|>", "<|assistant|>", "<|start|>", "<|message|>", "<|return|>",
            "<|call|>"]
-WORDS = ["river", "Zürich", "東京", "naïve", "42", "<b>bold</b>", "a & b", "\"quoted\"", "it's", "🐟", "{x: 1}", "\\n",
+WORDS = ["river", "Zürich", "東京", "naïve", "42", "<b>bold</b>", "a & b", "\"quoted\"", "it's", "\U0001F41F", "{x: 1}", "\\n",
          "né", "assistant", "No.", "Yes.", "\t", "  two spaces", "line\nbreak", "e\u0301"]
 TOOLS = [{"type": "function", "function": {"name": name, "description": text, "parameters": {
     "type": "object", "properties": {"q": {"type": "string", "enum": ["é", "<"]}}, "required": ["q"]}}}
