@@ -17,6 +17,8 @@ export JOBS
 install = $(if $(filter no,$(INSTALL)),@:,@tools/install.sh)
 # The CUDA backend is built where its compiler is.
 frontend = $(if $(filter no,$(INSTALL)),@:,@tools/cudnn_frontend.sh || echo "warning: building without the CUDA backend" >&2)
+# What the demo builds is for this machine alone, the program without tests; `make` adds the rest to it.
+gpus = $(wildcard /dev/nvidia[0-9])
 cmake = @cmake -G Ninja -S . --log-level=NOTICE
 MAKEFLAGS += --no-print-directory
 
@@ -26,18 +28,18 @@ MAKEFLAGS += --no-print-directory
 all: ## Build the program build/agoq and the tests (the default)
 	$(install) build
 	$(frontend)
-	$(cmake) -B build -DCMAKE_BUILD_TYPE=Release $(CMAKE_FLAGS)
+	$(cmake) -B build -DCMAKE_BUILD_TYPE=Release -DAGOQ_TESTS=ON -DAGOQ_CUDA_WITHOUT_GPU=ON $(CMAKE_FLAGS)
 	@cmake --build build --parallel $(JOBS)
 
 venv: ## Install the Python packages of 'agoq data' and 'agoq report' into .venv
 	$(install) build
 	@tools/venv.sh
 
-demo: ## Train a small LLaMA on real text for a few minutes; TEXT=FILE chooses the text
-	$(install) build demo
-	$(frontend)
-	@tools/venv.sh || echo "warning: no Python packages: training works, 'agoq data' and 'agoq report' will not" >&2
-	@$(MAKE) all INSTALL=no
+demo: ## Build the program and train a small LLaMA on real text for two minutes; TEXT=FILE chooses the text
+	$(install) program demo
+	$(if $(gpus),$(frontend))
+	$(cmake) -B build -DCMAKE_BUILD_TYPE=Release -DAGOQ_TESTS=OFF -DAGOQ_CUDA_WITHOUT_GPU=OFF $(CMAKE_FLAGS)
+	@cmake --build build --parallel $(JOBS) --target agoq
 	@tools/demo.sh $(if $(TEXT),"$(TEXT)")
 
 test: ## Run all tests, C++ and Python
@@ -64,7 +66,7 @@ format-check: ## Fail on a source that is not formatted
 build-sanitize:
 	$(install) build check
 	$(cmake) -B build-sanitize -DCMAKE_CXX_COMPILER="$$(command -v clang++-14 || command -v clang++)" \
-	  -DAGOQ_CUDA=OFF -DAGOQ_SANITIZE=address,undefined -DAGOQ_FUZZ=ON
+	  -DAGOQ_CUDA=OFF -DAGOQ_UNITY=OFF -DAGOQ_SANITIZE=address,undefined -DAGOQ_FUZZ=ON
 
 lint: build-sanitize ## Run clang-tidy
 	@tools/lint.py build-sanitize

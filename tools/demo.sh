@@ -10,4 +10,6 @@ shift || true
 if [[ -e runs/demo/config.toml ]] && ! grep -qF "\"$(realpath -s "$text")\"" runs/demo/config.toml; then
   mv runs/demo "runs/demo-until-$(date +%Y%m%d-%H%M%S)"
 fi
-exec build/agoq train --config examples/demo.toml --data-path "$text" --save runs/demo "$@"
+# As many of 400 steps as end in time, with warm-up and decay to fit: the speed of the first ones tells how many.
+exec build/agoq train --config examples/demo.toml --train-iters 400 --lr-warmup-iters 40 --train-minutes 2 \
+  --data-path "$text" --save runs/demo "$@"

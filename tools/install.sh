@@ -1,17 +1,19 @@
 #!/usr/bin/env bash
-# Installs the Debian or Ubuntu packages that are missing:  tools/install.sh [build] [demo] [check] ...
+# Installs the Debian or Ubuntu packages that are missing:  tools/install.sh [program] [build] [demo] [check] ...
 # Needs root or sudo without a password; otherwise it prints the command to run and fails.
 set -euo pipefail
 
 # a|b: the first that is installed, or else the first that this distribution has. a|: unneeded where there is none.
 declare -A packages=(
-  [build]="g++ cmake ninja-build pkg-config ccache libopenblas-openmp-dev|libopenblas-dev libfmt-dev libspdlog-dev
-    nlohmann-json3-dev libcli11-dev libssl-dev libxxhash-dev libgtest-dev libgmock-dev libbenchmark-dev python3 python3-venv"
+  # What the program is built from; `build` adds tests, benchmarks and Python.
+  [program]="g++ cmake ninja-build pkg-config ccache libopenblas-openmp-dev|libopenblas-dev libfmt-dev libspdlog-dev
+    nlohmann-json3-dev libcli11-dev libssl-dev libxxhash-dev"
   [demo]="bible-kjv"
   # One version of clang everywhere: formatting and static checks differ from version to version.
   [check]="clang-14|clang clang-tidy-14|clang-tidy clang-format-14|clang-format llvm-14|llvm
     libclang-rt-14-dev|libclang-rt-dev| libomp-14-dev|libomp-dev shellcheck"
 )
+packages[build]="${packages[program]} libgtest-dev libgmock-dev libbenchmark-dev python3 python3-venv"
 
 groups=("$@")
 [[ ${#groups[@]} -gt 0 ]] || groups=(build)

@@ -18,8 +18,8 @@ using codec::Quantized;
 constexpr int64_t kCols = 4096;
 constexpr int64_t kInventedRows = 128;  // of a gradient; further ones repeat them
 
-constexpr double kSample = 2e-3;  // seconds; far more than a clock's resolution
-constexpr double kMostRuns = 7;   // of a sample, with the one before it: see SumMethod::addend()
+constexpr double kExchangeSample = 2e-3;  // seconds; far more than a clock's resolution
+constexpr double kMostRuns = 7;           // of a sample, with the one before it: see SumMethod::addend()
 constexpr size_t kFewestSamples = 5, kMostSamples = 50;
 
 constexpr size_t kGpuReserve = size_t{2} << 30;  // left to libraries
@@ -118,7 +118,7 @@ class CollectiveBench::Round {
     std::vector<Samples> samples;
     for (const auto& method : methods_) {
       results.push_back({method->name(), 0, 0, 0, 0, error(*method)});
-      samples.push_back({{}, runs_in(kSample, sample(*method, 1))});
+      samples.push_back({{}, runs_in(kExchangeSample, sample(*method, 1))});
     }
     for (bool more = true; more;) {
       more = false;

@@ -11,8 +11,8 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr size_t kFewest = 3;
-constexpr int kWarmUp = 2;
+constexpr size_t kFewestSteps = 3;
+constexpr int kWarmUpSteps = 2;
 
 double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
@@ -87,10 +87,10 @@ train::Batch random_batch(const train::BatchSpec& spec, uint32_t number) {
 StepTimes measure_steps(const train::TrainConfig& config, const model::ModelConfig& model, Device device,
                         double seconds) {
   Run run(config, model, device);
-  for (int i = 0; i < kWarmUp; ++i) run.step();
+  for (int i = 0; i < kWarmUpSteps; ++i) run.step();
   std::vector<double> times;
   const Clock::time_point start = Clock::now();
-  while (seconds_since(start) < seconds || times.size() < kFewest) {
+  while (seconds_since(start) < seconds || times.size() < kFewestSteps) {
     const Clock::time_point begin = Clock::now();
     run.step();
     times.push_back(seconds_since(begin));

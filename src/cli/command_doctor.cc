@@ -13,6 +13,8 @@ const char* name_of(State state) {
   switch (state) {
     case State::Ok:
       return "ok";
+    case State::Slow:
+      return "slow";
     case State::Absent:
       return "absent";
     case State::Missing:

@@ -134,12 +134,13 @@ class Watcher {
     train::Observer observer;
     observer.on_plan = [this](const train::RunPlan& run) {
       print_start(run);
-      progress_.emplace(run.config.train_iters, run.config.log_interval, alone_);
+      run_ = &run;
+      progress_.emplace(run.config.log_interval, alone_);
     };
     observer.on_note = [this](const std::string& text) { progress_->say("  " + text); };
     observer.on_step = [this](const train::StepMetrics& metrics) {
       train_loss_ = metrics.counted ? metrics.loss : train_loss_.value_or(NAN);
-      progress_->step(metrics);
+      progress_->step(metrics, run_->config.train_iters);
     };
     observer.on_valid = [this](int64_t step, double loss) {
       progress_->say(fmt::format("  step {}: held-out loss {:.4f}, perplexity {:.2f}; training loss {:.4f}", step, loss,
@@ -162,8 +163,9 @@ class Watcher {
 
  private:
   bool alone_;
-  std::optional<Progress> progress_;  // once the resolved settings are known
-  std::optional<double> train_loss_;  // of the last step
+  std::optional<Progress> progress_;     // once the resolved settings are known
+  const train::RunPlan* run_ = nullptr;  // the trainer's own, whose number of steps --train-minutes changes
+  std::optional<double> train_loss_;     // of the last step
 };
 
 void train_run(const train::TrainConfig& given) {

@@ -19,7 +19,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr size_t kListed = 40;
+constexpr size_t kListedTensors = 40;
 
 std::string shape_text(const std::vector<int64_t>& shape) {
   return fmt::format("[{}]", fmt::join(shape, ", "));
@@ -33,7 +33,7 @@ struct TensorLine {
 
 void print_tensors(const std::vector<TensorLine>& lines, bool all) {
   Table table({"tensor", "type", "shape", "size"});
-  const size_t shown = all ? lines.size() : std::min(kListed, lines.size());
+  const size_t shown = all ? lines.size() : std::min(kListedTensors, lines.size());
   uint64_t bytes = 0;
   for (size_t i = 0; i < lines.size(); ++i) {
     const TensorLine& line = lines[i];

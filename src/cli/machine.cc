@@ -6,6 +6,7 @@
 #include <omp.h>
 #include <sys/statvfs.h>
 
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
@@ -17,6 +18,7 @@
 #include "base/build_id.h"
 #include "base/error.h"
 #include "base/text.h"
+#include "cli/blas_core.h"
 #include "cli/python.h"
 #include "comm/nccl_cuda.h"
 #include "device/gpu.h"
@@ -73,9 +75,24 @@ Finding disk() {
   return {"disk space here", human_bytes(uint64_t{space.f_bavail} * space.f_frsize) + " free"};
 }
 
+// The program has asked for better kernels already where it could (cli/environment.h), so here it could not.
+std::string blas_remedy(std::string_view core) {
+  const char* asked = std::getenv("OPENBLAS_CORETYPE");
+  if (asked && asked != core)
+    return fmt::format("unset OPENBLAS_CORETYPE, which asks for {}; this CPU can run {}", asked, core);
+  return fmt::format(
+      "an OpenBLAS that contains kernels for {} (built with DYNAMIC_ARCH): sudo apt-get install libopenblas0-openmp",
+      core);
+}
+
 Finding openblas() {
-  return {"OpenBLAS", fmt::format("{}, kernels for {}, {} threads", trim(openblas_get_config()),
-                                  openblas_get_corename(), openblas_get_num_threads())};
+  Finding finding{"OpenBLAS", fmt::format("{}, kernels for {}, {} threads", trim(openblas_get_config()),
+                                          openblas_get_corename(), openblas_get_num_threads())};
+  if (const std::string_view faster = faster_blas_core(); !faster.empty()) {
+    finding.state = State::Slow;
+    finding.remedy = blas_remedy(faster);
+  }
+  return finding;
 }
 
 Finding openmp() {

@@ -9,6 +9,7 @@ namespace agoq::cli {
 
 enum class State : uint8_t {
   Ok,
+  Slow,     // works, but slower than this machine could
   Absent,   // and nothing of this build needs it
   Missing,  // something of this build does not work without it
   Unfit     // there, but of a version that this build must not use, or with wrong results

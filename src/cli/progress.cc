@@ -36,28 +36,26 @@ std::string line_for_terminal(const train::StepMetrics& m, int64_t total, double
 
 }  // namespace
 
-Progress::Progress(int64_t total_steps, int64_t log_interval, bool draws)
-    : total_(total_steps),
-      interval_(std::max<int64_t>(log_interval, 1)),
-      terminal_(draws && isatty(STDOUT_FILENO) == 1) {}
+Progress::Progress(int64_t log_interval, bool draws)
+    : interval_(std::max<int64_t>(log_interval, 1)), terminal_(draws && isatty(STDOUT_FILENO) == 1) {}
 
 Progress::~Progress() {
   finish();
 }
 
-double Progress::eta_seconds(const train::StepMetrics& metrics) {
+double Progress::eta_seconds(const train::StepMetrics& metrics, int64_t total) {
   mean_step_ms_ = mean_step_ms_ == 0 ? metrics.step_ms : kMemory * mean_step_ms_ + (1 - kMemory) * metrics.step_ms;
-  return mean_step_ms_ * 1e-3 * static_cast<double>(total_ - metrics.step);
+  return mean_step_ms_ * 1e-3 * static_cast<double>(total - metrics.step);
 }
 
-void Progress::step(const train::StepMetrics& metrics) {
-  const double eta = eta_seconds(metrics);
-  const bool last = metrics.step == total_;
+void Progress::step(const train::StepMetrics& metrics, int64_t total) {
+  const double eta = eta_seconds(metrics, total);
+  const bool last = metrics.step == total;
   const bool logged = metrics.step % interval_ == 0 || last;
   if (!terminal_) {
-    if (logged) say(train::log_line(metrics, total_, eta));
+    if (logged) say(train::log_line(metrics, total, eta));
   } else if (last || now() - last_drawn_ >= kSecondsBetweenDraws) {
-    draw(line_for_terminal(metrics, total_, eta));
+    draw(line_for_terminal(metrics, total, eta));
   }
 }
 

@@ -11,20 +11,20 @@ namespace agoq::cli {
 class Progress {
  public:
   // On a terminal one line that is drawn anew, if `draws`; otherwise a line every `log_interval` steps.
-  Progress(int64_t total_steps, int64_t log_interval, bool draws);
+  Progress(int64_t log_interval, bool draws);
   ~Progress();
 
-  void step(const train::StepMetrics& metrics);
+  // `total`: steps of the run as it is planned now.
+  void step(const train::StepMetrics& metrics, int64_t total);
   // A line that stays.
   void say(const std::string& line);
   // Lets the last drawn line stay.
   void finish();
 
  private:
-  double eta_seconds(const train::StepMetrics& metrics);
+  double eta_seconds(const train::StepMetrics& metrics, int64_t total);
   void draw(const std::string& line);
 
-  int64_t total_;
   int64_t interval_;
   bool terminal_;
   bool drawn_ = false;       // a line stands that may be drawn over

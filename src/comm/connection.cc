@@ -160,7 +160,7 @@ void Connection::take(Mailbox& mailbox, const uint8_t* from, size_t bytes) {
   incoming_->left -= bytes;
   const FrameHeader& header = incoming_->header;
   if (header.kind != FrameKind::Data) {
-    incoming_->text.append(reinterpret_cast<const char*>(from), bytes);
+    if (from != nullptr) incoming_->text.append(reinterpret_cast<const char*>(from), bytes);
   } else if (mailbox.fault().empty() && bytes > 0) {
     uint8_t* const to = mailbox.room(peer_, header.channel);
     if (from != nullptr && to != nullptr) std::memcpy(to, from, bytes);

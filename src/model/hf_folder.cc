@@ -19,7 +19,7 @@ namespace agoq::model {
 namespace {
 
 namespace fs = std::filesystem;
-using Json = nlohmann::json;
+using SortedJson = nlohmann::json;  // by key
 
 constexpr const char* kSingleFile = "model.safetensors";
 constexpr const char* kIndexFile = "model.safetensors.index.json";
@@ -120,14 +120,14 @@ class WeightFiles {
 
   static std::map<std::string, std::string> read_index(const std::string& path) {
     try {
-      const Json json = Json::parse(read_text(path));
+      const SortedJson json = SortedJson::parse(read_text(path));
       auto places = json.at("weight_map").get<std::map<std::string, std::string>>();
       for (const auto& [tensor, file] : places)
         require(fs::path(file).filename() == file && file.ends_with(".safetensors"),
                 "{}: tensor '{}' is said to be in '{}', which is no safetensors file of this folder", path, tensor,
                 file);
       return places;
-    } catch (const Json::exception& e) {
+    } catch (const SortedJson::exception& e) {
       fail("{} is not an index of safetensors shards: {}", path, e.what());
     }
   }
@@ -246,7 +246,7 @@ void write_weights(const Context& ctx, const fs::path& folder, const std::vector
                    const Parameters& params, DType dtype, int64_t max_shard_bytes) {
   const std::vector<Shard> shards = divide(pieces, dtype, max_shard_bytes);
   if (shards.size() == 1) return write_shard(ctx, folder / kSingleFile, shards[0], params, dtype);
-  Json index = {{"metadata", {{"total_size", bytes_of(pieces, dtype)}}}};
+  SortedJson index = {{"metadata", {{"total_size", bytes_of(pieces, dtype)}}}};
   for (size_t i = 0; i < shards.size(); ++i) {
     const std::string name = fmt::format("model-{:05}-of-{:05}.safetensors", i + 1, shards.size());
     write_shard(ctx, folder / name, shards[i], params, dtype);

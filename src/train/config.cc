@@ -130,6 +130,7 @@ constexpr int64_t kMostThreads = 1024;  // OpenMP's stacks run out of memory som
 void check_schedule(const TrainConfig& c) {
   one_of("--prompt-bos", c.prompt_bos, {"auto", "always", "never"});
   not_negative("--train-iters", c.train_iters);
+  require(c.train_minutes >= 0, "--train-minutes {} must not be negative", c.train_minutes);
   not_negative("--eval-interval", c.eval_interval);
   not_negative("--save-interval", c.save_interval);
   not_negative("--keep-checkpoints", c.keep_checkpoints);

@@ -35,6 +35,7 @@ struct TrainConfig {
   int64_t micro_batch_size = 1;
   int64_t global_batch_size = 0;  // sequences per step; 0: one micro-batch
   int64_t train_iters = 1000;
+  double train_minutes = 0;  // 0: train_iters steps, whatever they take
   double lr = 3e-4, min_lr = 0;
   std::string lr_decay_style = "cosine";  // cosine, linear or constant
   int64_t lr_warmup_iters = 0;

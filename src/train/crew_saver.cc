@@ -5,7 +5,7 @@
 namespace agoq::train {
 namespace {
 
-using Json = nlohmann::json;
+using Json = nlohmann::ordered_json;
 
 std::string as_text(const SavedCheckpoint& saved) {
   return Json{{"step", saved.step}, {"path", saved.path}, {"error", saved.error}}.dump(-1, ' ', false,

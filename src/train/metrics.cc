@@ -21,7 +21,7 @@
 namespace agoq::train {
 namespace {
 
-using Json = nlohmann::json;
+using Json = nlohmann::ordered_json;
 
 // The shortest decimal that reads back as the same double.
 std::string exact(double value) {
@@ -92,9 +92,9 @@ MetricsWriter::MetricsWriter(std::string path, int64_t steps_done) : path_(std::
 void MetricsWriter::step(const StepMetrics& m) {
   append(fmt::format(
       "{{\"step\":{},\"loss\":{},\"lr\":{},\"grad_norm\":{},\"step_ms\":{},\"tokens_per_second\":{},"
-      "\"tflops\":{},\"mfu\":{},\"memory_bytes\":{},\"skipped\":{}{}{}}}\n",
+      "\"tflops\":{}{},\"memory_bytes\":{},\"skipped\":{}{}{}}}\n",
       m.step, exact(m.loss), exact(m.lr), exact(m.grad_norm), measured(m.step_ms), measured(m.tokens_per_second),
-      measured(m.tflops), measured(m.mfu), m.memory_bytes, m.skipped,
+      measured(m.tflops), m.mfu > 0 ? fmt::format(",\"mfu\":{}", measured(m.mfu)) : "", m.memory_bytes, m.skipped,
       m.without_targets > 0 ? fmt::format(",\"without_targets\":{}", m.without_targets) : "", exposed_field(m)));
 }
 
@@ -115,10 +115,10 @@ void MetricsWriter::append(std::string_view line) {
 std::string log_line(const StepMetrics& m, int64_t total_steps, double eta_seconds) {
   const size_t width = fmt::formatted_size("{}", total_steps);
   const std::string loss = m.counted ? fmt::format("{:7.4f}", m.loss) : fmt::format("{:>7}", "-");
-  const std::string mfu = m.mfu > 0 ? fmt::format("{:.1f}%", 100 * m.mfu) : "-";
+  const std::string mfu = m.mfu > 0 ? fmt::format("MFU {:4.1f}% | ", 100 * m.mfu) : "";
   return fmt::format(
       "{:>{}}/{} | loss {} | lr {:.2e} | grad norm {:7.3f} | {:8.1f} ms/step | {:>7} tokens/s | {:8.3f} TFLOP/s | "
-      "MFU {:>5} | {:>10} | skipped {} | ETA {}",
+      "{}{:>10} | skipped {} | ETA {}",
       m.step, width, total_steps, loss, m.lr, m.grad_norm, m.step_ms,
       human_count(static_cast<uint64_t>(std::llround(std::max(m.tokens_per_second, 0.0)))), m.tflops, mfu,
       human_bytes(m.memory_bytes), m.skipped, duration(eta_seconds));

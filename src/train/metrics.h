@@ -15,7 +15,8 @@ struct StepMetrics {
   int64_t step = 0;  // steps done, this one included
   double loss = 0, lr = 0, grad_norm = 0;
   double step_ms = 0, tokens_per_second = 0;
-  double tflops = 0, mfu = 0;   // of the model's arithmetic; mfu in [0, 1], 0 when the peak is unknown
+  double tflops = 0;            // of the model's arithmetic
+  double mfu = 0;               // in [0, 1], of the GPUs' datasheets; 0, and told nowhere, on CPUs and unlisted GPUs
   uint64_t memory_bytes = 0;    // the highest over ranks
   int64_t skipped = 0;          // steps skipped so far
   int64_t without_targets = 0;  // those of them in which nothing counted for the loss

@@ -145,6 +145,7 @@ std::string to_json(const RunMetadata& m) {
   json["without_targets"] = m.without_targets;
   json["skipped_in_a_row"] = m.skipped_in_a_row;
   json["tokens"] = m.tokens;
+  if (m.iters_before_fit > 0) json["iters_before_fit"] = m.iters_before_fit;
   json["identity"] = Json::parse(m.identity);
   json["model"] = Json::parse(m.model);
   if (!m.gemm_algorithms.empty()) json["gemm_algorithms"] = Json::parse(m.gemm_algorithms);
@@ -163,6 +164,7 @@ RunMetadata metadata_from_json(const std::string& text, const std::string& file)
     m.without_targets = json.value("without_targets", int64_t{0});
     m.skipped_in_a_row = json.at("skipped_in_a_row");
     m.tokens = json.at("tokens");
+    m.iters_before_fit = json.value("iters_before_fit", int64_t{0});
     m.identity = json.at("identity").dump();
     m.model = json.at("model").dump();
     if (json.contains("gemm_algorithms")) m.gemm_algorithms = json["gemm_algorithms"].dump();

@@ -14,10 +14,11 @@ struct RunMetadata {
   int64_t skipped = 0, skipped_in_a_row = 0;
   int64_t without_targets = 0;  // of the skipped
   uint64_t tokens = 0;
-  std::string identity;         // JSON: identity_json; a resumed run must agree
-  std::string model;            // JSON: config.json of the model
-  std::string gemm_algorithms;  // JSON: which kernels a GPU's matrix products use (ops/gemm_algorithms.h); or empty
-  TrainConfig settings;         // resolved, with absolute paths
+  int64_t iters_before_fit = 0;  // train_iters before --train-minutes chose those of `settings`; 0: it has not
+  std::string identity;          // JSON: identity_json; a resumed run must agree
+  std::string model;             // JSON: config.json of the model
+  std::string gemm_algorithms;   // JSON: which kernels a GPU's matrix products use (ops/gemm_algorithms.h); or empty
+  TrainConfig settings;          // resolved, with absolute paths
   std::string model_folder;  // Hugging Face folder of the first weights, for what exports carry beside them; or empty
   std::string vocabulary;    // hash of the tokenizer's (train/vocabulary.h); empty: not known
 };

@@ -61,6 +61,11 @@ constexpr auto kSettings = std::to_array<Setting>({
     {"Batch and schedule", "global-batch-size", "N",
      "sequences of one step, a multiple of the micro-batch; 0: one micro-batch", &C::global_batch_size},
     {"Batch and schedule", "train-iters", "N", "steps of the whole run", &C::train_iters},
+    {"Batch and schedule", "train-minutes", "X",
+     "take only as many of these steps as end within so many minutes: chosen from the speed of the first ones, "
+     "together "
+     "with warm-up and decay; 0: all",
+     &C::train_minutes},
     {"Batch and schedule", "lr", "X", "highest learning rate", &C::lr},
     {"Batch and schedule", "min-lr", "X", "learning rate at the end of the decay", &C::min_lr},
     {"Batch and schedule", "lr-decay-style", "cosine|linear|constant", "how the learning rate falls",

@@ -16,6 +16,7 @@
 #include "ops/gemm_algorithms.h"
 #include "plan/stage_plan.h"
 #include "train/crew_saver.h"
+#include "train/fitted_schedule.h"
 #include "train/micro_batch.h"
 #include "train/origin.h"
 #include "train/peak_flops.h"
@@ -79,6 +80,8 @@ class Trainer::Run : public RunPlan {
   void open_data(int local_rank);
   void resume_or_start();
   void take_over(const Checkpoint& checkpoint);
+  void take_over_fit(const RunMetadata& metadata);
+  void fit_schedule(double step_seconds);
   StepMetrics train_step();
   parallel::UpdateResult update(std::span<Batch> batches, double weight, double lr);
   void report(const StepMetrics& metrics);
@@ -116,7 +119,10 @@ class Trainer::Run : public RunPlan {
   size_t highest_total_ = 0;  // bytes planned, over ranks
   double train_loss_ = 0, training_seconds_ = 0;
   int64_t timed_steps_ = 0;
-  double peak_ = 0;  // FLOP/s, the denominator of MFU: measured (fp32 GEMM on this CPU) or the GPU's datasheet's
+  double peak_ = 0;  // FLOP/s that the GPUs' datasheets state, the denominator of MFU; 0 on CPUs, and if unknown
+  std::optional<SpeedMeter> speed_;  // while --train-minutes has not chosen the number of steps
+  int64_t iters_before_fit_ = 0;
+  Clock::time_point start_ = Clock::now();  // of run()
   std::optional<double> valid_loss_;
   std::optional<ExposedTimes> exposed_;  // of several processes
 };
@@ -164,10 +170,7 @@ Trainer::Run::Run(const TrainConfig& given, Observer watcher, const Processes& p
   resume_or_start();
   rehearse(*state, crew_);
   if (memory->gpu()) tell_memory_in_use();
-  const int machines_or_gpus = memory->gpu() ? crew_.size() : crew_.size() / processes.local_world;
-  peak_ = machines_or_gpus * (memory->gpu()   ? datasheet_peak_flops(memory->gpu()->name())
-                              : crew_.leads() ? measure_peak_flops()
-                                              : 0);
+  if (memory->gpu()) peak_ = crew_.size() * datasheet_peak_flops(memory->gpu()->name());
 }
 
 // A run that goes on reads its data as it began to.
@@ -219,6 +222,7 @@ void Trainer::Run::reserve_memory() {
 }
 
 void Trainer::Run::resume_or_start() {
+  if (config.train_minutes > 0) speed_.emplace(config.train_minutes);
   if (latest_) {
     take_over(*latest_);
     latest_.reset();
@@ -250,6 +254,7 @@ void Trainer::Run::take_over(const Checkpoint& checkpoint) {
           "{} has learned tokens of {} (vocabulary {}), and these are tokens of {} (vocabulary {}): go on with the "
           "tokenizer that it began with",
           checkpoint.path(), metadata.settings.tokenizer, metadata.vocabulary, config.tokenizer, vocabulary_);
+  take_over_fit(metadata);
   load_state(checkpoint, *state);
   note(fmt::format("resumed from {} at step {}", checkpoint.path(), checkpoint.manifest().step));
   const std::vector<std::string> changes = changed_settings(metadata.settings, config);
@@ -268,6 +273,34 @@ void Trainer::Run::take_over(const Checkpoint& checkpoint) {
           "differ");
 }
 
+// A run goes on with the number of steps that was chosen for it, unless the command asks for something else than then.
+void Trainer::Run::take_over_fit(const RunMetadata& metadata) {
+  const TrainConfig& then = metadata.settings;
+  const bool asked_the_same = config.train_iters == metadata.iters_before_fit || config.train_iters == then.train_iters;
+  if (metadata.iters_before_fit == 0 || config.train_minutes != then.train_minutes || !asked_the_same) return;
+  iters_before_fit_ = metadata.iters_before_fit;
+  config.train_iters = then.train_iters;
+  config.lr_warmup_iters = then.lr_warmup_iters;
+  config.lr_decay_iters = then.lr_decay_iters;
+  speed_.reset();
+}
+
+// Rank 0's clock decides for all.
+void Trainer::Run::fit_schedule(double step_seconds) {
+  speed_->step(step_seconds);
+  const double left = 60 * config.train_minutes - seconds_since(start_);
+  const std::vector<std::array<double, 2>> clocks =
+      state->groups().world.values(std::array{speed_->seconds_per_step().value_or(0), left});
+  const auto& [seconds, seconds_left] = clocks.front();
+  if (seconds == 0) return;
+  speed_.reset();
+  iters_before_fit_ = config.train_iters;
+  config = fitted(config, step_, seconds, seconds_left, parallelism.micro_batches);
+  note(fmt::format("a step takes {:.3g} s: {} of at most {} steps end within --train-minutes {}", seconds,
+                   config.train_iters, iters_before_fit_, config.train_minutes));
+  if (folder_) folder_->write("config.toml", to_toml(config));
+}
+
 // What was planned beside what is held; the stack's peak is known after a step.
 void Trainer::Run::write_memory() const {
   if (!saver_) return;
@@ -283,8 +316,11 @@ void Trainer::Run::write_memory() const {
 }
 
 Summary Trainer::Run::run(const std::atomic<bool>& stop) {
+  start_ = Clock::now();
   while (step_ < config.train_iters && !crew_.any(stop)) {
-    report(train_step());
+    const StepMetrics metrics = train_step();
+    report(metrics);
+    if (speed_) fit_schedule(1e-3 * metrics.step_ms);
     if (timed_steps_ == 1) write_memory();
     const bool last = step_ == config.train_iters;
     if (last || (config.eval_interval > 0 && step_ % config.eval_interval == 0)) validate();
@@ -451,6 +487,7 @@ std::string Trainer::Run::metadata_json() const {
   metadata.skipped_in_a_row = skipped_in_a_row_;
   metadata.without_targets = without_targets_;
   metadata.tokens = tokens_;
+  metadata.iters_before_fit = iters_before_fit_;
   metadata.identity = identity_;
   metadata.model = model::config_to_json(model);
   if constexpr (kCudaBuild)

@@ -46,7 +46,8 @@ struct Summary {
 
 // What the run tells while it goes; every member may be empty.
 struct Observer {
-  std::function<void(const RunPlan& plan)> on_plan;  // before memory is reserved
+  // Before memory is reserved. The plan lives as long as the trainer, and is kept up to date.
+  std::function<void(const RunPlan& plan)> on_plan;
   std::function<void(const StepMetrics& metrics)> on_step;
   std::function<void(int64_t step, double valid_loss)> on_valid;
   std::function<void(const std::string& text)> on_note;  // resumed from, saved to, ...
@@ -63,7 +64,8 @@ class Trainer {
   // On every process of the run alike; the observer of rank 0 alone is told anything.
   explicit Trainer(const TrainConfig& config, Observer observer = {}, const Processes& processes = {});
   ~Trainer();
-  // Trains to train_iters; `stop` (set by a signal handler) ends the run at the next step boundary, saved.
+  // Trains to train_iters, or to as many of them as train_minutes allow; `stop` (set by a signal handler) ends the run
+  // at the next step boundary, saved.
   Summary run(const std::atomic<bool>& stop);
   const RunPlan& plan() const;
   int64_t step() const;  // steps done

@@ -21,6 +21,7 @@ namespace {
 
 using ::testing::AllOf;
 using ::testing::HasSubstr;
+using ::testing::Not;
 using Json = nlohmann::json;
 
 std::vector<Json> lines_of(const std::string& path) {
@@ -91,6 +92,16 @@ TEST(Metrics, AStepWithoutTargetsHasNoLossAndIsCounted) {
   EXPECT_THAT(log_line(m, 10, 1), AllOf(HasSubstr("| loss       - |"), HasSubstr("skipped 5")));
 }
 
+// Of a CPU, whose peak nobody states.
+TEST(Metrics, TellNoMfuWithoutAPeak) {
+  const ScratchFolder scratch;
+  MetricsWriter(scratch.file("m"), 0).step({.step = 1, .tflops = 0.05});
+  const Json line = lines_of(scratch.file("m")).at(0);
+  EXPECT_FALSE(line.contains("mfu"));
+  EXPECT_EQ(line["tflops"], 0.05);
+  EXPECT_THAT(log_line({.step = 1, .tflops = 0.05}, 10, 1), AllOf(Not(HasSubstr("MFU")), HasSubstr("TFLOP/s |")));
+}
+
 TEST(Metrics, ALineOfSeveralProcessesTellsWhatWasWaitedFor) {
   const ScratchFolder scratch;
   StepMetrics m{.step = 1};
@@ -136,11 +147,11 @@ TEST(LogLine, SaysEverythingInColumns) {
                            "MFU 31.2%", "1.50 GiB", "skipped 1", "ETA 01:02:03"})
     EXPECT_THAT(line, HasSubstr(part));
   EXPECT_EQ(line.find('\n'), std::string::npos);
-  const StepMetrics other{7, 11.3, 1e-6, 120.5, 9.1, 987654, 45.6, 0, 1000, 3};
+  const StepMetrics other{7, 11.3, 1e-6, 120.5, 9.1, 987654, 45.6, 0.05, 1000, 3};
   EXPECT_EQ(log_line(other, 2000, 59.6).size(), line.size());
   EXPECT_THAT(log_line(other, 2000, 90061), HasSubstr("ETA 1d 01:01:01"));
   EXPECT_THAT(log_line(other, 2000, NAN), HasSubstr("ETA -"));
-  EXPECT_THAT(log_line(other, 2000, 59.6), AllOf(HasSubstr("MFU     -"), HasSubstr("00:01:00")));
+  EXPECT_THAT(log_line(other, 2000, 59.6), AllOf(HasSubstr("MFU  5.0%"), HasSubstr("00:01:00")));
 }
 
 TEST(RunFolder, KnowsItsFilesAndWritesThemWhole) {

@@ -22,6 +22,7 @@ TEST(RunMetadata, ComesBackWithEverySetting) {
   metadata.skipped_in_a_row = 2;
   metadata.without_targets = 1;
   metadata.tokens = uint64_t{1} << 40;
+  metadata.iters_before_fit = 400;
   metadata.identity = R"({"a":1})";
   metadata.model = R"({"b":2})";
   metadata.model_folder = "/models/one";
@@ -39,6 +40,7 @@ TEST(RunMetadata, ComesBackWithEverySetting) {
   EXPECT_EQ(again.skipped_in_a_row, 2);
   EXPECT_EQ(again.without_targets, 1);
   EXPECT_EQ(again.tokens, metadata.tokens);
+  EXPECT_EQ(again.iters_before_fit, 400);
   EXPECT_EQ(again.identity, metadata.identity);
   EXPECT_EQ(again.model, metadata.model);
   EXPECT_EQ(again.model_folder, metadata.model_folder);

@@ -281,6 +281,62 @@ TEST_F(MaskedRun, AnOlderRunOfAFlatFileDoesNotGoOnWithItsMask) {
   EXPECT_THAT(with_whole_contents(saved.dump(), plain), testing::Not(HasSubstr(sampled)));
 }
 
+// A run whose steps are chosen by the clock: far fewer than given, and the same ones for a resumed run.
+TEST_F(TrainerTest, TrainMinutesChooseTheStepsOnceForARun) {
+  config_.train_iters = 1000000;
+  config_.lr_warmup_iters = 100000;
+  config_.train_minutes = 0.03;
+  config_.save = scratch_.file("run");
+  std::vector<std::string> notes;
+  std::vector<double> rates;
+  Observer observer;
+  observer.on_note = [&](const std::string& text) {
+    notes.push_back(text);
+    if (text.find("--train-minutes") != std::string::npos) stop_ = true;  // as soon as it is chosen
+  };
+  observer.on_step = [&](const StepMetrics& m) { rates.push_back(m.lr); };
+  // Steps of the plan and steps done.
+  const auto run = [&]() -> std::pair<TrainConfig, int64_t> {
+    Trainer trainer(config_, observer);
+    const int64_t done = trainer.run(stop_).step;
+    return {trainer.plan().config, done};
+  };
+  const auto [chosen, stopped_at] = run();
+  EXPECT_GE(chosen.train_iters, stopped_at);
+  EXPECT_LT(chosen.train_iters, 100000);
+  EXPECT_NEAR(static_cast<double>(chosen.lr_warmup_iters), 0.1 * static_cast<double>(chosen.train_iters), 1);
+  EXPECT_EQ(chosen.lr_decay_iters, chosen.train_iters);
+  ASSERT_FALSE(notes.empty());
+  EXPECT_THAT(notes.front(), HasSubstr(std::to_string(chosen.train_iters) + " of at most 1000000 steps"));
+  TrainConfig written;
+  read_toml_file(written, scratch_.file("run/config.toml"));
+  EXPECT_EQ(written.train_iters, chosen.train_iters);
+
+  stop_ = false;
+  rates.clear();
+  const auto [resumed, ended_at] = run();
+  EXPECT_EQ(ended_at, chosen.train_iters);
+  EXPECT_EQ(resumed.lr_warmup_iters, chosen.lr_warmup_iters);
+  EXPECT_EQ(resumed.lr_decay_iters, chosen.lr_decay_iters);
+  EXPECT_EQ(rates.size(), static_cast<size_t>(chosen.train_iters - stopped_at));
+  // Asked for other minutes, it takes the steps that are given.
+  config_.train_minutes = 0;
+  config_.train_iters = chosen.train_iters + 3;
+  config_.lr_warmup_iters = 1;
+  EXPECT_EQ(run().second, config_.train_iters);
+}
+
+TEST_F(TrainerTest, RanksChooseTheSameSteps) {
+  config_.train_iters = 1000000;
+  config_.train_minutes = 0.01;
+  std::vector<int64_t> chosen(2);
+  const auto steps = run_ranks(
+      2, [&](int rank, Trainer& trainer) { chosen[static_cast<size_t>(rank)] = trainer.plan().config.train_iters; });
+  EXPECT_EQ(chosen[0], chosen[1]);
+  EXPECT_EQ(steps.size(), static_cast<size_t>(chosen[0]));
+  EXPECT_LT(chosen[0], 100000);
+}
+
 // What continuing a saved run with one change says: "" if it went on, otherwise the error.
 class ResumedRun : public TrainerTest {
  protected:

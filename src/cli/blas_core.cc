@@ -1,0 +1,67 @@
+#include "cli/blas_core.h"
+
+#include <cblas.h>
+
+#include <algorithm>
+#include <array>
+#include <optional>
+#include <span>
+
+namespace agoq::cli {
+namespace {
+
+// OpenBLAS's names for x86-64, by the instructions that their matrix products use.
+constexpr auto kSseCores = std::to_array<std::string_view>(
+    {"Katmai", "Coppermine", "Northwood", "Prescott", "Banias", "Atom", "Core2", "Penryn", "Dunnington", "Nehalem",
+     "Athlon", "Opteron", "Opteron_SSE3", "Barcelona", "Bobcat", "Nano"});
+constexpr auto kAvxCores = std::to_array<std::string_view>({"Sandybridge", "Bulldozer", "Piledriver", "Steamroller"});
+constexpr auto kAvx2Cores = std::to_array<std::string_view>({"Haswell", "Excavator", "Zen"});
+
+std::optional<Vectors> vectors_of(std::string_view core) {
+  const auto among = [core](std::span<const std::string_view> names) {
+    return std::find(names.begin(), names.end(), core) != names.end();
+  };
+  if (among(kSseCores)) return Vectors::Sse;
+  if (among(kAvxCores)) return Vectors::Avx;
+  if (among(kAvx2Cores)) return Vectors::Avx2;
+  return std::nullopt;
+}
+
+std::string_view core_for(Vectors cpu) {
+  switch (cpu) {
+    case Vectors::Avx512:
+      return "SkylakeX";
+    case Vectors::Avx2:
+      return "Haswell";
+    case Vectors::Avx:
+      return "Sandybridge";
+    case Vectors::Sse:
+      break;
+  }
+  return "";
+}
+
+}  // namespace
+
+Vectors cpu_vectors() {
+#if defined(__x86_64__)
+  // What OpenBLAS's own check of a forced SkylakeX and its kernels ask for.
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
+    return Vectors::Avx512;
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return Vectors::Avx2;
+  if (__builtin_cpu_supports("avx")) return Vectors::Avx;
+#endif
+  return Vectors::Sse;
+}
+
+std::string_view faster_blas_core(Vectors cpu, std::string_view core) {
+  const std::optional<Vectors> used = vectors_of(core);
+  return used && *used < cpu ? core_for(cpu) : "";
+}
+
+std::string_view faster_blas_core() {
+  return faster_blas_core(cpu_vectors(), openblas_get_corename());
+}
+
+}  // namespace agoq::cli
