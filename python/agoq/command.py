@@ -30,6 +30,11 @@ def printable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
+def escaped(text: object) -> str:
+    """Fit for a terminal: what files and names may hold that would steer one, escaped."""
+    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in str(text))
+
+
 def how_to_get_packages() -> str:
     root = Path(__file__).resolve().parents[2]
     requirements = root / "python" / "requirements.txt"
@@ -48,13 +53,13 @@ def run_command(name: str, main: Callable[[], None]) -> None:
     except ModuleNotFoundError as error:
         sys.exit(f"agoq {name}: error: {sys.executable} lacks the package '{error.name}': {how_to_get_packages()}")
     except UserError as error:
-        sys.exit(f"agoq {name}: error: {error}")
+        sys.exit(f"agoq {name}: error: {escaped(error)}")
     except OSError as error:
         if isinstance(error, BrokenPipeError):  # the reader of our output has gone, as in `agoq ... | head`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(1)
         where = f"{error.filename}: " if error.filename else ""
-        sys.exit(f"agoq {name}: error: {where}{error.strerror or error}")
+        sys.exit(f"agoq {name}: error: {escaped(where)}{error.strerror or error}")
     except KeyboardInterrupt:
         sys.exit(130)
     except MemoryError:
@@ -62,5 +67,5 @@ def run_command(name: str, main: Callable[[], None]) -> None:
     except BaseException as error:  # also what libraries in Rust raise, which is no Exception
         if isinstance(error, SystemExit) or os.environ.get("AGOQ_TRACEBACK"):
             raise
-        sys.exit(f"agoq {name}: error: {type(error).__name__}: {error}\nThis is a fault of AGoQ. Please report it with "
+        sys.exit(f"agoq {name}: error: {type(error).__name__}: {escaped(error)}\nThis is a fault of AGoQ. Please report it with "
                  "what the same command prints with AGOQ_TRACEBACK=1 in the environment")

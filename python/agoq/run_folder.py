@@ -58,10 +58,10 @@ def number(value: Any) -> float:
 
 
 def parse_record(line: str | bytes) -> Record | None:
-    """None for a line that a killed program left half written."""
+    """None for a line that a killed program left half written, or that is damaged."""
     try:
         record = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     known = isinstance(record, dict) and isinstance(record.get("step"), int)
     return record if known else None

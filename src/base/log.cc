@@ -6,6 +6,8 @@
 #include <memory>
 #include <string>
 
+#include "base/text.h"
+
 namespace agoq {
 namespace {
 
@@ -47,7 +49,8 @@ void set_log_level(LogLevel lowest) {
 }
 
 void log_message(LogLevel level, std::string_view message) {
-  logger().log(spdlog_level(level), spdlog::string_view_t(message.data(), message.size()));
+  const std::string text = printable(message);  // a message may quote what a damaged file holds
+  logger().log(spdlog_level(level), spdlog::string_view_t(text.data(), text.size()));
 }
 
 }  // namespace agoq

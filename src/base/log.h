@@ -16,6 +16,7 @@ void set_log_rank(int rank, int world);
 // Messages below this level are dropped (tests and `--quiet`).
 void set_log_level(LogLevel lowest);
 
+// Control characters and bytes that are not UTF-8 are shown as \xNN.
 void log_message(LogLevel level, std::string_view message);
 
 template <class... Args>

@@ -28,6 +28,14 @@ std::string lower(std::string_view text) {
   return result;
 }
 
+bool is_control(char c) {
+  return static_cast<uint8_t>(c) < ' ' || c == '\x7f';
+}
+
+std::span<const uint8_t> bytes_of(std::string_view text) {
+  return {reinterpret_cast<const uint8_t*>(text.data()), text.size()};
+}
+
 struct Unit {
   std::string_view name;
   uint64_t bytes;
@@ -163,6 +171,70 @@ std::vector<std::string> nearest(std::string_view name, std::span<const std::str
 std::string did_you_mean(std::string_view name, std::span<const std::string> candidates) {
   const std::vector<std::string> close = nearest(name, candidates);
   return close.empty() ? "" : fmt::format("; did you mean '{}'?", close[0]);
+}
+
+// Unicode 15, table 3-7.
+size_t utf8_character(std::span<const uint8_t> text) {
+  const uint8_t lead = text[0];
+  const auto tail = [&](size_t i, uint8_t low, uint8_t high) {
+    return i < text.size() && text[i] >= low && text[i] <= high;
+  };
+  const auto any = [&](size_t i) { return tail(i, 0x80, 0xBF); };
+  if (lead < 0x80) return 1;
+  if (lead >= 0xC2 && lead <= 0xDF) return any(1) ? 2 : 0;
+  if (lead >= 0xE0 && lead <= 0xEF) {
+    const uint8_t low = lead == 0xE0 ? 0xA0 : 0x80;   // no overlong forms
+    const uint8_t high = lead == 0xED ? 0x9F : 0xBF;  // no surrogates
+    return tail(1, low, high) && any(2) ? 3 : 0;
+  }
+  if (lead >= 0xF0 && lead <= 0xF4) {
+    const uint8_t low = lead == 0xF0 ? 0x90 : 0x80;
+    const uint8_t high = lead == 0xF4 ? 0x8F : 0xBF;  // at most U+10FFFF
+    return tail(1, low, high) && any(2) && any(3) ? 4 : 0;
+  }
+  return 0;
+}
+
+bool is_utf8(std::string_view text) {
+  for (std::span<const uint8_t> left = bytes_of(text); !left.empty();) {
+    const size_t length = utf8_character(left);
+    if (length == 0) return false;
+    left = left.subspan(length);
+  }
+  return true;
+}
+
+std::optional<char> control_byte(std::string_view text) {
+  const auto found = std::find_if(text.begin(), text.end(), is_control);
+  return found == text.end() ? std::nullopt : std::optional(*found);
+}
+
+namespace {
+
+std::string without_controls(std::string_view text, std::string_view kept) {
+  std::string result;
+  while (!text.empty()) {
+    const size_t length = utf8_character(bytes_of(text));
+    const std::string_view character = text.substr(0, std::max<size_t>(length, 1));
+    // U+0080 to U+009F steer a terminal, too.
+    const bool steers = is_control(character[0]) || (character[0] == '\xc2' && length == 2 && character[1] < '\xa0');
+    if (length == 0 || (steers && kept.find(character) == std::string_view::npos))
+      for (const char byte : character) result += fmt::format("\\x{:02x}", static_cast<uint8_t>(byte));
+    else
+      result += character;
+    text.remove_prefix(character.size());
+  }
+  return result;
+}
+
+}  // namespace
+
+std::string printable(std::string_view text) {
+  return without_controls(text, "\n\t");
+}
+
+std::string printable_line(std::string_view text) {
+  return without_controls(text, "");
 }
 
 std::string_view trim(std::string_view text) {

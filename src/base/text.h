@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -21,6 +22,15 @@ std::vector<std::string> nearest(std::string_view name, std::span<const std::str
 
 // The end of an error message about an unknown name: "; did you mean 'x'?", or nothing when none is close.
 std::string did_you_mean(std::string_view name, std::span<const std::string> candidates);
+
+// The length of the well-formed UTF-8 character at the front of `text`, which is not empty; 0 if there is none.
+size_t utf8_character(std::span<const uint8_t> text);
+bool is_utf8(std::string_view text);
+// The first control byte (below space, or DEL) of a text.
+std::optional<char> control_byte(std::string_view text);
+// Fit for a terminal or a log: control characters other than line ends and tabs, and bytes that are not UTF-8, as \xNN.
+std::string printable(std::string_view text);
+std::string printable_line(std::string_view text);  // line ends and tabs likewise
 
 std::string_view trim(std::string_view text);                           // without white space at both ends
 std::vector<std::string> split(std::string_view text, char separator);  // "a,,b" has three parts, "" has none

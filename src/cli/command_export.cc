@@ -18,9 +18,10 @@ void export_model(const ExportOptions& options) {
   train::TrainConfig config;
   config.seq_length = 1;  // nothing is computed, so no memory for it
   train::LoadedModel loaded(options.source, config);
-  loaded.export_folder(options.destination, dtype_from_name(options.dtype).value());
+  const std::string copied = loaded.export_folder(options.destination, dtype_from_name(options.dtype).value());
   fmt::print("{}: {} parameters in {}; AutoModelForCausalLM.from_pretrained loads it\n", options.destination,
              human_count(static_cast<uint64_t>(loaded.model().parameters())), options.dtype);
+  fmt::print("beside the weights: {}\n", copied.empty() ? "config.json alone; no tokenizer is known" : copied);
 }
 
 }  // namespace
@@ -34,7 +35,9 @@ Command add_export(CLI::App& program) {
       ->type_name("bf16|fp16|fp32")
       ->check(CLI::IsMember({"bf16", "fp16", "fp32"}).description(""));
   app->footer(
-      "Tokenizer, chat template and generation config of the folder that training began with come along unchanged.\n"
+      "Tokenizer, chat templates, generation config and licence of the folder that training began with come along\n"
+      "unchanged, no other files, and none through a link that leads out of the folder. A model of bytes gets its\n"
+      "tokenizer as files.\n"
       "Example: agoq export runs/first exported --dtype bf16");
   return {app, [options] { export_model(*options); }};
 }

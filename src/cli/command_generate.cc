@@ -6,6 +6,7 @@
 #include <iterator>
 #include <nlohmann/json.hpp>
 
+#include "base/text.h"
 #include "cli/command.h"
 #include "cli/help.h"
 #include "cli/options.h"
@@ -40,6 +41,7 @@ void generate(const GenerateOptions& options) {
   use_threads(config);
   const std::string prompt = options.prompt == "-" ? read_stdin() : options.prompt;
   require(!prompt.empty(), "the prompt is empty; give some text by --prompt");
+  require(is_utf8(prompt), "the prompt is not UTF-8: '{}'", printable_line(prompt.substr(0, 100)));
   std::unique_ptr<TextTokens> tokenizer;
   std::vector<int32_t> ids;
   if (fs::exists(fs::path(options.source) / "config.json")) {

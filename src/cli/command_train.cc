@@ -95,29 +95,62 @@ void print_end(const train::RunPlan& run, const train::Summary& summary, const s
                save);
 }
 
-// What the model writes now: all processes compute it, one shows it. The run is saved and done, so a tokenizer that
-// does not open is only told.
+// A tokenizer whose failures are told once, as warnings: the run is saved and done, and all processes compute a sample
+// together, so one that cannot decode goes on without text.
+class SampleTokens : public TextTokens {
+ public:
+  // Only one process shows text; the others need none.
+  SampleTokens(const train::TrainConfig& config, bool shows) : shows_(shows) {
+    guarded([&] { inner_ = open_tokenizer(config.tokenizer, config.prompt_bos); });
+  }
+  bool fine() const { return fine_; }
+
+  std::vector<int32_t> encode(const std::string& text) override {
+    std::vector<int32_t> ids;
+    guarded([&] { ids = inner_->encode(text); });
+    return ids;
+  }
+  std::string decode_next(int32_t id) override {
+    return decoded([&] { return inner_->decode_next(id); });
+  }
+  std::string decode_rest() override {
+    return decoded([&] { return inner_->decode_rest(); });
+  }
+
+ private:
+  void guarded(const std::function<void()>& action) {
+    if (!fine_) return;
+    try {
+      action();
+    } catch (const std::exception& error) {
+      fine_ = false;
+      log_warning("no sample of what the model writes: {}", error.what());
+    }
+  }
+  std::string decoded(const std::function<std::string()>& decode) {
+    std::string text;
+    if (shows_) guarded([&] { text = decode(); });
+    return text;
+  }
+
+  bool shows_, fine_ = true;
+  std::unique_ptr<TextTokens> inner_;
+};
+
+// What the model writes now: all processes compute it, one shows it.
 void print_sample(train::Trainer& trainer, bool show) {
   const train::TrainConfig& config = trainer.plan().config;
   if (config.sample_tokens == 0) return;
-  std::unique_ptr<TextTokens> tokenizer;
-  std::string problem;
-  try {
-    tokenizer = open_tokenizer(config.tokenizer, config.prompt_bos);
-  } catch (const Error& error) {
-    problem = error.what();
-  }
-  const std::vector<char> ready = trainer.state().groups().world.values(problem.empty() ? 'y' : 'n');
-  if (std::find(ready.begin(), ready.end(), 'n') != ready.end()) {
-    if (!problem.empty()) log_warning("no sample of what the model writes: {}", problem);
-    return;
-  }
+  SampleTokens tokenizer(config, show);
   std::string text = config.sample_prompt.empty() ? "\n" : config.sample_prompt;
+  const std::vector<int32_t> ids = tokenizer.encode(text);
+  const std::vector<char> ready = trainer.state().groups().world.values(tokenizer.fine() ? 'y' : 'n');
+  if (std::find(ready.begin(), ready.end(), 'n') != ready.end()) return;
   train::SamplingOptions options;
   options.max_new_tokens = config.sample_tokens;
   options.seed = config.seed;
   options.stop_tokens = trainer.plan().stop_tokens;
-  continue_text(trainer.state(), tokenizer->encode(text), options, *tokenizer, [&](const std::string& more) {
+  continue_text(trainer.state(), ids, options, tokenizer, [&](const std::string& more) {
     text += more;
     return true;
   });
@@ -152,7 +185,8 @@ class Watcher {
   void print_outcome(const train::RunPlan& run, const train::Summary& summary) const {
     const std::string& save = run.config.save;
     if (summary.stopped_early) {
-      fmt::print("stopped by a signal at step {}{}\n", summary.step,
+      const char* cause = summary.time_is_up ? "at the end of --exit-duration-in-mins," : "by a signal";
+      fmt::print("stopped {} at step {}{}\n", cause, summary.step,
                  save.empty() ? "; nothing is saved without --save" : "; the same command again continues it");
     } else if (!train_loss_) {
       fmt::print("nothing to do: all {} steps are done; --train-iters N goes on to step N\n", summary.step);

@@ -129,7 +129,8 @@ void inspect_run(const fs::path& folder, const InspectOptions& options) {
     const MappedFile file(metrics.string());
     const std::string_view text(reinterpret_cast<const char*>(file.bytes().data()), file.size());
     const std::vector<std::string> lines = split(trim(text), '\n');
-    fmt::print("{} lines of metrics{}\n", lines.size(), lines.empty() ? "" : ", the last one:\n  " + lines.back());
+    fmt::print("{} lines of metrics{}\n", lines.size(),
+               lines.empty() ? "" : ", the last one:\n  " + printable(lines.back()));
   }
   const auto latest = train::find_latest_checkpoint((folder / "checkpoints").string());
   if (!latest) {

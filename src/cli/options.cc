@@ -56,7 +56,12 @@ void SettingOptions::add_flag(CLI::App& app, const train::Setting& setting) {
 train::TrainConfig SettingOptions::config() const {
   train::TrainConfig config = defaults_;
   if (!file_.empty()) train::read_toml_file(config, file_);
-  for (const auto& [setting, words] : given_) train::assign(config, *setting, words);
+  std::vector<std::string_view> names;
+  for (const auto& [setting, words] : given_) {
+    train::assign(config, *setting, words);
+    names.push_back(setting->name);
+  }
+  train::require_no_contradiction(config, names);
   return config;
 }
 

@@ -33,7 +33,8 @@ constexpr const char* kFirstSteps =
     "agoq COMMAND --help explains a command.";
 
 int report_usage_error(const std::string& message, const std::string& command) {
-  fmt::print(stderr, "agoq: error: {} (see agoq{}{} --help)\n", message, command.empty() ? "" : " ", command);
+  fmt::print(stderr, "agoq: error: {} (see agoq{}{} --help)\n", printable(message), command.empty() ? "" : " ",
+             command);
   return kWrongUsage;
 }
 
@@ -109,7 +110,7 @@ int run_program(int argc, char** argv) try {
   return dispatch(program, commands, argc, argv);
 } catch (const std::exception& error) {
   std::fflush(stdout);
-  fmt::print(stderr, "agoq: error: {}\n", text_of(error));
+  fmt::print(stderr, "agoq: error: {}\n", printable(text_of(error)));
   return kFailed;
 }
 

@@ -8,6 +8,8 @@
 #include <chrono>
 #include <cstdio>
 
+#include "base/text.h"
+
 namespace agoq::cli {
 namespace {
 
@@ -69,7 +71,7 @@ void Progress::draw(const std::string& line) {
 void Progress::say(const std::string& line) {
   if (drawn_) fmt::print("\r\x1b[K");
   drawn_ = false;
-  fmt::print("{}\n", line);
+  fmt::print("{}\n", printable(line));
   std::fflush(stdout);
 }
 

@@ -255,30 +255,6 @@ void write_weights(const Context& ctx, const fs::path& folder, const std::vector
   write_file_atomically((folder / kIndexFile).string(), index.dump(2) + "\n");
 }
 
-// Weights in any format, what describes them, and what the new folder writes itself.
-bool stays_behind(const std::string& name) {
-  constexpr std::array<std::string_view, 14> kEnds = {".safetensors", ".index.json", ".bin",     ".pt",   ".pth",
-                                                      ".ckpt",        ".h5",         ".msgpack", ".gguf", ".onnx",
-                                                      ".md",          ".lock",       ".tmp",     ".npz"};
-  const auto ends = [&](std::string_view end) { return name.ends_with(end); };
-  return name == kConfigFile || name.starts_with('.') || std::any_of(kEnds.begin(), kEnds.end(), ends);
-}
-
-void copy_files(const fs::path& from, const fs::path& to) {
-  for (const fs::directory_entry& entry : fs::directory_iterator(from))
-    if (entry.is_regular_file() && !stays_behind(entry.path().filename().string()))
-      write_file_atomically((to / entry.path().filename()).string(), read_text(entry.path()));
-}
-
-void copy_companions(const fs::path& source, const fs::path& folder) {
-  copy_files(source, folder);
-  const fs::path templates = source / "additional_chat_templates";
-  if (!fs::is_directory(templates)) return;
-  fs::create_directory(folder / templates.filename());
-  copy_files(templates, folder / templates.filename());
-  sync_directory((folder / templates.filename()).string());
-}
-
 bool is_our_export(const fs::path& folder) {
   if (!fs::exists(folder / kConfigFile)) return false;
   for (const fs::directory_entry& entry : fs::directory_iterator(folder)) {
@@ -290,14 +266,9 @@ bool is_our_export(const fs::path& folder) {
   return false;
 }
 
-void check_destination(const fs::path& folder, const fs::path& source) {
-  require(source.empty() || fs::is_directory(source), "cannot take the tokenizer from {}: it is no folder",
-          source.string());
+void check_destination(const fs::path& folder) {
   if (!fs::exists(folder)) return;
   require(fs::is_directory(folder), "cannot export to {}: it is a file; name a new folder", folder.string());
-  require(source.empty() || !fs::equivalent(folder, source),
-          "cannot export to {}: the model's tokenizer and config come from there; name another folder",
-          folder.string());
   require(fs::is_empty(folder) || is_our_export(folder),
           "cannot export to {}: it holds other things than an earlier export; name a new folder", folder.string());
 }
@@ -358,10 +329,10 @@ void import_weights(const Context& ctx, const fs::path& folder, const ModelConfi
 }
 
 void export_folder(const Context& ctx, const fs::path& destination, const ModelConfig& config, const LayerSpec& spec,
-                   const Parameters& params, DType dtype, const fs::path& source, int64_t max_shard_bytes) {
+                   const Parameters& params, DType dtype, const Companions& companions, int64_t max_shard_bytes) {
   fs::path folder = fs::absolute(destination).lexically_normal();
   if (!folder.has_filename()) folder = folder.parent_path();  // a slash at the end
-  check_destination(folder, source);
+  check_destination(folder);
   require(spec.shard.whole(),
           "cannot export to {}: this rank has 1 of {} parts of the weights; export from a checkpoint", folder.string(),
           spec.shard.size);
@@ -371,7 +342,7 @@ void export_folder(const Context& ctx, const fs::path& destination, const ModelC
   if (!error) fs::create_directories(temporary.path, error);
   require(!error, "cannot export to {}: {}", folder.string(), error.message());
   write_file_atomically((temporary.path / kConfigFile).string(), config_to_json(config, dtype));
-  if (!source.empty()) copy_companions(source, temporary.path);
+  write_companions(companions, temporary.path);
   write_weights(ctx, temporary.path, pieces_of(config, spec), params, dtype, max_shard_bytes);
   put_in_place(temporary.path, folder);
 }

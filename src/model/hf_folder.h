@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <filesystem>
 
+#include "model/companions.h"
 #include "model/parameters.h"
 
 namespace agoq::model {
@@ -14,11 +15,10 @@ void import_weights(const Context& ctx, const std::filesystem::path& folder, con
                     const LayerSpec& spec, const Parameters& params);
 
 // Writes a folder that AutoModelForCausalLM loads: config.json, weights as F32, BF16 or F16 (rounded to nearest even
-// from the exact fp32 weights), and unchanged from `source` (may be empty) what belongs to the model and is no weight:
-// tokenizer, chat template, generation config, licence. It appears complete or not at all. An existing folder is
-// replaced only if it is empty or an earlier export of ours. The spec must be that of whole weights.
+// from the exact fp32 weights), and what belongs to the model and is no weight. It appears complete or not at all. An
+// existing folder is replaced only if it is empty or an earlier export of ours. The spec must be that of whole weights.
 void export_folder(const Context& ctx, const std::filesystem::path& destination, const ModelConfig& config,
-                   const LayerSpec& spec, const Parameters& params, DType dtype,
-                   const std::filesystem::path& source = {}, int64_t max_shard_bytes = 5'000'000'000);
+                   const LayerSpec& spec, const Parameters& params, DType dtype, const Companions& companions = {},
+                   int64_t max_shard_bytes = 5'000'000'000);
 
 }  // namespace agoq::model

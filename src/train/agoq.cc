@@ -3,6 +3,9 @@
 #include <omp.h>
 
 #include <atomic>
+#include <set>
+#include <string_view>
+#include <vector>
 
 #include "plan/comparison.h"
 #include "plan/stage_plan.h"
@@ -14,6 +17,7 @@ namespace agoq {
 
 struct Settings::Impl {
   train::TrainConfig config;
+  std::set<std::string_view> given;  // by set(); what load() brings gives way to a baseline
 };
 
 Settings::Settings() : impl_(std::make_unique<Impl>()) {}
@@ -26,12 +30,13 @@ Settings& Settings::operator=(Settings&& other) noexcept = default;
 Settings::~Settings() = default;
 
 Settings& Settings::set(std::string_view name, const std::string& value) {
-  train::assign(impl_->config, train::find_setting(name), {value});
-  return *this;
+  return set(name, std::vector<std::string>{value});
 }
 
 Settings& Settings::set(std::string_view name, const std::vector<std::string>& words) {
-  train::assign(impl_->config, train::find_setting(name), words);
+  const train::Setting& setting = train::find_setting(name);
+  train::assign(impl_->config, setting, words);
+  impl_->given.insert(setting.name);
   return *this;
 }
 
@@ -57,6 +62,8 @@ std::vector<std::string> Settings::names() {
 namespace {
 
 const train::TrainConfig& config_of(const Settings& settings) {
+  const std::vector<std::string_view> given(settings.impl().given.begin(), settings.impl().given.end());
+  train::require_no_contradiction(settings.impl().config, given);
   return settings.impl().config;
 }
 

@@ -30,12 +30,26 @@ std::string read_text(const std::string& path) {
 // What `latest` names; a warning and none if that is no checkpoint.
 std::optional<int64_t> read_latest(const std::string& checkpoints) {
   const std::string path = fmt::format("{}/{}", checkpoints, kLatestName);
-  const std::string content = exists(path) ? read_text(path) : "";
-  const std::optional<int64_t> step = step_of(trim(content));
-  if (!step && content.empty()) log_warning("{} is missing; taking the highest step", path);
-  if (!step && !content.empty())
-    log_warning("{} names no checkpoint ('{}'); taking the highest step", path, trim(content).substr(0, 100));
-  return step;
+  if (!exists(path)) {
+    log_warning("{} is missing; taking the highest step", path);
+    return std::nullopt;
+  }
+  std::error_code error;
+  if (!fs::is_regular_file(path, error)) {  // a FIFO would be waited for
+    log_warning("{} is no file; taking the highest step", path);
+    return std::nullopt;
+  }
+  try {
+    const std::string content = read_text(path);
+    const std::optional<int64_t> step = step_of(trim(content));
+    if (!step)
+      log_warning("{} names no checkpoint ('{}'); taking the highest step", path,
+                  printable_line(trim(content).substr(0, 100)));
+    return step;
+  } catch (const Error& unreadable) {
+    log_warning("{}; taking the highest step", unreadable.what());
+    return std::nullopt;
+  }
 }
 
 // Checkpoint folders, the one that is wanted first: what `latest` names, then by falling step.
@@ -88,18 +102,20 @@ std::optional<Checkpoint> first_checkpoint(const std::string& checkpoints, std::
   return std::nullopt;
 }
 
-// Lines that rank 0 finds, told to all: folders may look different to others, and all must do alike.
-std::vector<std::string> lines_of_rank_0(const Readers& readers,
+constexpr std::string_view kBetweenPaths("\0", 1);  // the one byte that no path holds
+
+// Paths that rank 0 finds, told to all: folders may look different to others, and all must do alike.
+std::vector<std::string> paths_of_rank_0(const Readers& readers,
                                          const std::function<std::vector<std::string>()>& find) {
   std::string problem, found;
   try {
-    if (readers.rank == 0) found = join(find(), "\n");
+    if (readers.rank == 0) found = join(find(), kBetweenPaths);
   } catch (const std::exception& error) {
     problem = error.what();
   }
   problem = readers.gather(problem).front();
   require(problem.empty(), "{}", problem);
-  return split(readers.gather(found).front(), '\n');
+  return split(readers.gather(found).front(), kBetweenPaths[0]);
 }
 
 // Without a slash at the end.
@@ -174,13 +190,13 @@ std::optional<std::string> find_latest_checkpoint(const std::string& checkpoints
 }
 
 std::optional<Checkpoint> open_latest_checkpoint(const std::string& checkpoints, const Readers& readers) {
-  const auto candidates = lines_of_rank_0(readers, [&] { return by_preference(checkpoints); });
+  const auto candidates = paths_of_rank_0(readers, [&] { return by_preference(checkpoints); });
   return first_checkpoint(checkpoints, candidates, Depth::Intact, readers);
 }
 
 std::optional<Checkpoint> open_checkpoint(const std::string& source, const Readers& readers) {
   // The folder of checkpoints, or nothing and the one that is named.
-  const std::vector<std::string> meant = lines_of_rank_0(readers, [&]() -> std::vector<std::string> {
+  const std::vector<std::string> meant = paths_of_rank_0(readers, [&]() -> std::vector<std::string> {
     if (is_checkpoint(source)) return {"", plain(source).string()};
     const auto folder = checkpoints_of(source);
     return folder ? std::vector<std::string>{*folder} : std::vector<std::string>{};

@@ -171,6 +171,16 @@ void remove_leftovers(const std::string& checkpoints) {
     if (is_temporary(name)) remove_folder(fmt::format("{}/{}", checkpoints, name));
 }
 
+// A folder in its place is passed over, by readers too: they take the highest step.
+void name_latest(const std::string& checkpoints, int64_t step) {
+  const std::string path = fmt::format("{}/{}", checkpoints, kLatestName);
+  std::error_code ignored;
+  if (fs::symlink_status(path, ignored).type() == fs::file_type::directory)
+    log_warning("{} is a folder, so it does not name the checkpoint of step {}; remove it", path, step);
+  else
+    write_file_atomically(path, step_name(step) + "\n");
+}
+
 // Steps after this one, left by a run that was set back, are neither counted nor removed.
 void prune(const std::string& checkpoints, int64_t step, int64_t keep_last) {
   if (keep_last <= 0) return;
@@ -255,7 +265,7 @@ std::string commit_checkpoint(const std::string& checkpoints, const std::string&
     const Manifest manifest = merge_fragments(begun.step, metadata_json, parts);
     write_file_atomically(fmt::format("{}/{}", temporary, kManifestName), manifest_text(manifest));
     put_in_place(temporary, path);
-    write_file_atomically(fmt::format("{}/{}", checkpoints, kLatestName), step_name(begun.step) + "\n");
+    name_latest(checkpoints, begun.step);
   } catch (const std::exception& e) {
     remove_folder(temporary);
     fail("the checkpoint of step {} was not saved: {}", begun.step, e.what());

@@ -7,6 +7,7 @@
 #include <numbers>
 
 #include "train/origin.h"
+#include "train/settings.h"
 #include "train/token_file.h"
 
 namespace agoq::train {
@@ -28,10 +29,7 @@ codec::Codec moment_codec(const char* flag, const std::string& name, codec::Code
 void apply_baseline(TrainConfig& c) {
   if (c.baseline.empty()) return;
   require(c.baseline == "bf16" || c.baseline == "fp32", "--baseline {}: use bf16 or fp32", c.baseline);
-  c.activation_policy = c.baseline;
-  c.activation_override.clear();
-  c.compute_dtype = c.baseline;
-  c.main_params_dtype = c.main_grads_dtype = c.exp_avg_dtype = c.exp_avg_sq_dtype = "fp32";
+  for (const auto& [name, value] : set_by_baseline(c)) assign(c, name, value);
 }
 
 std::string absolute(const std::string& path) {
@@ -133,6 +131,10 @@ void check_schedule(const TrainConfig& c) {
   require(c.train_minutes >= 0, "--train-minutes {} must not be negative", c.train_minutes);
   not_negative("--eval-interval", c.eval_interval);
   not_negative("--save-interval", c.save_interval);
+  require(c.save_interval_minutes >= 0, "--save-interval-minutes must not be negative, but is {}",
+          c.save_interval_minutes);
+  require(c.exit_duration_in_mins >= 0, "--exit-duration-in-mins must not be negative, but is {}",
+          c.exit_duration_in_mins);
   not_negative("--keep-checkpoints", c.keep_checkpoints);
   not_negative("--sample-tokens", c.sample_tokens);
   not_negative("--threads", c.threads);

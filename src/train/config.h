@@ -39,7 +39,7 @@ struct TrainConfig {
   double lr = 3e-4, min_lr = 0;
   std::string lr_decay_style = "cosine";  // cosine, linear or constant
   int64_t lr_warmup_iters = 0;
-  int64_t lr_decay_iters = 0;  // 0: train_iters
+  int64_t lr_decay_iters = 0;  // 0: train_iters, of a resumed run as it began
   double weight_decay = 0.1, adam_beta1 = 0.9, adam_beta2 = 0.95, adam_eps = 1e-8;
   double clip_grad = 1.0;
   uint64_t seed = 1234;
@@ -67,8 +67,10 @@ struct TrainConfig {
   bool rendezvous_open = false;  // whoever reaches the ranks may join
 
   // Run
-  std::string save;           // run folder; empty: nothing is written
-  int64_t save_interval = 0;  // steps between checkpoints; 0: only at the end
+  std::string save;                   // run folder; empty: nothing is written
+  int64_t save_interval = 0;          // steps between checkpoints; 0: only by time, and at the end
+  double save_interval_minutes = 30;  // 0: never
+  double exit_duration_in_mins = 0;   // since the run was started; 0: never
   int64_t keep_checkpoints = 2;
   int64_t eval_interval = 0, eval_iters = 10;
   int64_t log_interval = 1;

@@ -25,6 +25,19 @@ bool Crew::any(bool mine) const {
   return std::any_of(all.begin(), all.end(), [](const std::string& text) { return !text.empty(); });
 }
 
+std::string Crew::problem(const std::function<void()>& work) const {
+  std::string mine;
+  try {
+    work();
+  } catch (const std::exception& error) {
+    mine = error.what();
+    if (mine.empty()) mine = "unknown";
+  }
+  const std::vector<std::string> all = gather(mine);
+  const auto first = std::find_if(all.begin(), all.end(), [](const std::string& text) { return !text.empty(); });
+  return first == all.end() ? "" : *first;
+}
+
 void Crew::agree(const comm::Agreement& items) const {
   if (!alone()) comm::agree(*transport_, kChannel, items);
 }

@@ -29,6 +29,8 @@ class Crew {
   std::string told(const std::string& by_the_leader) const;        // rank 0's
   bool any(bool mine) const;
   bool all(bool mine) const { return !any(!mine); }
+  // What went wrong with work that each rank does by itself, the first by rank; "" on all if nothing did.
+  std::string problem(const std::function<void()>& work) const;
   void agree(const comm::Agreement& items) const;  // the same error on all ranks where one differs
 
   Readers readers() const {

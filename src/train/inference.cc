@@ -8,8 +8,10 @@
 #include "model/hf_folder.h"
 #include "plan/layout.h"
 #include "train/dataset.h"
+#include "train/held_out.h"
 #include "train/micro_batch.h"
 #include "train/rehearsal.h"
+#include "train/run_companions.h"
 #include "train/run_metadata.h"
 #include "train/state_io.h"
 #include "train/tokenizer.h"
@@ -98,17 +100,22 @@ Evaluation LoadedModel::evaluate(int64_t max_samples) {
                                           : static_cast<int64_t>(dataset.samples());
   dataset.require_targets(static_cast<uint64_t>(samples));
   Evaluation result;
-  result.loss = held_out_loss(*impl_->state, dataset, (samples + spec.micro_batch_size - 1) / spec.micro_batch_size,
-                              samples, &result.tokens);
+  result.loss = held_out_loss(*impl_->state, dataset, samples, &result.tokens);
   result.perplexity = std::exp(result.loss);
   return result;
 }
 
-void LoadedModel::export_folder(const std::string& destination, DType dtype) {
+std::string LoadedModel::export_folder(const std::string& destination, DType dtype) {
+  const std::string source = source_folder();
+  std::error_code ignored;
+  require(source.empty() || !fs::equivalent(destination, source, ignored),
+          "cannot export to {}: the model's tokenizer and config come from there; name another folder", destination);
+  const model::Companions companions = companions_of(impl_->config.tokenizer, source);
   const model::ModelConfig& plain = impl_->state->job().model;
   const bool bytes = impl_->config.tokenizer == kByteTokenizer;
   model::export_folder(impl_->state->context(), destination, bytes ? marked_as_bytes(plain) : plain,
-                       impl_->state->spec(), impl_->state->params(), dtype, source_folder());
+                       impl_->state->spec(), impl_->state->params(), dtype, companions);
+  return model::names_of(companions);
 }
 
 }  // namespace agoq::train

@@ -42,7 +42,8 @@ class LoadedModel {
   std::string source_folder() const;         // Hugging Face folder with tokenizer etc., or empty
   std::vector<int32_t> stop_tokens() const;  // that end a generated text
   Evaluation evaluate(int64_t max_samples);  // on the config's data path
-  void export_folder(const std::string& destination, DType dtype);
+  // Writes a Hugging Face folder; which files came along that hold no weights: "tokenizer.json, LICENSE".
+  std::string export_folder(const std::string& destination, DType dtype);
 
  private:
   class Impl;

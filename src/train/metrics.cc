@@ -42,35 +42,44 @@ std::string exposed_field(const StepMetrics& m) {
   return fmt::format(",\"exposed_ms\":{{{}}}", fmt::join(kinds, ","));
 }
 
-std::optional<int64_t> step_of(std::string_view line) {
-  const Json json = Json::parse(line, nullptr, false);
+struct Line {
+  int64_t step = 0;
+  bool evaluation = false;
+};
+
+std::optional<Line> parse_line(std::string_view text) {
+  const Json json = Json::parse(text, nullptr, false);
   if (!json.is_object() || !json.contains("step") || !json["step"].is_number_integer()) return std::nullopt;
-  return json["step"].get<int64_t>();
+  return Line{json["step"].get<int64_t>(), json.contains("valid_loss")};
 }
 
-// The complete lines of steps up to `steps_done`.
-std::string kept_history(std::string_view text, int64_t steps_done, const std::string& path) {
+// The complete lines of steps up to `steps_done`, and of which steps evaluations are among them, each once.
+std::string kept_history(std::string_view text, int64_t steps_done, const std::string& path,
+                         std::set<int64_t>& evaluated) {
   std::string kept;
   while (!text.empty()) {
     const size_t end = text.find('\n');
     if (end == std::string_view::npos) break;  // unfinished
     const std::string_view line = text.substr(0, end);
     text.remove_prefix(end + 1);
-    const std::optional<int64_t> step = step_of(line);
-    if (!step) log_warning("{}: dropping a line that is no metrics line: {}", path, line.substr(0, 80));
-    if (step && *step <= steps_done) kept.append(line).append("\n");
+    const std::optional<Line> parsed = parse_line(line);
+    if (!parsed)
+      log_warning("{}: dropping a line that is no metrics line: {}", path, printable_line(line.substr(0, 80)));
+    if (!parsed || parsed->step > steps_done) continue;
+    if (parsed->evaluation && !evaluated.insert(parsed->step).second) continue;
+    kept.append(line).append("\n");
   }
   return kept;
 }
 
-void keep_history(const std::string& path, int64_t steps_done) {
+void keep_history(const std::string& path, int64_t steps_done, std::set<int64_t>& evaluated) {
   std::error_code ignored;
   if (!std::filesystem::exists(path, ignored)) return;
   const std::string before = [&] {
     const MappedFile file(path);
     return std::string(reinterpret_cast<const char*>(file.bytes().data()), file.size());
   }();
-  const std::string after = steps_done > 0 ? kept_history(before, steps_done, path) : "";
+  const std::string after = steps_done > 0 ? kept_history(before, steps_done, path, evaluated) : "";
   if (after != before) write_file_atomically(path, after);
 }
 
@@ -84,7 +93,7 @@ std::string duration(double seconds) {
 }  // namespace
 
 MetricsWriter::MetricsWriter(std::string path, int64_t steps_done) : path_(std::move(path)) {
-  keep_history(path_, steps_done);
+  keep_history(path_, steps_done, evaluated_);
   file_ = FileDescriptor(open(path_.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666));
   require(file_.valid(), "cannot open {}: {}", path_, std::strerror(errno));
 }
@@ -99,7 +108,8 @@ void MetricsWriter::step(const StepMetrics& m) {
 }
 
 void MetricsWriter::valid(int64_t step, double valid_loss) {
-  append(fmt::format("{{\"step\":{},\"valid_loss\":{}}}\n", step, exact(valid_loss)));
+  if (evaluated_.insert(step).second)
+    append(fmt::format("{{\"step\":{},\"valid_loss\":{}}}\n", step, exact(valid_loss)));
 }
 
 // One write a line: a reader that follows the file sees whole lines, and a killed run loses none.

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 
@@ -30,10 +31,12 @@ struct StepMetrics {
 class MetricsWriter {
  public:
   // Continues the history of a run that resumes with `steps_done` steps behind it: lines of later steps, which will be
-  // run again, and a line that a killed writer left unfinished are dropped. steps_done = 0 begins anew.
+  // run again, a line that a killed writer left unfinished, and an evaluation that is told a second time are dropped.
+  // steps_done = 0 begins anew.
   MetricsWriter(std::string path, int64_t steps_done);
 
   void step(const StepMetrics& metrics);
+  // Once a step: an evaluation that a restarted run makes again, of the same weights, is not written again.
   void valid(int64_t step, double valid_loss);
 
  private:
@@ -41,6 +44,7 @@ class MetricsWriter {
 
   std::string path_;
   FileDescriptor file_;
+  std::set<int64_t> evaluated_;  // steps
 };
 
 // "  120/2000 | loss 2.3456 | lr 3.00e-04 | grad norm 0.512 | 123.4 ms/step | ..." in columns of constant width.

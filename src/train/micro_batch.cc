@@ -35,26 +35,4 @@ parallel::MicroBatch view(Batch& batch) {
           tensor(batch.document_start)};
 }
 
-double held_out_loss(parallel::TrainingState& state, const Dataset& dataset, int64_t micro_batches, int64_t samples,
-                     double* tokens) {
-  const int64_t per_batch = dataset.spec().micro_batch_size;
-  const comm::ProcessGroup& data_ranks = state.groups().data;
-  double own_weight = 0;
-  Batch batch(dataset.spec());
-  for (int64_t i = data_ranks.rank(); i < micro_batches; i += data_ranks.size()) {
-    const int64_t count = std::min(per_batch, samples - i * per_batch);
-    for (int64_t slot = 0; slot < per_batch; ++slot)
-      dataset.fill(static_cast<uint64_t>(i * per_batch + std::min(slot, count - 1)), slot, batch);
-    // A last batch that is not full repeats a sample, which then must not count twice.
-    std::fill(batch.loss_weights.begin() + count * dataset.spec().sequence_length, batch.loss_weights.end(), 0.0f);
-    state.evaluate(view(batch));
-    own_weight += batch.target_weight();
-  }
-  const std::vector<double> weights = data_ranks.values(own_weight);
-  const double weight = std::accumulate(weights.begin(), weights.end(), 0.0);
-  require(weight > 0, "the held-out data has no target tokens");
-  if (tokens) *tokens = weight;
-  return state.take_loss() / weight;
-}
-
 }  // namespace agoq::train

@@ -44,16 +44,26 @@ Origin origin_of_checkpoint(const std::string& checkpoint) {
       finetune);
 }
 
+// Whether the run was begun with a folder or file that is there no more.
+bool is_gone(const TrainConfig& c) {
+  std::error_code ignored;
+  if (!c.model.empty()) return !fs::exists(c.model, ignored);
+  const bool is_path = c.model_config.find('/') != std::string::npos || c.model_config.ends_with(".json");
+  return is_path && !fs::exists(c.model_config, ignored);
+}
+
 Origin origin_of(const TrainConfig& c) {
+  // A run that has begun needs its source no more.
+  if (!c.save.empty() && is_gone(c))
+    if (const auto checkpoint = find_checkpoint(c.save)) return origin_of_checkpoint(*checkpoint);
   if (!c.model_config.empty()) return {model::find_config(c.model_config), {}, ""};
   if (!c.model.empty()) {
     require(fs::is_directory(c.model), "--model {}: no such folder; presets go with --model-config", c.model);
     const model::ModelConfig model = model::find_config(c.model);
     const std::string folder = fs::absolute(c.model).lexically_normal().string();
-    return {model, {tokenizer_in(c.model, model), "", c.model}, folder};
+    return {model, {tokenizer_in(folder, model), "", c.model}, folder};
   }
   require_apart(c.finetune, c.save);
-  // A run that has begun needs its source no more.
   for (const std::string& source : {c.save, c.finetune})
     if (const auto checkpoint = find_checkpoint(source)) return origin_of_checkpoint(*checkpoint);
   no_checkpoint(c.finetune);

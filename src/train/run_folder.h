@@ -23,6 +23,9 @@ class RunFolder {
   std::string checkpoints() const { return checkpoints_in(path_); }
   static std::string checkpoints_in(const std::string& run_folder) { return run_folder + "/checkpoints"; }
 
+  // Tokenizer and what else goes with the model (train/run_companions.h).
+  static std::string companions_in(const std::string& run_folder) { return run_folder + "/tokenizer"; }
+
   // The file appears complete, or stays what it was. `name` is relative to the folder.
   void write(std::string_view name, std::string_view content) const;
   // The same for JSON text, which is checked and laid out for people.

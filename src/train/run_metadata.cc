@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "train/settings.h"
+#include "train/token_file.h"
 
 namespace agoq::train {
 namespace {
@@ -133,8 +134,11 @@ void inherit(TrainConfig& c, const TrainConfig& run) {
 std::string find_again(const std::string& path, const std::string& run_folder_then, const std::string& run_folder_now) {
   std::error_code ignored;
   const bool is_path = fs::path(path).is_absolute();  // not "byte"
-  if (!is_path || run_folder_then.empty() || fs::exists(path, ignored)) return path;
-  const fs::path moved = fs::absolute(run_folder_now) / fs::path(path).lexically_relative(run_folder_then);
+  if (!is_path || run_folder_then.empty()) return path;
+  const fs::path from_run = fs::path(path).lexically_relative(run_folder_then);
+  const bool own = !from_run.empty() && *from_run.begin() != "..";
+  if (!own && fs::exists(path, ignored)) return path;
+  const fs::path moved = fs::absolute(run_folder_now) / from_run;
   return fs::exists(moved, ignored) ? moved.lexically_normal().string() : path;
 }
 
@@ -179,8 +183,15 @@ RunMetadata metadata_from_json(const std::string& text, const std::string& file)
 
 RunMetadata read_metadata(const Manifest& manifest, const std::string& checkpoint) {
   RunMetadata metadata = metadata_from_json(manifest.metadata, checkpoint);
-  const std::string run_folder = (fs::path(checkpoint) / "../..").string();
+  const fs::path folder = fs::absolute(checkpoint).lexically_normal();
   TrainConfig& run = metadata.settings;
+  // Earlier versions recorded a tokenizer that came with a relative --model as it was given.
+  const bool relative =
+      !run.tokenizer.empty() && run.tokenizer != kByteTokenizer && fs::path(run.tokenizer).is_relative();
+  if (relative && !metadata.model_folder.empty()) run.tokenizer = metadata.model_folder;
+  const fs::path checkpoints = (folder.has_filename() ? folder : folder.parent_path()).parent_path();
+  if (checkpoints.filename() != "checkpoints") return metadata;  // alone: it was not moved with its run
+  const std::string run_folder = checkpoints.parent_path().string();
   for (std::string* place : {&run.model, &run.finetune, &run.tokenizer, &metadata.model_folder})
     *place = find_again(*place, run.save, run_folder);
   return metadata;

@@ -42,7 +42,7 @@ void keep_document_settings(TrainConfig& config, const TrainConfig& run);
 void inherit(TrainConfig& config, const TrainConfig& run);
 
 // Where a file or folder lies that a run used: where it was or, if it was moved together with the run folder, as far
-// from it as then. The path as it was if it is nowhere.
+// from it as then; what lay in the run folder is looked for in that first. The path as it was if it is nowhere.
 std::string find_again(const std::string& path, const std::string& run_folder_then, const std::string& run_folder_now);
 
 std::string to_json(const RunMetadata& metadata);

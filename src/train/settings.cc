@@ -1,5 +1,6 @@
 #include "train/settings.h"
 
+#include <algorithm>
 #include <array>
 #include <charconv>
 #include <cmath>
@@ -71,7 +72,8 @@ constexpr auto kSettings = std::to_array<Setting>({
     {"Batch and schedule", "lr-decay-style", "cosine|linear|constant", "how the learning rate falls",
      &C::lr_decay_style},
     {"Batch and schedule", "lr-warmup-iters", "N", "steps in which the learning rate rises", &C::lr_warmup_iters},
-    {"Batch and schedule", "lr-decay-iters", "N", "step at which the decay ends; 0: --train-iters", &C::lr_decay_iters},
+    {"Batch and schedule", "lr-decay-iters", "N",
+     "step at which the decay ends; 0: --train-iters of the command that began the run", &C::lr_decay_iters},
     {"Batch and schedule", "weight-decay", "X", "of matrices; norms, biases and embeddings have none",
      &C::weight_decay},
     {"Batch and schedule", "adam-beta1", "X", "AdamW's decay of the first moment", &C::adam_beta1},
@@ -99,7 +101,8 @@ constexpr auto kSettings = std::to_array<Setting>({
     {"Precision", "gradient-rounding", "stochastic|nearest", "rounding of 8-bit gradients", &C::gradient_rounding},
     {"Precision", "exp-avg-dtype", "8bit|fp32", "AdamW's first moment", &C::exp_avg_dtype},
     {"Precision", "exp-avg-sq-dtype", "8bit|fp32", "AdamW's second moment", &C::exp_avg_sq_dtype},
-    {"Precision", "baseline", "bf16|fp32", "train without any quantization, to compare with: sets all of the above",
+    {"Precision", "baseline", "bf16|fp32",
+     "train without any quantization, to compare with: sets all of the above, and is refused beside one that differs",
      &C::baseline},
 
     {"Parallel", "tensor-model-parallel-size", "N", "processes that hold each layer together, and divide its tokens",
@@ -135,7 +138,14 @@ constexpr auto kSettings = std::to_array<Setting>({
 
     {"Run", "save", "FOLDER",
      "run folder for metrics and checkpoints; the same command again continues it; empty: write nothing", &C::save},
-    {"Run", "save-interval", "N", "steps between checkpoints; 0: only at the end", &C::save_interval},
+    {"Run", "save-interval", "N", "steps between checkpoints; 0: only by time, and at the end", &C::save_interval},
+    {"Run", "save-interval-minutes", "X",
+     "save as well when so many minutes have passed since the last checkpoint was begun; 0: never",
+     &C::save_interval_minutes},
+    {"Run", "exit-duration-in-mins", "X",
+     "save and end, with exit status 0, at the first step boundary after so many minutes; the same command goes on; "
+     "0: never",
+     &C::exit_duration_in_mins},
     {"Run", "keep-checkpoints", "N", "how many of the last checkpoints to keep; 0: all", &C::keep_checkpoints},
     {"Run", "eval-interval", "N", "steps between held-out losses; 0: only at the end", &C::eval_interval},
     {"Run", "eval-iters", "N", "micro-batches of one held-out loss", &C::eval_iters},
@@ -255,6 +265,36 @@ std::string text_of(const TrainConfig& config, const Setting& setting) {
       setting.field);
 }
 
+void require_recordable(const TrainConfig& config) {
+  for (const Setting& setting : kSettings) {
+    const std::string text = text_of(config, setting);
+    require(is_utf8(text), "--{} '{}' is not UTF-8, and a run records its settings as UTF-8 text; rename it",
+            setting.name, printable_line(text));
+  }
+  if (const auto control = control_byte(config.save))
+    fail("--save '{}' holds the control byte {:#04x}; choose another name", printable_line(config.save),
+         static_cast<uint8_t>(*control));
+}
+
+std::vector<std::pair<std::string_view, std::string>> set_by_baseline(const TrainConfig& config) {
+  if (config.baseline != "bf16" && config.baseline != "fp32") return {};  // none, or refused elsewhere
+  // Gradients may travel in bf16: that is a format of numbers, not codes with scales.
+  const bool coded = config.grad_reduce_dtype == "int8" || config.grad_reduce_dtype == "fp8";
+  return {{"activation-policy", config.baseline}, {"activation-override", ""},
+          {"compute-dtype", config.baseline},     {"main-params-dtype", "fp32"},
+          {"main-grads-dtype", "fp32"},           {"exp-avg-dtype", "fp32"},
+          {"exp-avg-sq-dtype", "fp32"},           {"grad-reduce-dtype", coded ? "fp32" : config.grad_reduce_dtype}};
+}
+
+void require_no_contradiction(const TrainConfig& config, std::span<const std::string_view> given) {
+  for (const auto& [name, value] : set_by_baseline(config)) {
+    const std::string asked = text_of(config, find_setting(name));
+    const bool named = std::find(given.begin(), given.end(), name) != given.end();
+    require(!named || asked == value, "--baseline {} sets --{} to {}, and --{} {} is given: leave one of them out",
+            config.baseline, name, value.empty() ? "nothing" : value, name, asked);
+  }
+}
+
 std::vector<std::string> changed_settings(const TrainConfig& before, const TrainConfig& now) {
   std::vector<std::string> changes;
   for (const Setting& setting : kSettings) {
@@ -280,14 +320,25 @@ std::string to_toml(const TrainConfig& config) {
 }
 
 void read_toml(TrainConfig& config, std::string_view text, std::string_view file) {
+  std::vector<std::string_view> given;
   for (const TomlEntry& entry : parse_flat_toml(text, file)) {
     try {
       const Setting& setting = find_setting(entry.key);
       require(!entry.array || setting.is_list(), "{} takes one value, not an array", setting.name);
+      for (const std::string& word : entry.words)
+        require(is_utf8(word), "{}: '{}' is not UTF-8", setting.name, printable_line(word));
       assign(config, setting, entry.words);
+      given.push_back(setting.name);
     } catch (const Error& error) {
       fail("{}:{}: {}", file, entry.line, error.what());
     }
+  }
+  // Without one of its own, the file gives way to a baseline that was set before.
+  if (std::find(given.begin(), given.end(), "baseline") == given.end()) return;
+  try {
+    require_no_contradiction(config, given);
+  } catch (const Error& error) {
+    fail("{}: {}", file, error.what());
   }
 }
 

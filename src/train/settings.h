@@ -6,6 +6,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <variant>
 #include <vector>
 
@@ -41,9 +42,18 @@ void assign(TrainConfig& config, std::string_view name, const std::string& value
 // The value as text, the words of a list joined by spaces.
 std::string text_of(const TrainConfig& config, const Setting& setting);
 
+// A run records its settings as JSON and TOML, so their text must be UTF-8; and control bytes in the name of the run
+// folder, such as a line end, are refused. Errors name the setting and the place.
+void require_recordable(const TrainConfig& config);
+
 // What differs, in the order of the table: "lr 0.0003 -> 0.0001". Where a run is saved does not count: the folder may
 // have been moved.
 std::vector<std::string> changed_settings(const TrainConfig& before, const TrainConfig& now);
+
+// What --baseline sets, and to what; empty where there is no baseline.
+std::vector<std::pair<std::string_view, std::string>> set_by_baseline(const TrainConfig& config);
+// Refuses a baseline beside settings that the user gave by name and that it would set to something else.
+void require_no_contradiction(const TrainConfig& config, std::span<const std::string_view> given);
 
 // A resolved configuration as flat TOML, complete, so that a later version with other defaults reads the same run.
 std::string to_toml(const TrainConfig& config);

@@ -8,6 +8,7 @@
 #include "base/checksum.h"
 #include "base/error.h"
 #include "base/mapped_file.h"
+#include "base/text.h"
 #include "train/file_scan.h"
 
 namespace agoq::train {
@@ -20,28 +21,6 @@ T load(const uint8_t* from) {  // little-endian, at any alignment
   T value;
   std::memcpy(&value, from, sizeof(T));
   return value;
-}
-
-// The length of the well-formed UTF-8 character at the front of `text` (Unicode 15, table 3-7), or 0.
-size_t utf8_character(std::span<const uint8_t> text) {
-  const uint8_t lead = text[0];
-  const auto tail = [&](size_t i, uint8_t low, uint8_t high) {
-    return i < text.size() && text[i] >= low && text[i] <= high;
-  };
-  const auto any = [&](size_t i) { return tail(i, 0x80, 0xBF); };
-  if (lead < 0x80) return 1;
-  if (lead >= 0xC2 && lead <= 0xDF) return any(1) ? 2 : 0;
-  if (lead >= 0xE0 && lead <= 0xEF) {
-    const uint8_t low = lead == 0xE0 ? 0xA0 : 0x80;   // no overlong forms
-    const uint8_t high = lead == 0xED ? 0x9F : 0xBF;  // no surrogates
-    return tail(1, low, high) && any(2) ? 3 : 0;
-  }
-  if (lead >= 0xF0 && lead <= 0xF4) {
-    const uint8_t low = lead == 0xF0 ? 0x90 : 0x80;
-    const uint8_t high = lead == 0xF4 ? 0x8F : 0xBF;  // at most U+10FFFF
-    return tail(1, low, high) && any(2) && any(3) ? 4 : 0;
-  }
-  return 0;
 }
 
 void require_utf8(std::span<const uint8_t> text, const std::string& path) {

@@ -17,10 +17,13 @@
 #include "plan/stage_plan.h"
 #include "train/crew_saver.h"
 #include "train/fitted_schedule.h"
+#include "train/held_out.h"
 #include "train/micro_batch.h"
 #include "train/origin.h"
 #include "train/peak_flops.h"
 #include "train/rehearsal.h"
+#include "train/run_clock.h"
+#include "train/run_companions.h"
 #include "train/run_data.h"
 #include "train/run_folder.h"
 #include "train/run_metadata.h"
@@ -86,7 +89,13 @@ class Trainer::Run : public RunPlan {
   parallel::UpdateResult update(std::span<Batch> batches, double weight, double lr);
   void report(const StepMetrics& metrics);
   void record(const std::function<void()>& write);
+  void write_beside(const char* name, const std::function<void()>& write) const;
   void write_memory() const;
+  void keep_decay(const TrainConfig& begun);
+  struct Boundary {
+    bool stop = false, time_is_up = false, save = false;
+  };
+  Boundary boundary(const std::atomic<bool>& stop) const;
   void validate();
   void begin_save();
   void write_summary(const Summary& result) const;
@@ -95,13 +104,14 @@ class Trainer::Run : public RunPlan {
   ExposedSeconds highest(const ExposedSeconds& own) const;
   void tell_saved(const std::optional<SavedCheckpoint>& saved);
   void save_last();
-  Summary summary(bool stopped) const;
+  Summary summary() const;
   std::string metadata_json() const;
   void note(const std::string& text) const {
     if (crew_.leads() && observer_.on_note) observer_.on_note(text);
   }
 
   Crew crew_;
+  RunClock clock_;
   Observer observer_;
   std::optional<RunFolder> folder_;  // the leader's
   std::optional<CrewSaver> saver_;
@@ -114,6 +124,7 @@ class Trainer::Run : public RunPlan {
   std::string vocabulary_;    // hash
   int64_t step_ = 0;          // steps done
   int64_t saved_step_ = -1;
+  int64_t begun_step_ = -1;  // of the last save
   int64_t skipped_ = 0, skipped_in_a_row_ = 0, without_targets_ = 0;
   uint64_t tokens_ = 0;
   size_t highest_total_ = 0;  // bytes planned, over ranks
@@ -124,17 +135,24 @@ class Trainer::Run : public RunPlan {
   int64_t iters_before_fit_ = 0;
   Clock::time_point start_ = Clock::now();  // of run()
   std::optional<double> valid_loss_;
+  std::string evaluation_error_;  // why there is none
+  bool decay_given_;
   std::optional<ExposedTimes> exposed_;  // of several processes
 };
 
 Trainer::Run::Run(const TrainConfig& given, Observer watcher, const Processes& processes)
-    : crew_(processes.transport), observer_(std::move(watcher)) {
+    : crew_(processes.transport),
+      clock_(given.save_interval_minutes, given.exit_duration_in_mins),
+      observer_(std::move(watcher)),
+      decay_given_(given.lr_decay_iters > 0) {
+  require_recordable(given);
   crew_.agree(settings_of(given));
   const Origin origin = find_origin(given);
   const Device target = resolve_device(given.device);
   model = origin.model;
   model_folder_ = origin.model_folder;
   config = resolved(given, model, target, crew_.size());
+  require_recordable(config);  // with the folder that this process runs in
   if (config.threads > 0) omp_set_num_threads(static_cast<int>(config.threads));
   require(!config.data_path.empty(),
           "no training data: give --data-path FILE (text, flat .bin, or Megatron-LM prefix)");
@@ -169,6 +187,7 @@ Trainer::Run::Run(const TrainConfig& given, Observer watcher, const Processes& p
   highest_total_ = *std::max_element(totals.begin(), totals.end());
   resume_or_start();
   rehearse(*state, crew_);
+  if (saver_) metadata_json();  // what cannot be written down fails here, not after days of training
   if (memory->gpu()) tell_memory_in_use();
   if (memory->gpu()) peak_ = crew_.size() * datasheet_peak_flops(memory->gpu()->name());
 }
@@ -226,8 +245,10 @@ void Trainer::Run::resume_or_start() {
   if (latest_) {
     take_over(*latest_);
     latest_.reset();
-  } else if (const std::string told = load_first_weights(config, *state, crew_.readers()); !told.empty()) {
-    note(told);
+  } else {
+    const std::string told = load_first_weights(config, *state, crew_.readers());
+    if (!told.empty()) note(told);
+    if (saver_) keep_companions(crew_, config, model_folder_, false);
   }
   if (!folder_) return;
   folder_->write("config.toml", to_toml(config));
@@ -256,7 +277,12 @@ void Trainer::Run::take_over(const Checkpoint& checkpoint) {
           checkpoint.path(), metadata.settings.tokenizer, metadata.vocabulary, config.tokenizer, vocabulary_);
   take_over_fit(metadata);
   load_state(checkpoint, *state);
+  keep_companions(crew_, config, model_folder_, true);
   note(fmt::format("resumed from {} at step {}", checkpoint.path(), checkpoint.manifest().step));
+  const std::string& source = config.model.empty() ? config.model_config : config.model;
+  if (source.find('/') != std::string::npos && !std::filesystem::exists(source))
+    note(fmt::format("{} is gone; the run goes on without it", source));
+  keep_decay(metadata.settings);
   const std::vector<std::string> changes = changed_settings(metadata.settings, config);
   if (!changes.empty()) note(fmt::format("changed since: {}", fmt::join(changes, ", ")));
   step_ = saved_step_ = checkpoint.manifest().step;
@@ -298,7 +324,23 @@ void Trainer::Run::fit_schedule(double step_seconds) {
   config = fitted(config, step_, seconds, seconds_left, parallelism.micro_batches);
   note(fmt::format("a step takes {:.3g} s: {} of at most {} steps end within --train-minutes {}", seconds,
                    config.train_iters, iters_before_fit_, config.train_minutes));
-  if (folder_) folder_->write("config.toml", to_toml(config));
+  if (folder_) write_beside("config.toml", [&] { folder_->write("config.toml", to_toml(config)); });
+}
+
+// A longer run decays as it began, unless told: the learning rate must not jump up where it was resumed.
+void Trainer::Run::keep_decay(const TrainConfig& begun) {
+  if (decay_given_) return;
+  config.lr_decay_iters = begun.lr_decay_iters;
+  require(
+      config.lr_warmup_iters <= config.lr_decay_iters,
+      "--lr-warmup-iters {} lies behind the end of the decay that the run began with, step {}; give --lr-decay-iters",
+      config.lr_warmup_iters, config.lr_decay_iters);
+  if (config.train_iters <= config.lr_decay_iters || config.lr_decay_style == "constant") return;
+  note(
+      fmt::format("the learning rate decays to {} at step {}, as the run began, and stays there{}; --lr-decay-iters {} "
+                  "would stretch the decay",
+                  config.min_lr, config.lr_decay_iters, config.min_lr == 0 ? ", so that later steps learn nothing" : "",
+                  config.train_iters));
 }
 
 // What was planned beside what is held; the stack's peak is known after a step.
@@ -312,27 +354,58 @@ void Trainer::Run::write_memory() const {
   if (!folder_) return;
   json["reference_bytes"] = bytes_by_owner(reference.owners);
   for (size_t rank = 1; rank < of_ranks.size(); ++rank) json["other_ranks"].push_back(Json::parse(of_ranks[rank]));
-  folder_->write_json("memory.json", json.dump());
+  write_beside("memory.json", [&] { folder_->write_json("memory.json", json.dump()); });
+}
+
+// A file of the run folder that tells about the run: a full disk is told, and the run goes on.
+void Trainer::Run::write_beside(const char* name, const std::function<void()>& write) const {
+  try {
+    write();
+  } catch (const std::exception& error) {
+    log_warning("{} is not written: {}; the run goes on", name, error.what());
+  }
+}
+
+// What all ranks do between two steps: a signal to any of them counts, and the clock is rank 0's.
+Trainer::Run::Boundary Trainer::Run::boundary(const std::atomic<bool>& stop) const {
+  std::string mine = stop ? "s" : "";
+  if (crew_.leads() && timed_steps_ > 0) {
+    if (clock_.time_is_up()) mine += "t";
+    if (saver_ && begun_step_ != step_ && clock_.save_is_due()) mine += "c";
+  }
+  Boundary here;
+  for (const std::string& of_rank : crew_.gather(mine)) {
+    here.stop |= of_rank.find('s') != std::string::npos;
+    here.time_is_up |= of_rank.find('t') != std::string::npos;
+    here.save |= of_rank.find('c') != std::string::npos;
+  }
+  return here;
 }
 
 Summary Trainer::Run::run(const std::atomic<bool>& stop) {
   start_ = Clock::now();
-  while (step_ < config.train_iters && !crew_.any(stop)) {
+  Boundary here;
+  while (step_ < config.train_iters) {
+    here = boundary(stop);
+    if (here.stop || here.time_is_up) break;
+    if (here.save) begin_save();
     const StepMetrics metrics = train_step();
     report(metrics);
     if (speed_) fit_schedule(1e-3 * metrics.step_ms);
     if (timed_steps_ == 1) write_memory();
-    const bool last = step_ == config.train_iters;
-    if (last || (config.eval_interval > 0 && step_ % config.eval_interval == 0)) validate();
-    if (!last && config.save_interval > 0 && step_ % config.save_interval == 0) begin_save();
+    if (step_ == config.train_iters) break;  // saved before anything else is done with it
+    if (config.eval_interval > 0 && step_ % config.eval_interval == 0) validate();
+    if (config.save_interval > 0 && step_ % config.save_interval == 0) begin_save();
     if (saver_) tell_saved(saver_->poll());
   }
   save_last();
   const bool ended = step_ >= config.train_iters;
   // Killed between the last step and its summary: the held-out loss is yet to be measured.
   const bool summed_up = folder_ && timed_steps_ == 0 && std::filesystem::exists(folder_->summary());
-  if (ended && saver_ && !valid_loss_ && crew_.told(summed_up ? "y" : "").empty()) validate();
-  const Summary result = summary(!ended);
+  if (ended && (timed_steps_ > 0 || (saver_ && crew_.told(summed_up ? "y" : "").empty()))) validate();
+  Summary result = summary();
+  result.stopped_early = !ended;
+  result.time_is_up = !ended && !here.stop;
   if (ended && folder_ && !summed_up) write_summary(result);
   return result;
 }
@@ -340,11 +413,12 @@ Summary Trainer::Run::run(const std::atomic<bool>& stop) {
 void Trainer::Run::write_summary(const Summary& result) const {
   Json json;
   json["valid_loss"] = result.valid_loss ? Json(*result.valid_loss) : Json();
+  if (!evaluation_error_.empty()) json["evaluation_error"] = evaluation_error_;
   json["tokens"] = result.tokens;
   json["tokens_per_second"] = result.tokens_per_second;
   json["bytes_per_parameter"] = result.bytes_per_parameter;
   json["saved_bytes_per_token_layer"] = result.saved_bytes_per_token_layer;
-  folder_->write_json("summary.json", json.dump());
+  write_beside("summary.json", [&] { folder_->write_json("summary.json", json.dump()); });
 }
 
 // Gradients and update of one step, whose targets weigh so much; sets train_loss_.
@@ -442,18 +516,27 @@ void Trainer::Run::record(const std::function<void()>& write) {
   }
 }
 
+// An evaluation that fails is told, and the run goes on: what was trained is worth more than a figure about it.
 void Trainer::Run::validate() {
   if (!data_->valid) return;
-  const int64_t per_batch = config.micro_batch_size;
   const int64_t samples = evaluated_samples(config, *data_->valid);
-  valid_loss_ = held_out_loss(*state, *data_->valid, (samples + per_batch - 1) / per_batch, samples);
-  record([&] { metrics_->valid(step_, *valid_loss_); });
-  if (crew_.leads() && observer_.on_valid) observer_.on_valid(step_, *valid_loss_);
+  const HeldOut measured = measure_held_out(crew_, *state, *data_->valid, samples);
+  valid_loss_.reset();
+  evaluation_error_ = measured.problem;
+  if (!evaluation_error_.empty()) {
+    if (crew_.leads()) log_warning("NO HELD-OUT LOSS at step {}: {}; the run goes on", step_, evaluation_error_);
+    return;
+  }
+  valid_loss_ = measured.loss;
+  record([&] { metrics_->valid(step_, measured.loss); });
+  if (crew_.leads() && observer_.on_valid) observer_.on_valid(step_, measured.loss);
 }
 
 void Trainer::Run::begin_save() {
   if (!saver_) return;
   tell_saved(saver_->finish());
+  clock_.save_begins();
+  begun_step_ = step_;
   saver_->begin(state->context(), step_, state->named_tensors(), metadata_json());
 }
 
@@ -498,10 +581,9 @@ std::string Trainer::Run::metadata_json() const {
   return to_json(metadata);
 }
 
-Summary Trainer::Run::summary(bool stopped) const {
+Summary Trainer::Run::summary() const {
   Summary s;
   s.step = step_;
-  s.stopped_early = stopped;
   s.valid_loss = valid_loss_;
   s.train_loss = train_loss_;
   s.tokens = tokens_;

@@ -34,8 +34,9 @@ struct RunPlan {
 
 struct Summary {
   int64_t step = 0;                  // steps done
-  bool stopped_early = false;        // by a signal, after saving
-  std::optional<double> valid_loss;  // the last one
+  bool stopped_early = false;        // by a signal or --exit-duration-in-mins, after saving
+  bool time_is_up = false;           // the latter
+  std::optional<double> valid_loss;  // the last one; none if it could not be measured
   double train_loss = 0;             // of the last step
   uint64_t tokens = 0;
   double tokens_per_second = 0;

@@ -26,6 +26,10 @@ TEST(Log, SaysTheRankOnlyAmongSeveral) {
   EXPECT_THAT(stderr_of([] { log_error("{{}}"); }), AllOf(HasSubstr("error: {}"), Not(HasSubstr("rank"))));
 }
 
+TEST(Log, ShowsControlBytesOfWhatItQuotes) {
+  EXPECT_THAT(stderr_of([] { log_warning("the line '{}'", "\x1b[2J\xff"); }), HasSubstr("the line '\\x1b[2J\\xff'"));
+}
+
 TEST(Log, DropsWhatIsBelowTheLevel) {
   set_log_level(LogLevel::Warning);
   EXPECT_THAT(stderr_of([] { log_info("hidden"); }), IsEmpty());

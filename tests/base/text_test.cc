@@ -75,6 +75,30 @@ TEST(Text, SplitJoinTrim) {
   EXPECT_EQ(trim("  "), "");
 }
 
+TEST(Text, Utf8IsToldFromOtherBytes) {
+  for (const char* text :
+       {"", "plain", "\xc3\xa9", "\xe6\x97\xa5", "\xf0\x9f\x99\x82", "\xed\x9f\xbf", "\xf4\x8f\xbf\xbf"})
+    EXPECT_TRUE(is_utf8(text)) << text;
+  // A stray byte, a character cut short, one in too many bytes, a surrogate, and one beyond U+10FFFF.
+  for (const char* bytes : {"\xff", "a\xe9", "\xe6\x97", "\xc0\xaf", "\xed\xa0\x80", "\xf4\x90\x80\x80", "\x80"})
+    EXPECT_FALSE(is_utf8(bytes));
+}
+
+TEST(Text, PrintableHasNothingThatSteersATerminal) {
+  EXPECT_EQ(printable("caf\xc3\xa9\tis\nfine"), "caf\xc3\xa9\tis\nfine");
+  EXPECT_EQ(printable("\x1b]0;title\x07\r\x7f"), "\\x1b]0;title\\x07\\x0d\\x7f");
+  EXPECT_EQ(printable("\xc2\x9b"
+                      "2J"),
+            "\\xc2\\x9b"
+            "2J")
+      << "U+009B is ESC [";
+  EXPECT_EQ(printable("\xff\xe6\x97"), "\\xff\\xe6\\x97");
+  EXPECT_EQ(printable(std::string_view("\0", 1)), "\\x00");
+  EXPECT_EQ(printable_line("a\nb\tc"), "a\\x0ab\\x09c");
+  EXPECT_EQ(control_byte("plain \xc3\xa9"), std::nullopt);
+  EXPECT_EQ(control_byte("a\nb"), '\n');
+}
+
 TEST(Table, AlignsForATerminal) {
   Table table({"owner", "bytes", "note"});
   table.add_row({"weights", "1.50 GiB", "λ|x"});

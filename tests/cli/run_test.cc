@@ -8,8 +8,11 @@
 #include <filesystem>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "cli/program.h"
+#include "train/checkpoint.h"
+#include "train/data_files.h"
 #include "train/settings.h"
 
 namespace agoq {
@@ -22,6 +25,11 @@ using test::Ran;
 using test::run_agoq;
 using test::TinyRun;
 using testing::HasSubstr;
+
+constexpr const char* kTokenizer =
+    R"({"version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
+        "pre_tokenizer": {"type": "Whitespace"}, "post_processor": null, "decoder": null,
+        "model": {"type": "WordLevel", "vocab": {"a": 0, "b": 1}, "unk_token": "a"}})";
 
 TEST(Run, TrainsAndTellsWhatItHolds) {
   const TinyRun tiny;
@@ -62,7 +70,7 @@ TEST(Run, ContinuesBitForBit) {
   ASSERT_EQ(rest.status, 0) << rest.err;
   EXPECT_THAT(rest.out, HasSubstr("at step 5"));
   EXPECT_EQ(losses_of(tiny.file("parts")), losses_of(tiny.file("whole")));
-  EXPECT_THAT(rest.out, HasSubstr("changed since: train-iters 5 -> 8, lr-decay-iters 5 -> 8\n"));
+  EXPECT_THAT(rest.out, HasSubstr("changed since: train-iters 5 -> 8\n"));
   EXPECT_THAT(tiny.train(8, "parts").out, testing::Not(HasSubstr("changed since")));
   EXPECT_THAT(tiny.train(8, "parts").out, HasSubstr("nothing to do: all 8 steps are done"));
 
@@ -162,6 +170,7 @@ TEST_F(TrainedRun, EvaluatesExportsAndEvaluatesTheSame) {
   EXPECT_TRUE(fs::exists(exported + "/config.json"));
   EXPECT_THAT(run_agoq({"export", run(), tiny_->text_path() + "/below"}).err,
               HasSubstr("cannot export to " + tiny_->text_path() + "/below: Not a directory"));
+  EXPECT_THAT(run_agoq({"export", exported, exported + "/"}).err, HasSubstr("name another folder"));
   EXPECT_DOUBLE_EQ(loss_of(exported), loss_of(run()));
   EXPECT_LT(loss_of(run()), 5.0) << "untrained: ln 257 = 5.55";
   const Ran text = run_agoq({"eval", run(), "--data-path", tiny_->text_path(), "--max-samples", "3"});
@@ -239,23 +248,130 @@ TEST(Run, KnowsItsModelFolderFromEverywhere) {
   const std::string model = tiny.file("project/model");
   ASSERT_EQ(run_agoq({"export", tiny.file("seed"), model, "--dtype", "fp32"}).status, 0);
   write_plainly(model + "/chat_template.jinja", "of the model");
+  write_plainly(model + "/tokenizer.json", kTokenizer);
+  fs::remove(model + "/tokenizer_config.json");
+  nlohmann::json config = json::parse(read_plainly(model + "/config.json"));
+  config.erase("agoq_tokenizer");
+  write_plainly(model + "/config.json", config.dump());
+  train::write_megatron(tiny.file("tokens"), {std::vector<int64_t>(400, 1)});
   const std::string there = "cd " + test::quoted(tiny.file("project/sub")) + "; ";
-  const Ran ran = run_agoq({"train", "--model", "../model", "--data-path", tiny.text_path(), "--seq-length", "32",
-                            "--train-iters", "1", "--save", "../runs/one"},
-                           {.before = there});
-  ASSERT_EQ(ran.status, 0) << ran.err;
-  const auto exported_template = [&](const std::string& run, const std::string& to) {
-    const Ran exported = run_agoq({"export", run, tiny.file(to)});
-    EXPECT_EQ(exported.status, 0) << exported.err;
-    return read_plainly(tiny.file(to) + "/chat_template.jinja");
+  const std::vector<std::string> train = {"train",        "--model", "../model", "--data-path", tiny.file("tokens"),
+                                          "--seq-length", "32",      "--save",   "../runs/one", "--train-iters"};
+  const auto train_to = [&](const char* steps) {
+    std::vector<std::string> arguments = train;
+    arguments.emplace_back(steps);
+    return run_agoq(arguments, {.before = there});
   };
-  EXPECT_EQ(exported_template(tiny.file("project/runs/one"), "first"), "of the model");
+  const Ran ran = train_to("1");
+  ASSERT_EQ(ran.status, 0) << ran.err;
+  int exports = 0;
+  const auto expect_alone = [&](const std::string& run) {
+    const std::string to = tiny.file("exported-" + std::to_string(++exports));
+    const Ran exported = run_agoq({"export", run, to}, {.before = "cd /; "});
+    EXPECT_EQ(exported.status, 0) << exported.err;
+    EXPECT_EQ(exported.err, "");
+    EXPECT_THAT(exported.out, HasSubstr("beside the weights: tokenizer.json, chat_template.jinja\n"));
+    EXPECT_EQ(read_plainly(to + "/chat_template.jinja"), "of the model");
+    EXPECT_EQ(read_plainly(to + "/tokenizer.json"), kTokenizer);
+    const Ran inspected = run_agoq({"inspect", run});
+    EXPECT_THAT(inspected.out, HasSubstr("/runs/one/tokenizer\n")) << "an absolute path";
+  };
+  const std::string one = tiny.file("project/runs/one");
+  EXPECT_EQ(read_plainly(one + "/tokenizer/tokenizer.json"), kTokenizer);
+  expect_alone(one);
+  // The model folder is gone: the run goes on, and is moved.
+  fs::rename(model, tiny.file("away"));
+  const Ran rest = train_to("2");
+  EXPECT_EQ(rest.status, 0) << rest.err;
+  EXPECT_THAT(rest.out, testing::AllOf(HasSubstr("project/model is gone; the run goes on without it"),
+                                       HasSubstr("changed since: train-iters 1 -> 2\n")));
+  expect_alone(one);
   fs::rename(tiny.file("project"), tiny.file("moved"));
-  EXPECT_EQ(exported_template(tiny.file("moved/runs/one"), "second"), "of the model");
-  fs::remove_all(tiny.file("moved/model"));
-  const Ran without = run_agoq({"export", tiny.file("moved/runs/one"), tiny.file("third")});
-  EXPECT_EQ(without.status, 0) << without.err;
-  EXPECT_THAT(without.err, HasSubstr("project/model is gone"));
+  expect_alone(tiny.file("moved/runs/one"));
+  // A copy does not look at what it was copied from.
+  fs::copy(tiny.file("moved"), tiny.file("project"), fs::copy_options::recursive);
+  write_plainly(one + "/tokenizer/chat_template.jinja", "of another");
+  expect_alone(tiny.file("moved/runs/one"));
+}
+
+// Whoever writes a checkpoint may name any folder as its model's.
+TEST(Run, AnExportTakesNothingButWhatBelongsToAModel) {
+  const TinyRun tiny;
+  ASSERT_EQ(tiny.train(1, "run").status, 0);
+  const fs::path secrets = tiny.file("secrets");
+  fs::create_directory(secrets);
+  for (const char* name : {"passwd", "shadow", "notes.txt", "id_rsa", "credentials.json"})
+    write_plainly(secrets / name, "secret");
+  write_plainly(tiny.file("outside"), "secret");
+  for (const char* name : {"tokenizer.json", "LICENSE", "chat_template.jinja"})
+    fs::create_symlink(tiny.file("outside"), secrets / name);
+  write_plainly(secrets / "NOTICE", "of the model");
+
+  const std::string checkpoint = tiny.file("run") + "/checkpoints/step-00000001";
+  train::Manifest manifest = train::read_checkpoint_manifest(checkpoint);
+  json metadata = json::parse(manifest.metadata);
+  for (const std::string& tokenizer : {secrets.string(), (secrets / "passwd").string(), std::string()}) {
+    metadata["model_folder"] = secrets;
+    metadata["settings"]["tokenizer"] = tokenizer;
+    manifest.metadata = metadata.dump();
+    write_plainly(checkpoint + "/manifest.json", train::manifest_text(manifest));
+    const std::string to = tiny.file("exported");
+    const Ran ran = run_agoq({"export", tiny.file("run"), to});
+    ASSERT_EQ(ran.status, 0) << ran.err;
+    EXPECT_THAT(ran.out, HasSubstr("beside the weights: NOTICE\n"));
+    std::set<std::string> found;
+    for (const auto& entry : fs::recursive_directory_iterator(to)) found.insert(entry.path().filename().string());
+    EXPECT_EQ(found, (std::set<std::string>{"config.json", "model.safetensors", "NOTICE"})) << tokenizer;
+  }
+}
+
+TEST(Run, ASampleThatFailsEndsNothing) {
+  const TinyRun tiny;
+  train::write_megatron(tiny.file("tokens"), {std::vector<int64_t>(4000, 1)});
+  fs::create_directory(tiny.file("words"));
+  std::string tokenizer = kTokenizer;
+  tokenizer.replace(tokenizer.find("Whitespace"), 10, "NoSuchThing");
+  write_plainly(tiny.file("words") + "/tokenizer.json", tokenizer);
+  std::vector<std::string> arguments = tiny.train_arguments(2, "run");
+  arguments[6] = tiny.file("tokens");
+  for (const std::string more : {"--sample-tokens", "4", "--tokenizer"}) arguments.push_back(more);
+  arguments.push_back(tiny.file("words"));
+  const Ran ran = run_agoq(arguments);
+  EXPECT_EQ(ran.status, 0);
+  EXPECT_THAT(ran.err, HasSubstr("no sample of what the model writes"));
+  EXPECT_TRUE(fs::exists(tiny.file("run") + "/summary.json"));
+}
+
+TEST(Run, TextThatCannotBeRecordedIsRefusedAtOnce) {
+  const TinyRun tiny;
+  for (const std::string save : {"caf\xe9", "a\nb"}) {
+    const Ran ran = tiny.train(1, save);
+    EXPECT_EQ(ran.status, 1);
+    EXPECT_EQ(ran.out, "");
+    EXPECT_THAT(ran.err, testing::ContainsRegex("--save '.*(not UTF-8|control byte 0x0a)"));
+    EXPECT_FALSE(fs::exists(tiny.file(save)));
+  }
+  EXPECT_THAT(run_agoq({"generate", tiny.file("none"), "--prompt", "\xff"}).err,
+              HasSubstr("the prompt is not UTF-8: '\\xff'"));
+}
+
+TEST(Run, ABaselineBesideAFlagThatContradictsItIsRefused) {
+  const TinyRun tiny;
+  const Ran ran = tiny.train(1, "run", {"--baseline", "fp32", "--main-grads-dtype", "int8"});
+  EXPECT_EQ(ran.status, 1);
+  EXPECT_THAT(ran.err, HasSubstr("--baseline fp32 sets --main-grads-dtype to fp32, and --main-grads-dtype int8 is "
+                                 "given: leave one of them out"));
+  write_plainly(tiny.file("f.toml"), "main-grads-dtype = \"int8\"\nactivation-policy = \"agoq\"\n");
+  EXPECT_EQ(tiny.train(1, "run", {"--config", tiny.file("f.toml"), "--baseline", "fp32"}).status, 0);
+  EXPECT_THAT(read_plainly(tiny.file("run") + "/config.toml"), HasSubstr("main-grads-dtype = \"fp32\""));
+}
+
+TEST(Run, EndsWithStatusZeroWhenItsTimeIsUp) {
+  const TinyRun tiny;
+  const Ran ran = tiny.train(1000000, "run", {"--exit-duration-in-mins", "0.005"});
+  EXPECT_EQ(ran.status, 0) << ran.err;
+  EXPECT_THAT(ran.out, testing::ContainsRegex(
+                           "stopped at the end of --exit-duration-in-mins, at step [1-9][0-9]*; the same command"));
 }
 
 // That tokens are bytes is recorded, not guessed from the size of the vocabulary.

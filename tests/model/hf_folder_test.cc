@@ -32,8 +32,9 @@ struct World {
         params(arena, config, spec, {all_params(config, spec), form, compute, {}}) {}
 
   void import_from(const fs::path& folder) const { import_weights(ctx, folder, config, spec, params); }
-  void export_to(const fs::path& folder, DType dtype, const fs::path& source = {}, int64_t max_bytes = 1 << 30) const {
-    export_folder(ctx, folder, config, spec, params, dtype, source, max_bytes);
+  void export_to(const fs::path& folder, DType dtype, int64_t max_bytes = 1 << 30,
+                 const Companions& companions = {}) const {
+    export_folder(ctx, folder, config, spec, params, dtype, companions, max_bytes);
   }
   std::vector<float> values(const ParamId& id) const {
     std::vector<float> numbers(static_cast<size_t>(spec[id.param].count()));
@@ -233,7 +234,7 @@ TEST(HfFolderExport, ShardsHoldAtMostTheirSizeAndReadBack) {
   world.import_from(source);
   ScratchFolder folder;
   const fs::path out = folder.file("out");
-  world.export_to(out, DType::F32, source, 60'000);
+  world.export_to(out, DType::F32, 60'000);
 
   const auto index = nlohmann::json::parse(read_plainly(out / "model.safetensors.index.json"));
   std::map<std::string, std::set<std::string>> tensors_by_file;
@@ -270,35 +271,19 @@ TEST(HfFolderExport, ANewConfigReadsBack) {
   for (const ParamId& id : again.params.ids()) EXPECT_EQ(again.values(id), world.values(id));
 }
 
-TEST(HfFolderExport, CarriesWhatBelongsToTheModel) {
-  const fs::path source = kGoldens / "llama_gqa" / "model";
-  ScratchFolder folder;
-  with_config(folder, source);
-  fs::copy_file(source / "model.safetensors", folder.file("model.safetensors"));
-  const std::map<std::string, std::string> carried = {{"tokenizer.json", "{\"a\": \"\xc3\xa9\"}\r\n"},
-                                                      {"tokenizer.model", std::string("\0\1\xff", 3)},
-                                                      {"chat_template.jinja", "{{ messages }}"},
-                                                      {"generation_config.json", "{ }"},
-                                                      {"LICENSE", ""},
-                                                      {"additional_chat_templates/rag.jinja", "rag"}};
-  fs::create_directory(folder.file("additional_chat_templates"));
-  for (const auto& [name, content] : carried) write_plainly(folder.file(name), content);
-  for (const char* name : {"pytorch_model.bin", "consolidated.00.pth", "README.md", ".gitattributes"})
-    write_plainly(folder.file(name), "x");
-
-  const World world(find_config(folder.path()));
+TEST(HfFolderExport, CarriesCompanions) {
+  const World world(find_config((kGoldens / "llama_gqa" / "model").string()));
+  const Companions companions = {{"tokenizer.json", "{\"a\": \"\xc3\xa9\"}\r\n"},
+                                 {"additional_chat_templates/rag.jinja", "rag"}};
   ScratchFolder target;
   const fs::path out = target.path() + "/deep/er/out/";
-  world.export_to(out, DType::BF16, folder.path());
-  std::set<std::string> names = {"config.json", "model.safetensors"};
-  for (const auto& [name, content] : carried) {
-    EXPECT_EQ(read_plainly(out / name), content);
-    names.insert(name);
-  }
+  world.export_to(out, DType::BF16, 1 << 30, companions);
   std::set<std::string> found;
   for (const auto& entry : fs::recursive_directory_iterator(out))
     if (!entry.is_directory()) found.insert(fs::relative(entry.path(), out).string());
-  EXPECT_EQ(found, names);
+  EXPECT_EQ(found, (std::set<std::string>{"config.json", "model.safetensors", "tokenizer.json",
+                                          "additional_chat_templates/rag.jinja"}));
+  for (const auto& [name, content] : companions) EXPECT_EQ(read_plainly(out / name), content);
 }
 
 TEST(HfFolderExport, ReplacesOnlyItsOwnExports) {
@@ -308,15 +293,14 @@ TEST(HfFolderExport, ReplacesOnlyItsOwnExports) {
   ScratchFolder folder;
   const fs::path out = folder.file("out");
   fs::create_directory(out);
-  world.export_to(out, DType::F32, source, 60'000);  // empty: fine
-  world.export_to(out, DType::BF16, source);         // an earlier export: replaced as a whole
+  world.export_to(out, DType::F32, 60'000);  // empty: fine
+  world.export_to(out, DType::BF16);         // an earlier export: replaced as a whole
   EXPECT_TRUE(fs::exists(out / "model.safetensors"));
   EXPECT_FALSE(fs::exists(out / "model.safetensors.index.json"));
   EXPECT_EQ(folder.count(), 1u) << "no temporary folders stay";
 
   const fs::path original = folder.file("original");
   fs::copy(source, original);
-  EXPECT_THAT(error_of([&] { world.export_to(original, DType::F32, original); }), HasSubstr("name another folder"));
   EXPECT_THAT(error_of([&] { world.export_to(original, DType::F32); }), HasSubstr("holds other things"));
   EXPECT_EQ(read_all(original), read_all(source));
   const fs::path notes = folder.file("notes");
@@ -324,7 +308,6 @@ TEST(HfFolderExport, ReplacesOnlyItsOwnExports) {
   write_plainly(notes / "diary.txt", "dear");
   EXPECT_THAT(error_of([&] { world.export_to(notes, DType::F32); }), HasSubstr("holds other things"));
   EXPECT_THAT(error_of([&] { world.export_to(notes / "diary.txt", DType::F32); }), HasSubstr("is a file"));
-  EXPECT_THAT(error_of([&] { world.export_to(folder.file("x"), DType::F32, "no/such"); }), HasSubstr("no/such"));
   EXPECT_EQ(read_plainly(notes / "diary.txt"), "dear");
 }
 

@@ -50,6 +50,15 @@ def test_metrics_after_a_resume(folder: Path) -> None:
     assert memory is not None and memory.reference == {"weights": 2000, "moments": 8000}
 
 
+def test_damaged_lines_are_counted_whatever_they_hold(folder: Path, run: Run) -> None:
+    lines = b"\x1b]0;owned\x07\n" + b"[" * 200_000 + b"\n" + b'{"step": 1, "loss": \xff}\n' + b'{"step": "\x00"}\n'
+    (folder / "metrics.jsonl").write_bytes(lines + step_line(3).encode())
+    assert read_metrics(folder).damaged_lines == 4
+    assert b"\x1b" not in run("report", folder).stderr
+    odd = folder / "\x1b[2J"
+    assert b"\x1b" not in run("report", odd, status=1).stderr
+
+
 def test_picture(folder: Path, run: Run) -> None:
     done = run("report", folder)
     assert (folder / "report.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")

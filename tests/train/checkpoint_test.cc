@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <signal.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 
 #include <chrono>
@@ -192,6 +193,21 @@ TEST_F(CheckpointTest, ReplacesAStepThatExists) {
   EXPECT_EQ(listing(), (std::vector<std::string>{"latest", "step-00000010"}));
 }
 
+TEST_F(CheckpointTest, AFolderInThePlaceOfLatestLosesNoCheckpoint) {
+  fs::create_directories(folder() + "/latest");
+  for (const int64_t step : {10, 20}) save(step);
+  EXPECT_EQ(latest(), "step-00000020");
+}
+
+// A name with a line end is refused for new runs, and what such a folder holds is still found.
+TEST_F(CheckpointTest, ALineEndInAPathIsPartOfIt) {
+  const std::string odd = scratch_.file("a\nb/checkpoints");
+  State state(3);
+  save_checkpoint(odd, 3, state.tensors(), "{}");
+  EXPECT_EQ(open_latest_checkpoint(odd).value().path(), odd + "/step-00000003");
+  EXPECT_EQ(open_checkpoint(odd + "/step-00000003").value().path(), odd + "/step-00000003");
+}
+
 TEST_F(CheckpointTest, FallsBackToTheHighestCompleteStep) {
   for (const int64_t step : {10, 20, 30}) save(step);
   fs::create_directories(folder() + "/step-00000040.tmp-1");
@@ -201,6 +217,17 @@ TEST_F(CheckpointTest, FallsBackToTheHighestCompleteStep) {
   EXPECT_EQ(latest(), "step-00000030");
   write_plainly(folder() + "/latest", "../../elsewhere\n");
   EXPECT_EQ(latest(), "step-00000030");
+  const std::string name = folder() + "/latest";
+  fs::remove(name);
+  ASSERT_EQ(mkfifo(name.c_str(), 0600), 0);  // opening it would wait for a writer
+  EXPECT_EQ(latest(), "step-00000030");
+  fs::remove(name);
+  fs::create_directory_symlink("step-00000020", name);
+  EXPECT_EQ(latest(), "step-00000030");
+  fs::remove(name);
+  fs::create_directory(name);
+  EXPECT_EQ(latest(), "step-00000030");
+  fs::remove(name);
   write_plainly(folder() + "/latest", "step-00000020\n");
   EXPECT_EQ(latest(), "step-00000020");  // set back by hand
   fs::remove(folder() + "/step-00000020/manifest.json");

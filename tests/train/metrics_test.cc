@@ -130,6 +130,33 @@ TEST(Metrics, AResumedRunWritesTheSameHistory) {
   set_log_level(LogLevel::Info);
 }
 
+// A run that is killed between its last evaluation and its summary evaluates again when it is started again.
+TEST(Metrics, AnEvaluationIsToldOnceHoweverOftenItIsMade) {
+  const ScratchFolder scratch;
+  const std::string path = scratch.file("m");
+  {
+    MetricsWriter writer(path, 0);
+    writer.step(metrics_of(1));
+    writer.valid(1, 2.5);
+  }
+  const std::string history = read_plainly(path);
+  for (int restart = 0; restart < 3; ++restart) MetricsWriter(path, 1).valid(1, 2.5);
+  EXPECT_EQ(read_plainly(path), history);
+  write_plainly(path, history + "{\"step\":1,\"valid_loss\":2.5}\n");  // of an earlier version
+  MetricsWriter(path, 1).valid(2, 1.5);
+  EXPECT_EQ(read_plainly(path), history + "{\"step\":2,\"valid_loss\":1.5}\n");
+}
+
+TEST(Metrics, DamagedLinesAreQuotedWithoutTheirControlBytes) {
+  const ScratchFolder scratch;
+  write_plainly(scratch.file("m"), "{\"step\":1}\n\x1b]0;owned\x07\xff\n");
+  testing::internal::CaptureStderr();
+  MetricsWriter(scratch.file("m"), 1);
+  const std::string told = testing::internal::GetCapturedStderr();
+  EXPECT_THAT(told, HasSubstr("no metrics line: \\x1b]0;owned\\x07\\xff\n"));
+  EXPECT_EQ(told.find('\x1b', told.find("no metrics line")), std::string::npos);
+}
+
 TEST(Metrics, EveryLineIsInTheFileAtOnce) {
   const ScratchFolder scratch;
   MetricsWriter writer(scratch.file("m"), 0);

@@ -64,6 +64,20 @@ TEST(RunMetadata, WhatWasMovedWithTheRunFolderIsFoundAgain) {
   EXPECT_EQ(find_again("/no/such/folder", run, run_now), "/no/such/folder");
   EXPECT_EQ(find_again("", run, run_now), "");
   EXPECT_EQ(find_again("byte", run, run_now), "byte") << "no path";
+  const std::string own = make("project/runs/one/tokenizer"), moved_own = make("moved/runs/one/tokenizer");
+  EXPECT_EQ(find_again(own, run, run_now), moved_own) << "a copied run reads its own files";
+  fs::remove(moved_own);
+  EXPECT_EQ(find_again(own, run, run_now), own);
+}
+
+// As versions wrote it that recorded the tokenizer of a relative --model as it was given.
+TEST(RunMetadata, ARelativeTokenizerIsThatOfTheModelFolder) {
+  RunMetadata metadata;
+  metadata.identity = metadata.model = "{}";
+  metadata.model_folder = "/models/llama";
+  metadata.settings.tokenizer = "../models/llama";
+  const Manifest manifest{.step = 1, .files = {}, .tensors = {}, .metadata = to_json(metadata)};
+  EXPECT_EQ(read_metadata(manifest, "/runs/one/checkpoints/step-00000001").settings.tokenizer, "/models/llama");
 }
 
 }  // namespace

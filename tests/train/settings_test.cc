@@ -121,6 +121,59 @@ TEST(Settings, ErrorsSayWhichValueAndWhere) {
   EXPECT_EQ(error_in("lr = [1, 2]"), "f.toml:1: lr takes one value, not an array");
 }
 
+TEST(Settings, WhatCannotBeRecordedIsRefused) {
+  const auto problem = [](const std::string& name, const std::vector<std::string>& words) {
+    TrainConfig config;
+    assign(config, find_setting(name), words);
+    return error_of([&] { require_recordable(config); });
+  };
+  for (const std::string name :
+       {"model", "model-config", "finetune", "tokenizer", "save", "sample-prompt", "document-separator"})
+    EXPECT_TRUE(problem(name, {"caf\xe9"}).starts_with("--" + name + " 'caf\\xe9' is not UTF-8")) << name;
+  EXPECT_TRUE(problem("data-path", {"0.5", "a", "0.5", "\xff"}).starts_with("--data-path '0.5 a 0.5 \\xff' is not"));
+  EXPECT_EQ(problem("save", {"runs/a\nb"}), "--save 'runs/a\\x0ab' holds the control byte 0x0a; choose another name");
+  EXPECT_TRUE(problem("save", {"runs/a\x1b[0m"}).starts_with("--save 'runs/a\\x1b[0m' holds the control byte"));
+  EXPECT_EQ(problem("save", {"caf\xc3\xa9 and more"}), "no error");
+  EXPECT_EQ(problem("sample-prompt", {"two\nlines\t"}), "no error");
+  TrainConfig config;
+  EXPECT_EQ(error_of([&] { read_toml(config, "lr = 1\nsave = \"\xff\"", "f.toml"); }),
+            "f.toml:2: save: '\\xff' is not UTF-8");
+}
+
+TEST(Settings, ABaselineBesideAFlagThatContradictsItIsRefused) {
+  const std::vector<std::pair<std::string_view, std::string>> quantized = {
+      {"activation-policy", "agoq"},  {"activation-override", "norm=fp5"}, {"compute-dtype", "bf16"},
+      {"main-params-dtype", "split"}, {"main-grads-dtype", "int8"},        {"exp-avg-dtype", "8bit"},
+      {"exp-avg-sq-dtype", "8bit"},   {"grad-reduce-dtype", "int8"}};
+  for (const auto& [name, value] : quantized) {
+    TrainConfig config;
+    config.baseline = "fp32";
+    assign(config, name, value);
+    const std::vector<std::string_view> given = {"baseline", name}, nothing = {"baseline"};
+    EXPECT_EQ(error_of([&] { require_no_contradiction(config, given); }).substr(0, 22), "--baseline fp32 sets -")
+        << name;
+    EXPECT_EQ(error_of([&] { require_no_contradiction(config, nothing); }), "no error") << "a config file gives way";
+    config = resolved(config, model::preset("demo"), Device::Cpu);
+    EXPECT_EQ(error_of([&] { require_no_contradiction(config, given); }), "no error") << "it has given way";
+  }
+  TrainConfig config;
+  config.baseline = "bf16";
+  config.activation_policy = "bf16";
+  config.recompute_granularity = "full";
+  config.grad_reduce_dtype = "bf16";
+  const std::vector<std::string_view> given = {"activation-policy", "recompute-granularity", "grad-reduce-dtype"};
+  EXPECT_EQ(error_of([&] { require_no_contradiction(config, given); }), "no error");
+
+  TrainConfig of_file;
+  EXPECT_EQ(
+      error_of([&] { read_toml(of_file, "baseline = \"fp32\"\nexp-avg-dtype = \"8bit\"", "f.toml"); }),
+      "f.toml: --baseline fp32 sets --exp-avg-dtype to fp32, and --exp-avg-dtype 8bit is given: leave one of them "
+      "out");
+  agoq::Settings settings;
+  settings.set("baseline", "bf16").set("main-grads-dtype", "int8");
+  EXPECT_EQ(error_of([&] { plan_memory(settings, Target::Cpu); }).substr(0, 22), "--baseline bf16 sets -");
+}
+
 TEST(Resolved, PathsMeanTheSameFromEverywhere) {
   const ScratchFolder folder;
   write_plainly(folder.file("config.json"), "{}");

@@ -6,14 +6,18 @@
 
 #include <cmath>
 #include <filesystem>
+#include <map>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <set>
 
 #include "base/checksum.h"
+#include "base/log.h"
 #include "base/scratch_folder.h"
 #include "comm/thread_transport.h"
 #include "train/checkpoint_folder.h"
 #include "train/data_files.h"
+#include "train/file_size_limit.h"
 #include "train/run_metadata.h"
 #include "train/settings.h"
 
@@ -402,6 +406,186 @@ TEST_F(ResumedRun, WhatMakesItThisRunMayNot) {
   refused("seed", "7", "seed: saved 1234, now 7");
   refused("eod-mask-loss", "true", "eod-mask-loss: saved false, now true");
   refused("exp-avg-dtype", "fp32", "exp-avg-dtype: saved \"8bit\", now \"fp32\"");
+}
+
+// Steps of checkpoints in the run folder.
+std::set<std::string> checkpoints_in(const std::string& run) {
+  std::set<std::string> names;
+  for (const auto& entry : std::filesystem::directory_iterator(run + "/checkpoints"))
+    if (entry.is_directory()) names.insert(entry.path().filename().string());
+  return names;
+}
+
+TEST_F(TrainerTest, SavesByTimeAsWellOnAllRanksAlike) {
+  EXPECT_EQ(TrainConfig().save_interval_minutes, 30) << "a run that nobody asked to save loses half an hour at most";
+  config_.train_iters = 4;
+  config_.keep_checkpoints = 0;
+  config_.save_interval_minutes = 0;
+  config_.save = scratch_.file("never");
+  Trainer(config_).run(stop_);
+  EXPECT_EQ(checkpoints_in(config_.save), std::set<std::string>{"step-00000004"});
+  config_.save_interval_minutes = 1e-9;  // always due
+  config_.save = scratch_.file("always");
+  run_ranks(2, [](int, Trainer&) {});
+  EXPECT_EQ(checkpoints_in(config_.save),
+            (std::set<std::string>{"step-00000001", "step-00000002", "step-00000003", "step-00000004"}));
+  config_.save_interval_minutes = 1000;
+  config_.save_interval = 3;
+  config_.save = scratch_.file("steps");
+  Trainer(config_).run(stop_);
+  EXPECT_EQ(checkpoints_in(config_.save), (std::set<std::string>{"step-00000003", "step-00000004"}));
+}
+
+TEST_F(TrainerTest, EndsSavedWhenItsTimeIsUp) {
+  config_.train_iters = 3;
+  config_.save = scratch_.file("run");
+  config_.exit_duration_in_mins = 1e-9;  // at once, but never before a step
+  for (int64_t step = 1; step <= 2; ++step) {
+    run_ranks(2, [&](int, Trainer& trainer) { EXPECT_EQ(trainer.step(), step); });
+    EXPECT_TRUE(std::filesystem::exists(config_.save + fmt::format("/checkpoints/step-{:08}/manifest.json", step)));
+    EXPECT_FALSE(std::filesystem::exists(config_.save + "/summary.json"));
+  }
+  const Summary last = Trainer(config_).run(stop_);
+  EXPECT_EQ(last.step, 3);
+  EXPECT_FALSE(last.stopped_early || last.time_is_up);
+  config_.save = scratch_.file("other");
+  const Summary first = Trainer(config_).run(stop_);
+  EXPECT_EQ(first.step, 1);
+  EXPECT_TRUE(first.stopped_early && first.time_is_up);
+}
+
+// cosine to 0 over 10 steps, stopped at 6, then asked for 20: the learning rate goes on where it was.
+TEST_F(TrainerTest, ALongerRunDecaysAsItBegan) {
+  config_.train_iters = 10;
+  config_.lr = 1e-3;
+  config_.save = scratch_.file("run");
+  Observer until_6;
+  until_6.on_step = [&](const StepMetrics& m) { stop_ = m.step == 6; };
+  Trainer(config_, until_6).run(stop_);
+  stop_ = false;
+  std::filesystem::copy(config_.save, scratch_.file("stretched"), std::filesystem::copy_options::recursive);
+  const auto rates_of = [&](const TrainConfig& config) {
+    std::map<int64_t, double> rates;
+    std::string notes;
+    Observer observer;
+    observer.on_step = [&](const StepMetrics& m) { rates[m.step] = m.lr; };
+    observer.on_note = [&](const std::string& text) { notes += text + "\n"; };
+    Trainer(config, observer).run(stop_);
+    return std::pair(rates, notes);
+  };
+  // 0.5 (1 + cos(pi s / 10)) of 1e-3, by hand, and the same over 20.
+  TrainConfig longer = config_;
+  longer.train_iters = 20;
+  const auto [rates, notes] = rates_of(longer);
+  EXPECT_NEAR(rates.at(7), 3.4549e-4, 1e-8);
+  EXPECT_NEAR(rates.at(10), 2.4472e-5, 1e-8);
+  EXPECT_EQ(rates.at(11), 0);
+  EXPECT_EQ(rates.at(20), 0);
+  EXPECT_THAT(notes,
+              HasSubstr("decays to 0 at step 10, as the run began, and stays there, so that later steps learn nothing; "
+                        "--lr-decay-iters 20 would stretch the decay"));
+  longer.save = scratch_.file("stretched");
+  longer.lr_decay_iters = 20;
+  const auto [stretched, no_notes] = rates_of(longer);
+  EXPECT_NEAR(stretched.at(7), 7.9389e-4, 1e-8);
+  EXPECT_THAT(no_notes, testing::Not(HasSubstr("as the run began")));
+}
+
+// Held-out tokens that count for nothing any more once training has begun: the file is changed under the run.
+class FailingEvaluation : public TrainerTest {
+ protected:
+  FailingEvaluation() {
+    set_log_level(LogLevel::Error);
+    write_megatron(scratch_.file("valid"), {std::vector<int64_t>(200, 'x')});
+    write_plainly(scratch_.file("valid.mask"), std::string(200, '\1'));
+    config_.valid_data_path = {scratch_.file("valid")};
+    config_.train_iters = 4;
+    config_.eval_interval = 2;
+    config_.save = scratch_.file("run");
+  }
+  ~FailingEvaluation() override { set_log_level(LogLevel::Info); }
+  void expect_saved_without_a_loss() const {
+    EXPECT_TRUE(std::filesystem::exists(config_.save + "/checkpoints/step-00000004/manifest.json"));
+    const auto summary = nlohmann::json::parse(read_plainly(config_.save + "/summary.json"));
+    EXPECT_TRUE(summary.at("valid_loss").is_null());
+    EXPECT_EQ(summary.at("evaluation_error"), "no held-out token counts for the loss");
+    EXPECT_THAT(read_plainly(config_.save + "/metrics.jsonl"), testing::Not(HasSubstr("valid_loss")));
+  }
+};
+
+TEST_F(FailingEvaluation, IsToldAndTheRunIsSaved) {
+  Trainer trainer(config_);
+  write_plainly(scratch_.file("valid.mask"), std::string(200, '\0'));
+  const Summary summary = trainer.run(stop_);
+  EXPECT_EQ(summary.step, 4);
+  EXPECT_FALSE(summary.valid_loss);
+  expect_saved_without_a_loss();
+}
+
+TEST_F(FailingEvaluation, IsToldOnAllRanksAlike) {
+  test::ThreadWorld(2).run([&](comm::Transport& transport) {
+    omp_set_num_threads(1);
+    Trainer trainer(config_, {}, {&transport, transport.rank(), 2});
+    write_plainly(scratch_.file("valid.mask"), std::string(200, '\0'));
+    EXPECT_EQ(trainer.run(stop_).step, 4);
+  });
+  expect_saved_without_a_loss();
+}
+
+TEST_F(TrainerTest, TheLastStateIsSavedBeforeItIsEvaluated) {
+  config_.train_iters = 2;
+  config_.save = scratch_.file("run");
+  bool evaluated = false;
+  Observer observer;
+  observer.on_valid = [&](int64_t, double) {
+    evaluated = true;
+    EXPECT_TRUE(std::filesystem::exists(config_.save + "/checkpoints/step-00000002/manifest.json"));
+  };
+  Trainer(config_, observer).run(stop_);
+  EXPECT_TRUE(evaluated);
+}
+
+TEST_F(TrainerTest, AFullDiskAtAFileBesideTheCheckpointsEndsNothing) {
+  config_.train_iters = 3;
+  config_.save = scratch_.file("run");
+  std::optional<FileSizeLimit> full;
+  Observer observer;
+  observer.on_step = [&](const StepMetrics& m) {
+    if (m.step == 1) full.emplace(100);  // memory.json and metrics.jsonl no longer fit
+    if (m.step == 2) full.reset();
+  };
+  observer.on_valid = [&](int64_t, double) { full.emplace(100); };  // nor does summary.json
+  set_log_level(LogLevel::Error);
+  const Summary summary = Trainer(config_, observer).run(stop_);
+  set_log_level(LogLevel::Info);
+  full.reset();
+  EXPECT_EQ(summary.step, 3);
+  for (const char* name : {"/memory.json", "/summary.json"})
+    EXPECT_FALSE(std::filesystem::exists(config_.save + name)) << name;
+  EXPECT_TRUE(std::filesystem::exists(config_.save + "/checkpoints/step-00000003/manifest.json"));
+}
+
+TEST_F(TrainerTest, WhatARunCannotRecordIsRefusedBeforeTheFirstStep) {
+  Observer observer;
+  observer.on_plan = [](const RunPlan&) { ADD_FAILURE() << "planned"; };
+  const auto refused = [&](const TrainConfig& config) { return error_of([&] { Trainer(config, observer); }); };
+  TrainConfig odd = config_;
+  odd.save = scratch_.file("caf\xe9");
+  EXPECT_THAT(refused(odd), HasSubstr("caf\\xe9' is not UTF-8"));
+  odd.save = scratch_.file("a\nb");
+  EXPECT_THAT(refused(odd), HasSubstr("control byte 0x0a"));
+  odd.save = "";
+  odd.sample_prompt = "\xff";
+  EXPECT_THAT(refused(odd), HasSubstr("--sample-prompt '\\xff' is not UTF-8"));
+  // The folder that the process runs in becomes a part of every path.
+  const std::filesystem::path before = std::filesystem::current_path();
+  std::filesystem::create_directory(scratch_.file("\xfc"));
+  std::filesystem::current_path(scratch_.file("\xfc"));
+  odd = config_;
+  odd.save = "run";
+  const std::string error = refused(odd);
+  std::filesystem::current_path(before);
+  EXPECT_THAT(error, testing::AllOf(HasSubstr("--save '"), HasSubstr("is not UTF-8")));
 }
 
 TEST_F(TrainerTest, ThePlanComesBeforeTheFirstStepAndStays) {
