@@ -124,7 +124,7 @@ TEST_P(HfFolder, RoundTripInFp32IsBitExact) {
   world.import_from(model());
   ScratchFolder folder;
   const fs::path out = folder.file("export");
-  world.export_to(out, DType::F32, model());
+  world.export_to(out, DType::F32, 1 << 30, generation_files(model()));
   EXPECT_EQ(read_all(out), read_all(model()));
   EXPECT_EQ(read_plainly(out / "generation_config.json"), read_plainly(model() / "generation_config.json"));
   EXPECT_EQ(nlohmann::json::parse(read_plainly(out / "config.json")),
@@ -167,13 +167,13 @@ TEST_P(HeldForm, SixteenBitFilesSurviveExactly) {
     write_all(folder.path(), tensors);
     world.import_from(folder.path());
 
-    world.export_to(folder.file("same"), dtype == "BF16" ? DType::BF16 : DType::F16, folder.path());
+    world.export_to(folder.file("same"), dtype == "BF16" ? DType::BF16 : DType::F16);
     EXPECT_EQ(read_all(folder.file("same")), tensors);
     const auto config = nlohmann::json::parse(read_plainly(folder.file("same/config.json")));
     EXPECT_EQ(config["torch_dtype"], dtype == "BF16" ? "bfloat16" : "float16");
 
     // fp32 holds every 16-bit number exactly.
-    world.export_to(folder.file("wide"), DType::F32, folder.path());
+    world.export_to(folder.file("wide"), DType::F32);
     for (const auto& [name, wide] : read_all(folder.file("wide"))) {
       ASSERT_EQ(wide.dtype, "F32");
       const FileTensor& narrow = tensors.at(name);
