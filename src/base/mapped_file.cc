@@ -14,7 +14,8 @@
 namespace agoq {
 
 MappedFile::MappedFile(std::string path) : path_(std::move(path)) {
-  const FileDescriptor file(open(path_.c_str(), O_RDONLY | O_CLOEXEC));
+  // Without O_NONBLOCK a FIFO is waited for, until somebody writes to it. Of a regular file it changes nothing.
+  const FileDescriptor file(open(path_.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC));
   require(file.valid(), "cannot open {}: {}", path_, std::strerror(errno));
   struct stat status = {};
   const bool known = fstat(file.get(), &status) == 0;

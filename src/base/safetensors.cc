@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/read_json.h"
 #include "base/text.h"
 
 namespace agoq {
@@ -16,7 +17,10 @@ namespace {
 
 using Json = nlohmann::json;
 
-constexpr uint64_t kMaxHeader = 100'000'000;  // the limit of the reference implementation
+// The reference implementation reads 100 MB, which is a million tensors and many seconds. The largest published models
+// have some 1000 tensors in a file.
+constexpr uint64_t kMaxHeader = 32'000'000;
+constexpr size_t kMaxTensors = 300'000, kMaxDimensions = 64;  // PyTorch has at most 64 dimensions
 constexpr std::string_view kMetadata = "__metadata__";
 
 // Every dtype of the format, so that a file with some of them can be listed and its other tensors read.
@@ -25,14 +29,15 @@ struct FormatDType {
   uint64_t bits;
   std::optional<DType> dtype;
 };
-constexpr std::array<FormatDType, 20> kFormatDTypes = {
-    {{"F32", 32, DType::F32},      {"BF16", 16, DType::BF16},    {"F16", 16, DType::F16},
-     {"I64", 64, DType::I64},      {"I32", 32, DType::I32},      {"I16", 16, DType::I16},
-     {"U16", 16, DType::U16},      {"U8", 8, DType::U8},         {"I8", 8, std::nullopt},
-     {"BOOL", 8, std::nullopt},    {"F64", 64, std::nullopt},    {"U32", 32, std::nullopt},
-     {"U64", 64, std::nullopt},    {"C64", 64, std::nullopt},    {"F8_E4M3", 8, std::nullopt},
-     {"F8_E5M2", 8, std::nullopt}, {"F8_E8M0", 8, std::nullopt}, {"F6_E2M3", 6, std::nullopt},
-     {"F6_E3M2", 6, std::nullopt}, {"F4", 4, std::nullopt}}};
+constexpr std::array<FormatDType, 22> kFormatDTypes = {
+    {{"F32", 32, DType::F32},          {"BF16", 16, DType::BF16},    {"F16", 16, DType::F16},
+     {"I64", 64, DType::I64},          {"I32", 32, DType::I32},      {"I16", 16, DType::I16},
+     {"U16", 16, DType::U16},          {"U8", 8, DType::U8},         {"I8", 8, std::nullopt},
+     {"BOOL", 8, std::nullopt},        {"F64", 64, std::nullopt},    {"U32", 32, std::nullopt},
+     {"U64", 64, std::nullopt},        {"C64", 64, std::nullopt},    {"F8_E4M3", 8, std::nullopt},
+     {"F8_E5M2", 8, std::nullopt},     {"F8_E8M0", 8, std::nullopt}, {"F8_E4M3FNUZ", 8, std::nullopt},
+     {"F8_E5M2FNUZ", 8, std::nullopt}, {"F6_E2M3", 6, std::nullopt}, {"F6_E3M2", 6, std::nullopt},
+     {"F4", 4, std::nullopt}}};
 
 std::string_view format_name(DType dtype) {
   const auto row = std::find_if(kFormatDTypes.begin(), kFormatDTypes.end(), [&](auto& r) { return r.dtype == dtype; });
@@ -40,10 +45,9 @@ std::string_view format_name(DType dtype) {
   return row->name;
 }
 
-// Long or hostile text, shortened for a message.
-std::string shortened(std::string_view text) {
-  constexpr size_t kLimit = 200;
-  return text.size() <= kLimit ? std::string(text) : std::string(text.substr(0, kLimit)) + "...";
+std::string shown(std::string_view text) {
+  constexpr size_t kMost = 200;  // bytes
+  return shortened(text, kMost);
 }
 
 class HeaderParser {
@@ -54,7 +58,7 @@ class HeaderParser {
     const uint64_t length = header_length();
     header_.data_begin = 8 + length;
     data_size_ = file_.size() - header_.data_begin;
-    const Json json = parse_json(file_.subspan(8, length));
+    const Json json = parse_header(file_.subspan(8, length));
     for (const auto& [name, value] : json.items()) {
       if (name == kMetadata)
         read_metadata(value);
@@ -83,89 +87,75 @@ class HeaderParser {
     return length;
   }
 
-  // JSON leaves open what a repeated key means; here it would hide a tensor, so it is refused, as is deep nesting.
-  Json parse_json(std::span<const uint8_t> text) const {
-    // The JSON library takes a zero byte for the end of the text and would not look at what follows.
-    check(std::find(text.begin(), text.end(), uint8_t{0}) == text.end(), "its header contains a zero byte");
-    std::vector<std::set<std::string>> keys;
-    const auto on_event = [&](int depth, Json::parse_event_t event, Json& parsed) {
-      check(depth <= 4, "the JSON header is nested more than 4 levels deep");
-      if (event == Json::parse_event_t::object_start) keys.emplace_back();
-      if (event == Json::parse_event_t::object_end) keys.pop_back();
-      if (event == Json::parse_event_t::key) {
-        const auto& key = parsed.get_ref<const std::string&>();
-        check(keys.back().insert(key).second, "'{}' appears twice in the header", shortened(key));
-      }
-      return true;
-    };
-    try {
-      return Json::parse(text.begin(), text.end(), on_event);
-    } catch (const Json::exception& e) {
-      check(false, "its header is not JSON: {}", shortened(e.what()));
-      throw;
-    }
+  Json parse_header(std::span<const uint8_t> text) const {
+    // A name hidden behind a repeated key or a zero byte would be a tensor that other readers see.
+    const JsonLimits limits = {.bytes = kMaxHeader, .depth = 4, .keys = kMaxTensors};
+    return parse_json<Json>({reinterpret_cast<const char*>(text.data()), text.size()},
+                            fmt::format("{} is not a valid safetensors file: its header", path_), limits);
   }
 
   void read_metadata(const Json& value) {
     check(value.is_object(), "__metadata__ is not an object");
     for (const auto& [key, text] : value.items()) {
-      check(text.is_string(), "__metadata__ entry '{}' is not a string", shortened(key));
+      check(text.is_string(), "__metadata__ entry '{}' is not a string", shown(key));
       header_.metadata[key] = text.get<std::string>();
     }
   }
 
   TensorEntry read_entry(const std::string& name, const Json& value) const {
-    const std::string shown = shortened(name);
-    check(value.is_object(), "the entry of tensor '{}' is not an object", shown);
+    const std::string tensor = shown(name);
+    check(value.is_object(), "the entry of tensor '{}' is not an object", tensor);
     for (const auto& [key, unused] : value.items())
-      check(key == "dtype" || key == "shape" || key == "data_offsets", "tensor '{}' has an unknown field '{}'", shown,
-            shortened(key));
+      check(key == "dtype" || key == "shape" || key == "data_offsets", "tensor '{}' has an unknown field '{}'", tensor,
+            shown(key));
     TensorEntry entry;
     entry.name = name;
-    const FormatDType& type = read_dtype(shown, value);
+    const FormatDType& type = read_dtype(tensor, value);
     entry.format_dtype = type.name;
     entry.dtype = type.dtype;
-    read_shape(shown, value, entry);
-    read_offsets(shown, value, entry);
+    read_shape(tensor, value, entry);
+    read_offsets(tensor, value, entry);
     uint64_t bits = 0;
     check(!__builtin_mul_overflow(static_cast<uint64_t>(entry.count), type.bits, &bits) && bits % 8 == 0,
-          "tensor '{}' has {} elements of {}, not a whole number of bytes below 2^61", shown, entry.count, type.name);
-    check(bits / 8 == entry.size, "tensor '{}' of {} {} needs {} bytes and its data_offsets hold {}", shown, type.name,
-          shortened(value["shape"].dump()), bits / 8, entry.size);
+          "tensor '{}' has {} elements of {}, not a whole number of bytes below 2^61", tensor, entry.count, type.name);
+    check(bits / 8 == entry.size, "tensor '{}' of {} {} needs {} bytes and its data_offsets hold {}", tensor, type.name,
+          shown(value["shape"].dump()), bits / 8, entry.size);
     return entry;
   }
 
-  const FormatDType& read_dtype(const std::string& shown, const Json& value) const {
-    check(value.contains("dtype") && value["dtype"].is_string(), "tensor '{}' has no dtype", shown);
+  const FormatDType& read_dtype(const std::string& tensor, const Json& value) const {
+    check(value.contains("dtype") && value["dtype"].is_string(), "tensor '{}' has no dtype", tensor);
     const auto& name = value["dtype"].get_ref<const std::string&>();
     const auto row = std::find_if(kFormatDTypes.begin(), kFormatDTypes.end(), [&](auto& r) { return r.name == name; });
-    check(row != kFormatDTypes.end(), "tensor '{}' has the unknown dtype '{}'", shown, shortened(name));
+    check(row != kFormatDTypes.end(), "tensor '{}' has the unknown dtype '{}'", tensor, shown(name));
     return *row;
   }
 
-  void read_shape(const std::string& shown, const Json& value, TensorEntry& entry) const {
-    check(value.contains("shape") && value["shape"].is_array(), "tensor '{}' has no shape", shown);
+  void read_shape(const std::string& tensor, const Json& value, TensorEntry& entry) const {
+    check(value.contains("shape") && value["shape"].is_array(), "tensor '{}' has no shape", tensor);
+    check(value["shape"].size() <= kMaxDimensions, "tensor '{}' has {} dimensions, more than {}", tensor,
+          value["shape"].size(), kMaxDimensions);
     entry.count = 1;
     for (const Json& dim : value["shape"]) {
       check(dim.is_number_unsigned() && dim.get<uint64_t>() <= INT64_MAX,
-            "tensor '{}' has the dimension {}, not a whole number in [0, 2^63)", shown, shortened(dim.dump()));
+            "tensor '{}' has the dimension {}, not a whole number in [0, 2^63)", tensor, shown(dim.dump()));
       entry.shape.push_back(dim.get<int64_t>());
       check(!__builtin_mul_overflow(entry.count, entry.shape.back(), &entry.count),
-            "tensor '{}' of shape {} has more than 2^63 elements", shown, shortened(value["shape"].dump()));
+            "tensor '{}' of shape {} has more than 2^63 elements", tensor, shown(value["shape"].dump()));
     }
   }
 
-  void read_offsets(const std::string& shown, const Json& value, TensorEntry& entry) const {
-    check(value.contains("data_offsets"), "tensor '{}' has no data_offsets", shown);
+  void read_offsets(const std::string& tensor, const Json& value, TensorEntry& entry) const {
+    check(value.contains("data_offsets"), "tensor '{}' has no data_offsets", tensor);
     const Json& offsets = value["data_offsets"];
     check(
         offsets.is_array() && offsets.size() == 2 && offsets[0].is_number_unsigned() && offsets[1].is_number_unsigned(),
-        "tensor '{}' has data_offsets {}, not two whole numbers", shown, shortened(offsets.dump()));
+        "tensor '{}' has data_offsets {}, not two whole numbers", tensor, shown(offsets.dump()));
     const auto begin = offsets[0].get<uint64_t>();
     const auto end = offsets[1].get<uint64_t>();
-    check(begin <= end, "tensor '{}' ends at {} before it begins at {}", shown, end, begin);
+    check(begin <= end, "tensor '{}' ends at {} before it begins at {}", tensor, end, begin);
     check(end <= data_size_, "tensor '{}' ends at byte {} of the data, which has {}; the file is truncated or damaged",
-          shown, end, data_size_);
+          tensor, end, data_size_);
     entry.offset = begin;
     entry.size = end - begin;
   }
@@ -179,8 +169,8 @@ class HeaderParser {
     uint64_t end = 0;
     for (const TensorEntry& entry : entries) {
       check(entry.offset >= end,
-            "tensor '{}' begins at byte {} of the data, inside the tensor before, which ends at {}",
-            shortened(entry.name), entry.offset, end);
+            "tensor '{}' begins at byte {} of the data, inside the tensor before, which ends at {}", shown(entry.name),
+            entry.offset, end);
       check(entry.offset <= end, "bytes {} to {} of the data belong to no tensor", end, entry.offset);
       end = entry.offset + entry.size;
     }

@@ -46,9 +46,9 @@ Command add_eval(CLI::App& program) {
   auto options = std::make_shared<EvalOptions>();
   app->add_option("SOURCE", options->source, "a run folder, a checkpoint or a Hugging Face folder")->required();
   options->settings =
-      SettingOptions::add(*app, {"data-path", "data-dtype", "document-separator", "tokenizer", "eod-token",
-                                 "reset-position-ids", "reset-attention-mask", "eod-mask-loss", "seq-length",
-                                 "micro-batch-size", "compute-dtype", "device", "threads"});
+      SettingOptions::add(*app, {"ignore-config-keys", "data-path", "data-dtype", "document-separator", "tokenizer",
+                                 "eod-token", "reset-position-ids", "reset-attention-mask", "eod-mask-loss",
+                                 "seq-length", "micro-batch-size", "compute-dtype", "device", "threads"});
   app->add_option("--max-samples", options->max_samples,
                   "stop after so many sequences; 0: all of the data (default: 0)")
       ->type_name("N")

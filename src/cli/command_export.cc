@@ -4,6 +4,7 @@
 
 #include "base/text.h"
 #include "cli/command.h"
+#include "cli/options.h"
 #include "train/inference.h"
 
 namespace agoq::cli {
@@ -12,11 +13,13 @@ namespace {
 struct ExportOptions {
   std::string source, destination;
   std::string dtype = "bf16";
+  std::string ignore_config_keys;
 };
 
 void export_model(const ExportOptions& options) {
   train::TrainConfig config;
   config.seq_length = 1;  // nothing is computed, so no memory for it
+  config.ignore_config_keys = options.ignore_config_keys;
   train::LoadedModel loaded(options.source, config);
   const std::string copied = loaded.export_folder(options.destination, dtype_from_name(options.dtype).value());
   fmt::print("{}: {} parameters in {}; AutoModelForCausalLM.from_pretrained loads it\n", options.destination,
@@ -34,6 +37,7 @@ Command add_export(CLI::App& program) {
   app->add_option("--dtype", options->dtype, "type of the weights in the files (default: bf16)")
       ->type_name("bf16|fp16|fp32")
       ->check(CLI::IsMember({"bf16", "fp16", "fp32"}).description(""));
+  add_ignored_keys(*app, options->ignore_config_keys);
   app->footer(
       "Tokenizer, chat templates, generation config and licence of the folder that training began with come along\n"
       "unchanged, no other files, and none through a link that leads out of the folder. A model of bytes gets its\n"

@@ -47,7 +47,7 @@ void generate(const GenerateOptions& options) {
   if (fs::exists(fs::path(options.source) / "config.json")) {
     // A Hugging Face folder says nothing about sequences: no longer than needed, since each token costs the whole
     // window.
-    const model::ModelConfig model = model::find_config(options.source);
+    const model::ModelConfig model = model::find_config(options.source, config.ignore_config_keys);
     if (config.tokenizer.empty()) config.tokenizer = train::tokenizer_in(options.source, model);
     tokenizer = open_tokenizer(config.tokenizer, config.prompt_bos);
     ids = tokenizer->encode(prompt);
@@ -97,8 +97,8 @@ Command add_generate(CLI::App& program) {
                   "every eos of config.json and generation_config.json)")
       ->type_name("ID...")
       ->check(not_negative());
-  options->settings = SettingOptions::add(
-      *app, {"tokenizer", "prompt-bos", "seq-length", "seed", "compute-dtype", "device", "threads"});
+  options->settings = SettingOptions::add(*app, {"ignore-config-keys", "tokenizer", "prompt-bos", "seq-length", "seed",
+                                                 "compute-dtype", "device", "threads"});
   app->footer("Example: agoq generate runs/first --prompt 'In the beginning' --max-new-tokens 200");
   return {app, [options] { generate(*options); }};
 }

@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "cli/command.h"
 #include "cli/inspect.h"
+#include "cli/options.h"
 #include "train/vocabulary.h"
 
 namespace agoq::cli {
@@ -25,7 +26,7 @@ void inspect_folder(const fs::path& folder, const InspectOptions& options) {
           "checkpoints/, config.json, *.safetensors, tokenizer.json",
           folder.string());
   if (vocabulary) fmt::print("tokenizer: vocabulary {}\n\n", *vocabulary);
-  if (fs::exists(folder / "config.json")) print_model(folder.string());
+  if (fs::exists(folder / "config.json")) print_model(folder.string(), options);
   if (!files.empty()) inspect_safetensors(files, options);
 }
 
@@ -33,7 +34,7 @@ void inspect(const InspectOptions& options) {
   const fs::path path = options.path;
   if (fs::is_directory(path)) return inspect_folder(path, options);
   if (path.extension() == ".safetensors") return inspect_safetensors({path}, options);
-  if (path.extension() == ".json") return print_model(options.path);
+  if (path.extension() == ".json") return print_model(options.path, options);
   inspect_tokens(options);
 }
 
@@ -51,6 +52,7 @@ Command add_inspect(CLI::App& program) {
   app->add_option("--data-dtype", options->data_dtype, "type of the tokens in a flat .bin (default: uint16)")
       ->type_name("uint16|int32")
       ->check(CLI::IsMember({"uint16", "int32"}).description(""));
+  add_ignored_keys(*app, options->ignore_config_keys);
   app->footer("Example: agoq inspect runs/first --verify");
   return {app, [options] { inspect(*options); }};
 }

@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "base/text.h"
@@ -51,7 +52,8 @@ Plan make_plan(const PlanOptions& options) {
   if (!options.model.empty()) {
     require(config.model.empty() && config.model_config.empty() && config.finetune.empty(),
             "give the model once: '{}', --model, --model-config or --finetune", options.model);
-    config.model_config = options.model;
+    // Of a folder the weights say whether the head is tied.
+    (std::filesystem::is_directory(options.model) ? config.model : config.model_config) = options.model;
   }
   p.model = train::resolve_model(config);
   if (config.seq_length > p.model.max_positions) {
@@ -193,8 +195,9 @@ Command add_plan(CLI::App& program) {
   CLI::App* app = program.add_subcommand("plan", "tell before training what it will hold, and whether it fits");
   auto options = std::make_shared<PlanOptions>();
   app->add_option("MODEL", options->model, "a preset, a Hugging Face folder or a config.json");
-  options->settings = SettingOptions::add(*app, {"model", "model-config", "finetune", "seq-length", "micro-batch-size",
-                                                 "global-batch-size", "Precision", "Parallel", "gpu-memory"});
+  options->settings =
+      SettingOptions::add(*app, {"model", "model-config", "finetune", "ignore-config-keys", "seq-length",
+                                 "micro-batch-size", "global-batch-size", "Precision", "Parallel", "gpu-memory"});
   app->add_option("--world-size", options->world_size,
                   "number of processes; those that tensor and pipeline leave are data parallel (default: one copy of "
                   "the model)")

@@ -3,9 +3,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cmath>
 #include <nlohmann/json.hpp>
 
+#include "base/finite.h"
 #include "base/mapped_file.h"
 #include "base/safetensors.h"
 #include "base/text.h"
@@ -54,9 +54,10 @@ void verify_numbers(const SafetensorsFile& file) {
     for (int64_t first = 0; first < entry.count; first += static_cast<int64_t>(piece.size())) {
       piece.resize(static_cast<size_t>(std::min<int64_t>(entry.count - first, 1 << 20)));
       file.read_floats(entry, first, piece);
-      const auto bad = std::find_if_not(piece.begin(), piece.end(), [](float x) { return std::isfinite(x); });
-      require(bad == piece.end(), "{}: tensor {} has {} at element {}", file.path(), entry.name,
-              bad == piece.end() ? 0 : *bad, first + (bad - piece.begin()));
+      const size_t bad = first_not_finite(piece);
+      if (bad < piece.size())
+        fail("{}: tensor {} has {} at element {}", file.path(), entry.name, piece[bad],
+             first + static_cast<int64_t>(bad));
     }
   }
 }
@@ -85,8 +86,8 @@ std::vector<fs::path> safetensors_in(const fs::path& folder) {
   return files;
 }
 
-void print_model(const std::string& folder_or_json) {
-  print_model_config(model::find_config(folder_or_json));
+void print_model(const std::string& folder_or_json, const InspectOptions& options) {
+  print_model_config(model::find_config(folder_or_json, options.ignore_config_keys));
 }
 
 void inspect_safetensors(const std::vector<fs::path>& files, const InspectOptions& options) {
@@ -110,7 +111,7 @@ void inspect_checkpoint(const fs::path& folder, const InspectOptions& options) {
   fmt::print("checkpoint {}: step {}, {} tokens seen, {} updates, {} skipped, tokenizer {}, vocabulary {}\n\n",
              folder.string(), manifest.step, human_count(metadata.tokens), metadata.updates, metadata.skipped,
              tokenizer.empty() ? "unknown" : tokenizer, metadata.vocabulary.empty() ? "unknown" : metadata.vocabulary);
-  print_model_config(model::config_from_json(metadata.model, folder.string()));
+  print_model_config(model::config_from_json(metadata.model, folder.string(), options.ignore_config_keys));
   std::vector<TensorLine> lines;
   for (const train::ManifestTensor& t : manifest.tensors) {
     uint64_t bytes = size_of(t.dtype);

@@ -65,6 +65,12 @@ train::TrainConfig SettingOptions::config() const {
   return config;
 }
 
+void add_ignored_keys(CLI::App& app, std::string& keys) {
+  const train::Setting& setting = train::find_setting("ignore-config-keys");
+  app.add_option("--" + std::string(setting.name), keys, std::string(setting.help))
+      ->type_name(std::string(setting.value));
+}
+
 void use_threads(const train::TrainConfig& config) {
   if (config.threads > 0) omp_set_num_threads(static_cast<int>(config.threads));
 }

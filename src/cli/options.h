@@ -33,6 +33,9 @@ class SettingOptions {
   std::map<const train::Setting*, std::vector<std::string>> given_;
 };
 
+// --ignore-config-keys, for commands that have no other setting.
+void add_ignored_keys(CLI::App& app, std::string& keys);
+
 // --threads, for the whole process.
 void use_threads(const train::TrainConfig& config);
 

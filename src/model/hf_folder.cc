@@ -5,15 +5,16 @@
 #include <cmath>
 #include <cstring>
 #include <map>
-#include <memory>
 #include <nlohmann/json.hpp>
 #include <set>
 #include <span>
 
 #include "base/atomic_file.h"
 #include "base/error.h"
+#include "base/read_json.h"
 #include "base/safetensors.h"
 #include "base/text.h"
+#include "model/weight_files.h"
 
 namespace agoq::model {
 namespace {
@@ -21,10 +22,11 @@ namespace {
 namespace fs = std::filesystem;
 using SortedJson = nlohmann::json;  // by key
 
-constexpr const char* kSingleFile = "model.safetensors";
-constexpr const char* kIndexFile = "model.safetensors.index.json";
 constexpr const char* kConfigFile = "config.json";
-constexpr int64_t kSlab = 1 << 22;  // numbers converted at a time
+constexpr const char* kEmbedding = "model.embed_tokens.weight";
+constexpr const char* kHead = "lm_head.weight";
+constexpr int64_t kSlab = 1 << 22;                 // numbers converted at a time
+constexpr size_t kMaxCompanion = size_t{1} << 30;  // bytes of a file that an export carries along
 
 // One Hugging Face tensor, and where its rows (of a vector, elements) lie in this rank's shard of a parameter.
 struct Piece {
@@ -70,79 +72,20 @@ size_t to_size(int64_t n) {
   return static_cast<size_t>(n);
 }
 
-std::string read_text(const fs::path& path) {
-  const MappedFile file(path.string());
-  return {file.bytes().begin(), file.bytes().end()};
-}
-
-// The safetensors files of a folder as one table of tensors.
-class WeightFiles {
- public:
-  struct Tensor {
-    const SafetensorsFile* file = nullptr;
-    const TensorEntry* entry = nullptr;
-  };
-
-  explicit WeightFiles(const fs::path& folder) {
-    if (fs::exists(folder / kSingleFile))
-      add(folder / kSingleFile);
-    else if (fs::exists(folder / kIndexFile))
-      add_shards(folder);
-    else
-      fail("{} has neither {} nor {}; other formats must be saved as safetensors first", folder.string(), kSingleFile,
-           kIndexFile);
-  }
-
-  const std::map<std::string, Tensor>& tensors() const { return tensors_; }
-
- private:
-  void add(const fs::path& path) {
-    files_.push_back(std::make_unique<SafetensorsFile>(path.string()));
-    const SafetensorsFile& file = *files_.back();
-    for (const TensorEntry& entry : file.entries()) {
-      const auto [place, is_new] = tensors_.try_emplace(entry.name, Tensor{&file, &entry});
-      require(is_new, "tensor '{}' is in {} and in {}", entry.name, place->second.file->path(), file.path());
-    }
-  }
-
-  void add_shards(const fs::path& folder) {
-    const std::string index = (folder / kIndexFile).string();
-    const std::map<std::string, std::string> places = read_index(index);
-    std::set<std::string> names;
-    for (const auto& [tensor, file] : places) names.insert(file);
-    for (const std::string& name : names) add(folder / name);
-    for (const auto& [tensor, name] : places) {
-      const auto found = tensors_.find(tensor);
-      require(found != tensors_.end() && fs::path(found->second.file->path()).filename() == name,
-              "{} says that tensor '{}' is in {}, where it is not", index, tensor, name);
-    }
-  }
-
-  static std::map<std::string, std::string> read_index(const std::string& path) {
-    try {
-      const SortedJson json = SortedJson::parse(read_text(path));
-      auto places = json.at("weight_map").get<std::map<std::string, std::string>>();
-      for (const auto& [tensor, file] : places)
-        require(fs::path(file).filename() == file && file.ends_with(".safetensors"),
-                "{}: tensor '{}' is said to be in '{}', which is no safetensors file of this folder", path, tensor,
-                file);
-      return places;
-    } catch (const SortedJson::exception& e) {
-      fail("{} is not an index of safetensors shards: {}", path, e.what());
-    }
-  }
-
-  std::vector<std::unique_ptr<SafetensorsFile>> files_;
-  std::map<std::string, Tensor> tensors_;
-};
-
 std::string shape_text(const std::vector<int64_t>& shape) {
   return fmt::format("[{}]", fmt::join(shape, ", "));
 }
 
+// Old files hold RoPE's frequencies. Some hold the weight that embedding and head share twice.
 bool ignored(const std::string& name, const ModelConfig& config) {
-  // Old files hold RoPE's frequencies; some hold a copy of the embedding as head although the two are tied.
-  return name.ends_with("rotary_emb.inv_freq") || (config.tied_embeddings && name == "lm_head.weight");
+  return name.ends_with("rotary_emb.inv_freq") || (config.tied_embeddings && name == kHead);
+}
+
+// The tensor of a piece. The weight that embedding and head share may be stored under the head's name alone.
+const WeightFiles::Tensor* find_tensor(const WeightFiles& files, const Piece& piece, const ModelConfig& config) {
+  const WeightFiles::Tensor* tensor = files.find(piece.name);
+  if (tensor == nullptr && config.tied_embeddings && piece.name == kEmbedding) return files.find(kHead);
+  return tensor;
 }
 
 void check_tensors(const fs::path& folder, const WeightFiles& files, const std::vector<Piece>& pieces,
@@ -154,20 +97,34 @@ void check_tensors(const fs::path& folder, const WeightFiles& files, const std::
     if (!expected.contains(name) && !ignored(name, config)) unexpected.push_back(name);
 
   for (const Piece& piece : pieces) {
-    const auto found = files.tensors().find(piece.name);
-    if (found == files.tensors().end())
+    const WeightFiles::Tensor* found = find_tensor(files, piece, config);
+    if (found == nullptr)
       fail("{} has no tensor '{}' {}, which its config.json asks for{}", folder.string(), piece.name,
            shape_text(piece.shape), did_you_mean(piece.name, unexpected));
-    const auto& [file, entry] = found->second;
-    require(entry->shape == piece.shape, "tensor '{}' of {} has shape {}, and config.json asks for {}", piece.name,
+    const auto& [file, entry] = *found;
+    require(entry->shape == piece.shape, "tensor '{}' of {} has shape {}, and config.json asks for {}", entry->name,
             file->path(), shape_text(entry->shape), shape_text(piece.shape));
     require(entry->dtype == DType::F32 || entry->dtype == DType::BF16 || entry->dtype == DType::F16,
-            "tensor '{}' of {} has dtype {}; weights must be F32, BF16 or F16", piece.name, file->path(),
+            "tensor '{}' of {} has dtype {}; weights must be F32, BF16 or F16", entry->name, file->path(),
             entry->format_dtype);
   }
   if (unexpected.empty()) return;
   fail("tensor '{}' of {} belongs to no parameter of a {} with this config.json ({} such tensors)", unexpected[0],
-       files.tensors().at(unexpected[0]).file->path(), config.model_type, unexpected.size());
+       files.find(unexpected[0])->file->path(), config.model_type, unexpected.size());
+}
+
+// Equal in shape and in every number, whatever the types are.
+bool equal(const WeightFiles::Tensor& a, const WeightFiles::Tensor& b) {
+  if (a.entry->shape != b.entry->shape) return false;
+  std::vector<float> left, right;
+  for (int64_t first = 0; first < a.entry->count; first += std::ssize(left)) {
+    left.resize(to_size(std::min<int64_t>(kSlab, a.entry->count - first)));
+    right.resize(left.size());
+    a.file->read_floats(*a.entry, first, left);
+    b.file->read_floats(*b.entry, first, right);
+    if (left != right) return false;
+  }
+  return true;
 }
 
 std::vector<uint8_t> to_bytes(std::span<const float> values, DType dtype, const std::string& tensor) {
@@ -296,14 +253,22 @@ void put_in_place(const fs::path& finished, const fs::path& destination) {
 void read_columns(const SafetensorsFile& file, const TensorEntry& entry, const Piece& piece, const RowPiece& rows,
                   std::vector<float>& values) {
   const int64_t whole = piece.shape[1], cols = std::ssize(values) / rows.count;
-  if (cols == whole) return file.read_floats(entry, rows.global_begin * whole, values);
+  if (cols == whole) return read_finite(file, entry, rows.global_begin * whole, values);
   std::vector<float> all(to_size(rows.count * whole));
-  file.read_floats(entry, rows.global_begin * whole, all);
+  read_finite(file, entry, rows.global_begin * whole, all);
   for (int64_t r = 0; r < rows.count; ++r)
     std::copy_n(all.begin() + r * whole + piece.first_col, cols, values.begin() + r * cols);
 }
 
 }  // namespace
+
+bool stores_another_head(const fs::path& folder) {
+  if (!WeightFiles::exist_in(folder)) return false;
+  const WeightFiles files(folder);
+  const WeightFiles::Tensor* embedding = files.find(kEmbedding);
+  const WeightFiles::Tensor* head = files.find(kHead);
+  return embedding != nullptr && head != nullptr && !equal(*embedding, *head);
+}
 
 void import_weights(const Context& ctx, const fs::path& folder, const ModelConfig& config, const LayerSpec& spec,
                     const Parameters& params) {
@@ -313,13 +278,13 @@ void import_weights(const Context& ctx, const fs::path& folder, const ModelConfi
   std::vector<float> values;
   for (const Piece& piece : pieces) {
     if (!params.holds(piece.id)) continue;  // another stage of the pipeline does
-    const auto& [file, entry] = files.tensors().at(piece.name);
+    const auto& [file, entry] = *find_tensor(files, piece, config);
     for_slabs(piece, params.at(piece.id), [&, file = file, entry = entry](const RowPiece& rows, const ops::Weight& to) {
       values.resize(to_size(to.value.count()));
       if (piece.shape.size() == 1) {
         ops::load_fp32(ctx, to, values.data());  // keeps the other parts
         const auto part = std::span(values).subspan(to_size(rows.local_begin), to_size(rows.count));
-        file->read_floats(*entry, rows.global_begin, part);
+        read_finite(*file, *entry, rows.global_begin, part);
       } else {
         read_columns(*file, *entry, piece, rows, values);
       }

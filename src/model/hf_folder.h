@@ -9,8 +9,13 @@
 
 namespace agoq::model {
 
+// Whether embedding and head are both stored and differ. transformers then leaves them untied, whatever
+// tie_word_embeddings says. Without weights in the folder: false.
+bool stores_another_head(const std::filesystem::path& folder);
+
 // Reads every parameter, or the rank's shard of it, fp32, bf16 or fp16 in the file, exactly. Missing, unexpected or
-// wrongly shaped tensors are errors that name tensor and file; everything is checked before the first weight changes.
+// wrongly shaped tensors are errors that name tensor and file, before the first weight changes; so is a NaN or an
+// infinity, when it is read. A tied weight may be stored under the head's name.
 void import_weights(const Context& ctx, const std::filesystem::path& folder, const ModelConfig& config,
                     const LayerSpec& spec, const Parameters& params);
 

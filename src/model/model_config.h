@@ -1,9 +1,11 @@
-// The shape of a LLaMA-architecture model, read from and written as a Hugging Face config.json.
+// The shape of a LLaMA-architecture model, read from (config_reader.cc) and written as (config_writer.cc) a Hugging
+// Face config.json, or taken from a preset (presets.cc).
 #pragma once
 
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/dtype.h"
@@ -40,16 +42,18 @@ struct ModelConfig {
   double attention_flops_per_token(int64_t sequence_length) const;
 };
 
-// Parses a config.json. An architecture that would compute something else than this code is refused by name; keys that
-// are missing mean what they mean in transformers. `file` is for messages.
-ModelConfig config_from_json(const std::string& text, const std::string& file);
-// A config.json for AutoModelForCausalLM of transformers 4 and 5: original_json if there is one, otherwise all keys.
-// With `dtype` it names the type of the weights beside it; nothing else of original_json changes.
+// Parses a config.json. An architecture that would compute something else than this code is refused by name, and so is
+// every key whose meaning is not known (model/config_keys.cc); keys that are missing mean what they mean in
+// transformers. `ignored_keys` ("a,b.c") are taken as if the file did not have them. `file` is for messages.
+ModelConfig config_from_json(const std::string& text, const std::string& file, std::string_view ignored_keys = {});
+// A config.json for AutoModelForCausalLM of transformers 4 and 5: original_json if there is one, with what has changed
+// in `config` since, otherwise all keys. With `dtype` it names the type of the weights beside it.
 std::string config_to_json(const ModelConfig& config, std::optional<DType> dtype = std::nullopt);
 // llama2-7b, llama2-13b, llama3-8b, llama3.2-1b, codellama-34b, olmo-1b, demo; an error lists the names.
 ModelConfig preset(const std::string& name);
 std::vector<std::string> preset_names();
-// A preset's name, a Hugging Face folder, or a config.json.
-ModelConfig find_config(const std::string& name_or_path);
+// A preset's name, a Hugging Face folder, or a config.json. Where the folder ties the head to the embedding and holds
+// another head, that counts: the model is untied, as in transformers.
+ModelConfig find_config(const std::string& name_or_path, std::string_view ignored_keys = {});
 
 }  // namespace agoq::model

@@ -17,6 +17,7 @@ struct TrainConfig {
   std::string model_config;             // preset or config.json, random weights
   std::string finetune;                 // run folder, checkpoints folder or checkpoint
   int64_t max_position_embeddings = 0;  // 0: the model's
+  std::string ignore_config_keys;       // "a,b": keys of config.json that are taken as if they were not there
 
   // Data
   std::vector<std::string> data_path;        // PATH, or WEIGHT PATH WEIGHT PATH ...

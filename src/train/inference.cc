@@ -35,7 +35,7 @@ class LoadedModel::Impl {
           "{}: neither a run folder with checkpoints, nor a checkpoint, nor a Hugging Face folder with a config.json",
           source);
       model_folder = source;
-      model = model::find_config(source);
+      model = model::find_config(source, config.ignore_config_keys);
       make_state({tokenizer_in(source, model), "", source});
       model::import_weights(state->context(), source, state->job().model, state->spec(), state->params());
       return;
@@ -43,7 +43,7 @@ class LoadedModel::Impl {
     const RunMetadata metadata = read_metadata(checkpoint->manifest(), checkpoint->path());
     inherit(config, metadata.settings);
     model_folder = metadata.model_folder;
-    model = model::config_from_json(metadata.model, checkpoint->path());
+    model = model::config_from_json(metadata.model, checkpoint->path(), config.ignore_config_keys);
     make_state({metadata.settings.tokenizer, metadata.vocabulary, source});
     load_weights(*checkpoint, *state);
   }

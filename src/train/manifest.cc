@@ -9,14 +9,15 @@
 
 #include "base/checksum.h"
 #include "base/error.h"
+#include "base/read_json.h"
 
 namespace agoq::train {
 namespace {
 
 using Json = nlohmann::ordered_json;
 
-constexpr int64_t kWholeTensors = 1, kPieces = 2;  // formats
-constexpr int kMaxDepth = 64;
+constexpr int64_t kWholeTensors = 1, kPieces = 2;                                         // formats
+constexpr JsonLimits kLimits = {.bytes = size_t{1} << 30, .depth = 64, .keys = 100'000};  // pieces of many ranks
 // The checksum covers every byte behind this head, and the head is compared byte by byte: no bit of the file is
 // unprotected.
 constexpr std::string_view kHead = R"({"checksum":")";
@@ -27,20 +28,8 @@ std::string hex(uint64_t value) {
   return fmt::format("{:016x}", value);
 }
 
-Json parse_json(std::string_view text, std::string_view what) {
-  const auto limit_depth = [&](int depth, Json::parse_event_t, Json&) {
-    require(depth <= kMaxDepth, "{} is nested more than {} levels deep", what, kMaxDepth);
-    return true;
-  };
-  try {
-    return Json::parse(text, limit_depth);
-  } catch (const Json::exception& e) {
-    fail("{} is not JSON: {}", what, e.what());
-  }
-}
-
 Json parse_object(std::string_view text, std::string_view what) {
-  Json json = parse_json(text, what);
+  Json json = parse_json(text, what, kLimits);
   require(json.is_object(), "{} is not a JSON object", what);
   return json;
 }

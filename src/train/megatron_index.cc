@@ -47,6 +47,12 @@ class IndexParser {
     index_.sequences = load<uint64_t>(&bytes_[18]);
     document_entries_ = load<uint64_t>(&bytes_[26]);
     const uint64_t room = bytes_.size() - kIndexHeader;
+    if (index_.sequences > 0 && index_.sequences <= room / 13 && document_entries_ <= room / 8 &&
+        index_.sequences * 13 + document_entries_ * 8 == room)
+      fail(
+          "{} is a multimodal index: a mode of each of its {} sequences (text, image, ...) follows the documents; only "
+          "text can be trained on. Write the text alone, with Megatron-LM's IndexedDatasetBuilder(multimodal=False)",
+          path_, index_.sequences);
     check(
         index_.sequences <= room / 12 && document_entries_ <= room / 8 &&
             index_.sequences * 12 + document_entries_ * 8 == room,

@@ -30,9 +30,9 @@ void require_apart(const std::string& finetune, const std::string& save) {
           finetune, save);
 }
 
-Origin origin_of_checkpoint(const std::string& checkpoint) {
+Origin origin_of_checkpoint(const TrainConfig& c, const std::string& checkpoint) {
   const RunMetadata run = read_metadata(read_checkpoint_manifest(checkpoint), checkpoint);
-  return {model::config_from_json(run.model, checkpoint),
+  return {model::config_from_json(run.model, checkpoint, c.ignore_config_keys),
           {run.settings.tokenizer, run.vocabulary, checkpoint},
           run.model_folder};
 }
@@ -55,17 +55,17 @@ bool is_gone(const TrainConfig& c) {
 Origin origin_of(const TrainConfig& c) {
   // A run that has begun needs its source no more.
   if (!c.save.empty() && is_gone(c))
-    if (const auto checkpoint = find_checkpoint(c.save)) return origin_of_checkpoint(*checkpoint);
-  if (!c.model_config.empty()) return {model::find_config(c.model_config), {}, ""};
+    if (const auto checkpoint = find_checkpoint(c.save)) return origin_of_checkpoint(c, *checkpoint);
+  if (!c.model_config.empty()) return {model::find_config(c.model_config, c.ignore_config_keys), {}, ""};
   if (!c.model.empty()) {
     require(fs::is_directory(c.model), "--model {}: no such folder; presets go with --model-config", c.model);
-    const model::ModelConfig model = model::find_config(c.model);
+    const model::ModelConfig model = model::find_config(c.model, c.ignore_config_keys);
     const std::string folder = fs::absolute(c.model).lexically_normal().string();
     return {model, {tokenizer_in(folder, model), "", c.model}, folder};
   }
   require_apart(c.finetune, c.save);
   for (const std::string& source : {c.save, c.finetune})
-    if (const auto checkpoint = find_checkpoint(source)) return origin_of_checkpoint(*checkpoint);
+    if (const auto checkpoint = find_checkpoint(source)) return origin_of_checkpoint(c, *checkpoint);
   no_checkpoint(c.finetune);
 }
 

@@ -28,6 +28,9 @@ constexpr auto kSettings = std::to_array<Setting>({
     {"Model", "max-position-embeddings", "N",
      "longest sequence, where it is to be longer than the model was made for; 0: the model's",
      &C::max_position_embeddings},
+    {"Model", "ignore-config-keys", "A,B...",
+     "go on although config.json has these keys, whose meaning is not known, as if it did not have them",
+     &C::ignore_config_keys},
 
     {"Data", "data-path", "PATH...",
      "training data: one path, or weights and paths in turn (0.7 a 0.3 b); Megatron-LM .bin/.idx, "

@@ -6,6 +6,8 @@
 #include <array>
 #include <bit>
 #include <cstring>
+#include <ctime>
+#include <map>
 
 #include "base/error.h"
 #include "base/scratch_folder.h"
@@ -90,6 +92,12 @@ std::string with_entry(const std::string& entry, size_t data_bytes = 8) {
   return file_of(R"({"w":)" + entry + "}", data_bytes);
 }
 
+std::string many_ones(size_t count) {
+  std::string text;
+  for (size_t i = 0; i < count; ++i) text += i == 0 ? "1" : ",1";
+  return text;
+}
+
 std::vector<Malformation> malformations() {
   const std::string good = R"({"dtype":"F32","shape":[2],"data_offsets":[0,8]})";
   std::string huge_length = file_of("{}", 0);
@@ -145,6 +153,8 @@ std::vector<Malformation> malformations() {
       {"reversed_offsets", with_entry(R"({"dtype":"F32","shape":[2],"data_offsets":[8,0]})"), "before it begins"},
       {"outside", with_entry(R"({"dtype":"F32","shape":[2],"data_offsets":[8,16]})"), "truncated or damaged"},
       {"size_mismatch", with_entry(R"({"dtype":"F32","shape":[3],"data_offsets":[0,8]})"), "needs 12 bytes"},
+      {"many_dimensions", with_entry(R"({"dtype":"U8","shape":[)" + many_ones(65) + R"(],"data_offsets":[0,8]})"),
+       "has 65 dimensions, more than 64"},
       {"hole_before", with_entry(R"({"dtype":"F32","shape":[1],"data_offsets":[4,8]})"), "bytes 0 to 4"},
       {"overlap", file_of(R"({"v":)" + good + R"(,"w":{"dtype":"F32","shape":[2],"data_offsets":[4,12]}})", 12),
        "inside the tensor before"},
@@ -156,6 +166,30 @@ std::vector<Malformation> malformations() {
 TEST(SafetensorsHeader, MalformedFilesAreErrorsThatNameThePath) {
   for (const Malformation& m : malformations())
     EXPECT_THAT(parse_error(m.file), AllOf(HasSubstr("some/model.safetensors"), HasSubstr(m.says))) << m.name;
+}
+
+// Once 40,000 dimensions took 21 s: the text of the whole shape was made for each of them.
+TEST(SafetensorsHeader, IsReadInTimeThatGrowsWithItsSize) {
+  const std::string shape = R"({"dtype":"U8","shape":[)" + many_ones(1'000'000) + R"(],"data_offsets":[0,8]})";
+  std::string tensors;
+  for (int i = 0; i < 20'000; ++i)
+    tensors += fmt::format(R"({}"t{}":{{"dtype":"U8","shape":[0],"data_offsets":[0,0]}})", i == 0 ? "" : ",", i);
+  const clock_t begin = clock();
+  EXPECT_THAT(parse_error(with_entry(shape)), HasSubstr("1000000 dimensions"));
+  EXPECT_EQ(parse_error(file_of("{" + tensors + "}", 0)), "no error");
+  EXPECT_LT(clock() - begin, 5 * CLOCKS_PER_SEC);
+}
+
+TEST(SafetensorsHeader, KnowsEveryTypeOfTheFormat) {
+  const std::map<std::string, int> bits = {
+      {"BOOL", 8},    {"F4", 4},      {"F6_E2M3", 6}, {"F6_E3M2", 6}, {"U8", 8},          {"I8", 8},
+      {"F8_E5M2", 8}, {"F8_E4M3", 8}, {"F8_E8M0", 8}, {"I16", 16},    {"F8_E4M3FNUZ", 8}, {"F8_E5M2FNUZ", 8},
+      {"U16", 16},    {"F16", 16},    {"BF16", 16},   {"I32", 32},    {"U32", 32},        {"F32", 32},
+      {"C64", 64},    {"F64", 64},    {"I64", 64},    {"U64", 64}};
+  for (const auto& [type, size] : bits) {
+    const std::string entry = fmt::format(R"({{"dtype":"{}","shape":[8],"data_offsets":[0,{}]}})", type, size);
+    EXPECT_EQ(parse_error(with_entry(entry, static_cast<size_t>(size))), "no error") << type;
+  }
 }
 
 TEST(SafetensorsHeader, EveryTruncationIsAnError) {

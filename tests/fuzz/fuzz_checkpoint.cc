@@ -7,6 +7,7 @@
 #include <string_view>
 
 #include "base/error.h"
+#include "input_limit.h"
 #include "train/manifest.h"
 
 namespace {
@@ -54,6 +55,7 @@ void check(std::string_view text) {
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  const InputLimit limit;
   const std::string_view text(reinterpret_cast<const char*>(data), size);
   check(text);
   check_fragment(text);

@@ -6,6 +6,7 @@
 #include <string_view>
 
 #include "base/error.h"
+#include "input_limit.h"
 #include "model/model_config.h"
 
 namespace {
@@ -35,6 +36,7 @@ void check_sizes(const ModelConfig& config) {
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  const InputLimit limit;
   const std::string text(reinterpret_cast<const char*>(data), size);
   ModelConfig config;
   try {

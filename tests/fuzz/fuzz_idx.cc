@@ -8,6 +8,7 @@
 #include <string_view>
 
 #include "base/error.h"
+#include "input_limit.h"
 #include "train/token_file.h"
 
 namespace {
@@ -52,6 +53,7 @@ void check_arrays(std::span<const uint8_t> input) {
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  const InputLimit limit;
   check({data, size}, size);
   check_arrays({data, size});
   return 0;

@@ -8,6 +8,7 @@
 
 #include "base/error.h"
 #include "base/safetensors.h"
+#include "input_limit.h"
 
 namespace {
 
@@ -47,6 +48,7 @@ void check(std::span<const uint8_t> file) {
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  const InputLimit limit;
   check({data, size});
   const std::string file = with_length({reinterpret_cast<const char*>(data), size});
   check({reinterpret_cast<const uint8_t*>(file.data()), file.size()});

@@ -5,6 +5,7 @@
 #include <string_view>
 
 #include "base/error.h"
+#include "input_limit.h"
 #include "train/flat_toml.h"
 #include "train/settings.h"
 
@@ -26,6 +27,7 @@ void only_named_errors(Action action) {
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  const InputLimit limit;
   using namespace agoq::train;
   const std::string_view text(reinterpret_cast<const char*>(data), size);
   only_named_errors([&] {

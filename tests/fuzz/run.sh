@@ -29,6 +29,7 @@ for name in "${names[@]}"; do
   corpus="$build/corpus/$name"
   crashes="$build/crashes/$name"
   mkdir -p "$corpus" "$crashes"
+  # One input may take 2 s of CPU time (input_limit.h); -timeout is for those that never end, on a busy machine too.
   options=(-max_total_time="$duration" -max_len=65536 -timeout=10 -rss_limit_mb=2048 -artifact_prefix="$crashes/"
            -print_final_stats=1 -verbosity=0)
   [[ -f $here/seeds/$name.dict ]] && options+=(-dict="$here/seeds/$name.dict")

@@ -356,13 +356,56 @@ TEST_F(HfFolderErrors, NotForBuffersAndCopiesThatSomeFilesHold) {
   EXPECT_EQ(error(tensors), "no error");
 }
 
+TEST_F(HfFolderErrors, NameANumberThatIsNone) {
+  const std::string norm = "model.layers.1.input_layernorm.weight", down = "model.layers.0.mlp.down_proj.weight";
+  const auto error_with = [&](const std::string& name, size_t element, uint32_t bits) {
+    FileTensors tensors = tensors_;
+    std::memcpy(tensors.at(name).bytes.data() + 4 * element, &bits, 4);
+    return error(tensors);
+  };
+  EXPECT_THAT(error_with(norm, 7, 0x7fc00000), AllOf(HasSubstr("'" + norm + "'"), HasSubstr("model.safetensors"),
+                                                     HasSubstr("nan"), HasSubstr("element 7")));
+  EXPECT_THAT(error_with(down, 123, 0xff800000), AllOf(HasSubstr(down), HasSubstr("-inf"), HasSubstr("element 123")));
+  EXPECT_EQ(error_with(down, 123, 0x7f7fffff), "no error") << "the largest float";
+}
+
+// As transformers 5.24 does: what is stored counts, not what tie_word_embeddings says.
+TEST_F(HfFolderErrors, NoneForAHeadOfItsOwnUnderTiedEmbeddings) {
+  const std::string embedding = "model.embed_tokens.weight", head = "lm_head.weight";
+  FileTensors tensors = tensors_;
+  tensors[head] = tensors.at(embedding);
+  write_all(folder_.path(), tensors);
+  EXPECT_TRUE(find_config(folder_.path()).tied_embeddings) << "an equal copy";
+
+  tensors.at(head).bytes[2] ^= 1;
+  write_all(folder_.path(), tensors);
+  const ModelConfig untied = find_config(folder_.path());
+  EXPECT_FALSE(untied.tied_embeddings);
+  EXPECT_FALSE(nlohmann::json::parse(config_to_json(untied))["tie_word_embeddings"].get<bool>());
+  const World world(untied);
+  world.import_from(folder_.path());
+  ScratchFolder out;
+  world.export_to(out.file("out"), DType::F32, folder_.path());
+  EXPECT_EQ(read_all(out.file("out")), tensors);
+  EXPECT_FALSE(find_config(out.file("out")).tied_embeddings);
+
+  tensors.erase(embedding);
+  tensors.at(head) = tensors_.at(embedding);
+  write_all(folder_.path(), tensors);
+  EXPECT_TRUE(find_config(folder_.path()).tied_embeddings);
+  EXPECT_EQ(error_of([&] { world_.import_from(folder_.path()); }), "no error") << "the head alone is stored";
+  const World whole(world_.config);
+  whole.import_from(source_);
+  for (const ParamId& id : whole.params.ids()) EXPECT_EQ(world_.values(id), whole.values(id));
+}
+
 TEST_F(HfFolderErrors, OfTheIndexAndItsShards) {
   const auto error_with_index = [&](const std::string& index) {
     write_plainly(folder_.file("model.safetensors.index.json"), index);
     return error_of([&] { world_.import_from(folder_.path()); });
   };
   EXPECT_THAT(error_of([&] { world_.import_from(folder_.path()); }), HasSubstr("neither model.safetensors nor"));
-  EXPECT_THAT(error_with_index("{"), HasSubstr("not an index"));
+  EXPECT_THAT(error_with_index("{"), HasSubstr("index.json is not JSON"));
   EXPECT_THAT(error_with_index("{\"weight_map\": [1]}"), HasSubstr("not an index"));
   EXPECT_THAT(error_with_index("{\"weight_map\": {\"a\": \"../b.safetensors\"}}"), HasSubstr("'../b.safetensors'"));
   EXPECT_THAT(error_with_index("{\"weight_map\": {\"a\": \"b.safetensors\"}}"), HasSubstr("b.safetensors"));
@@ -380,9 +423,17 @@ TEST_F(HfFolderErrors, OfTheIndexAndItsShards) {
   index["weight_map"].erase("phantom");
   index["weight_map"][first.begin()->first] = "two.safetensors";
   EXPECT_THAT(error_with_index(index.dump()), HasSubstr(first.begin()->first));
-  write_all(folder_.path(), tensors_, "two.safetensors");
+
+  // The index decides: neither a stale copy in another shard nor a tensor that it does not list is looked at.
+  FileTensors stale = tensors_;
+  std::fill(stale.begin()->second.bytes.begin(), stale.begin()->second.bytes.end(), uint8_t{0});
+  stale["not.listed"] = stale.begin()->second;
+  write_all(folder_.path(), stale, "two.safetensors");
   index["weight_map"][first.begin()->first] = "one.safetensors";
-  EXPECT_THAT(error_with_index(index.dump()), AllOf(HasSubstr("one.safetensors"), HasSubstr("two.safetensors")));
+  EXPECT_EQ(error_with_index(index.dump()), "no error");
+  const World whole(world_.config);
+  whole.import_from(source_);
+  for (const ParamId& id : whole.params.ids()) EXPECT_EQ(world_.values(id), whole.values(id));
 }
 
 // A rank of the tensor axis reads its rows and columns: q, k, v, gate and up each cut by itself.

@@ -122,6 +122,7 @@ TEST(ModelConfig, MissingKeysMeanWhatTransformersMeans) {
   EXPECT_THAT(error_for(without(mistral(), "num_key_value_heads")), HasSubstr("num_key_value_heads 8"));
   EXPECT_EQ(read(without(llama(), "rms_norm_eps")).norm_eps, 1e-6f);
   EXPECT_EQ(read(without(llama(), "max_position_embeddings")).max_positions, 2048);
+  EXPECT_EQ(error_for(with(llama(), "hidden_act", "swish")), "no error") << "silu by its other name";
   EXPECT_EQ(read(with(llama(), "head_dim", 24)).heads.dim, 24);
   EXPECT_EQ(read(with(llama(), "head_dim", nullptr)).heads.dim, 16);
   EXPECT_EQ(read(qwen3()).heads.dim, 128);
@@ -157,6 +158,16 @@ TEST(ModelConfig, ReadsRopeOfBothGenerations) {
   EXPECT_EQ(four.rope.llama3->high_freq_factor, 4);
   EXPECT_EQ(four.rope.llama3->original_max_positions, 8192);
 
+  // transformers looks for it beside rope_scaling, then in it, then takes the model's length.
+  const char* original = "original_max_position_embeddings";
+  const Json bare = with(llama(), "rope_scaling", without(llama3, original));
+  EXPECT_EQ(read(with(bare, original, 128)).rope.llama3->original_max_positions, 128);
+  EXPECT_EQ(read(bare).rope.llama3->original_max_positions, 512);
+  EXPECT_EQ(read(with(with(llama(), "rope_scaling", llama3), original, 8192)).rope.llama3->original_max_positions,
+            8192);
+  EXPECT_THAT(error_for(with(with(llama(), "rope_scaling", llama3), original, 128)),
+              AllOf(HasSubstr("is 128"), HasSubstr("rope_scaling.original_max_position_embeddings is 8192")));
+
   EXPECT_EQ(read(with(llama(), "rope_scaling", {{"type", "linear"}, {"factor", 4.0}})).rope.linear_factor, 4);
   EXPECT_EQ(read(with(llama(), "rope_scaling", nullptr)).rope.linear_factor, 1);
   const Json plain = {{"rope_theta", 1e6}, {"rope_type", "default"}};
@@ -166,7 +177,8 @@ TEST(ModelConfig, ReadsRopeOfBothGenerations) {
 TEST(ModelConfig, AWindowIsOfAllLayersOrRefused) {
   EXPECT_EQ(read(with(mistral(), "sliding_window", nullptr)).window, 0);
   EXPECT_EQ(read(with(mistral(), "sliding_window", 77)).window, 77);
-  EXPECT_EQ(read(with(llama(), "sliding_window", 77)).window, 0) << "LLaMA has no such key";
+  EXPECT_EQ(read(with(llama(), "sliding_window", nullptr)).window, 0);
+  EXPECT_THAT(error_for(with(llama(), "sliding_window", 77)), HasSubstr("sliding_window 77 is not supported"));
 
   const Json off = with(qwen2(), "sliding_window", 77);
   EXPECT_EQ(read(off).window, 0);
@@ -203,6 +215,11 @@ TEST(ModelConfig, RefusesWhatItWouldComputeOtherwise) {
       {with(olmo(), "attention_bias", true), "o_proj"},
       {with(olmo(), "clip_qkv", 8.0), "clip_qkv"},
       {with(llama(), "mlp_bias", true), "mlp_bias"},
+      {with(llama(), "is_causal", false), "is_causal false is not supported"},
+      {with(qwen3(), "is_causal", false), "--ignore-config-keys is_causal goes on"},
+      {with(llama(), "per_layer_config", {{"0", {{"rms_norm_eps", 0.5}}}}), "per_layer_config {\"0\""},
+      {with(llama(), "attention_chunk_size", 8), "attention_chunk_size 8"},
+      {with(mistral(), "attention_bias", true), "attention_bias true"},
       {with(llama(), "hidden_act", "gelu"), "hidden_act \"gelu\""},
       {with(llama(), "attention_dropout", 0.1), "attention_dropout 0.1"},
       {with(llama(), "quantization_config", {{"quant_method", "awq"}}), "quantization_config"},
@@ -213,6 +230,9 @@ TEST(ModelConfig, RefusesWhatItWouldComputeOtherwise) {
       {with(llama(), "rope_parameters", {{"full_attention", {{"rope_theta", 1e4}}}}), "differs between layers"},
       {with(llama(), "rope_scaling", {{"rope_type", "llama3"}}), "rope_scaling.factor is missing"},
       {with(llama(), "rope_scaling", "linear"), "rope_scaling must be an object"},
+      {with(with(llama(), "rope_scaling", {{"type", "linear"}, {"factor", 2.0}}), "rope_parameters",
+            {{"rope_type", "linear"}, {"factor", 4.0}}),
+       "rope_scaling and rope_parameters differ"},
   };
   for (const auto& [json, message] : cases) EXPECT_THAT(error_for(json), HasSubstr(message));
 }
@@ -225,9 +245,10 @@ TEST(ModelConfig, ChecksEveryNumber) {
       {with(llama(), "hidden_size", 18446744073709551615u), "not 18446744073709551615"},
       {with(llama(), "vocab_size", 0), "vocab_size must be"},
       {with(llama(), "intermediate_size", -320), "intermediate_size must be"},
-      {with(llama(), "num_hidden_layers", 1000000), "num_hidden_layers must be"},
+      {with(llama(), "num_hidden_layers", 1025), "num_hidden_layers must be"},
       {with(llama(), "num_attention_heads", 7), "not a multiple of num_key_value_heads 2"},
       {with(with(llama(), "num_attention_heads", 10), "hidden_size", 96), "hidden_size 96 is not a multiple"},
+      {with(with(llama(), "num_attention_heads", 10), "head_dim", 16), "hidden_size 96 is not a multiple"},
       {with(llama(), "num_key_value_heads", 0), "num_key_value_heads must be"},
       {with(llama(), "head_dim", 15), "head_dim 15 must be even"},
       {with(llama(), "rms_norm_eps", 0), "rms_norm_eps must be"},
@@ -248,10 +269,13 @@ TEST(ModelConfig, ForeignBytesAreAnErrorThatNamesTheFile) {
   EXPECT_THAT(error("[1, 2]"), HasSubstr("JSON object is expected"));
   EXPECT_THAT(error("{\"a\": 1e999}"), HasSubstr("some/config.json is not JSON"));
   EXPECT_THAT(error(std::string(100000, '[')), HasSubstr("nested more than"));
+  EXPECT_THAT(error(llama().dump() + "x"), HasSubstr("not JSON"));
+  EXPECT_THAT(error(llama().dump() + std::string("\0x", 2)), HasSubstr("zero byte"));
 }
 
 TEST(ModelConfig, ExportChangesNothingButTheDtype) {
-  Json original = with(with(llama(), "torch_dtype", "bfloat16"), "something_unknown", {{"nested", {1, 2.5, nullptr}}});
+  Json original =
+      with(with(llama(), "torch_dtype", "bfloat16"), "task_specific_params", {{"nested", {1, 2.5, nullptr}}});
   original["eos_token_id"] = {128001, 128008};
   const ModelConfig config = read(original);
   EXPECT_EQ(Json::parse(config_to_json(config)).dump(), original.dump()) << "order and numbers included";
@@ -261,6 +285,87 @@ TEST(ModelConfig, ExportChangesNothingButTheDtype) {
   EXPECT_EQ(Json::parse(config_to_json(read(newer), DType::F16)).dump(), with(newer, "dtype", "float16").dump());
   EXPECT_EQ(Json::parse(config_to_json(read(llama()), DType::BF16)).dump(),
             with(llama(), "torch_dtype", "bfloat16").dump());
+}
+
+TEST(ModelConfig, ExportWritesWhatHasChangedSince) {
+  ModelConfig config = read(with(with(llama(), "tie_word_embeddings", true), "rope_theta", 5e5));
+  config.tied_embeddings = false;
+  config.max_positions = 4096;
+  expect_equal(config_from_json(config_to_json(config), "config.json"), config);
+  EXPECT_EQ(Json::parse(config_to_json(config)).size(), Json::parse(config.original_json).size()) << "no new key";
+
+  // The old length was the default of another key, which must not change with it.
+  const Json scaling = {{"rope_type", "llama3"}, {"factor", 8.0}, {"low_freq_factor", 1.0}, {"high_freq_factor", 4.0}};
+  for (const char* key : {"rope_scaling", "rope_parameters"}) {
+    ModelConfig longer = read(with(llama(), key, scaling));
+    ASSERT_EQ(longer.rope.llama3->original_max_positions, 512);
+    longer.max_positions = 4096;
+    expect_equal(config_from_json(config_to_json(longer), "config.json"), longer);
+  }
+}
+
+TEST(ModelConfig, RefusesKeysThatItDoesNotKnowUnlessToldToIgnoreThem) {
+  const Json strange = with(with(llama(), "logit_scale", 0.5), "residual_multiplier", 2);
+  EXPECT_THAT(error_for(strange), AllOf(HasSubstr("some/config.json"), HasSubstr("logit_scale,residual_multiplier"),
+                                        HasSubstr("--ignore-config-keys logit_scale,residual_multiplier")));
+  EXPECT_THAT(error_for(with(llama(), "unheard_of", nullptr)), HasSubstr("unheard_of")) << "whatever its value is";
+  const auto read_without = [](const Json& json, const char* keys) {
+    return config_from_json(json.dump(), "some/config.json", keys);
+  };
+  const ModelConfig config = read_without(strange, "logit_scale, residual_multiplier,not_there");
+  expect_equal(config, read(llama()));
+  EXPECT_EQ(Json::parse(config_to_json(config)), llama()) << "what was ignored describes another model";
+  EXPECT_THAT(error_of([&] { read_without(strange, "logit_scale"); }), HasSubstr("what residual_multiplier means"));
+  expect_equal(read_without(with(llama(), "is_causal", false), "is_causal"), read(llama()));
+
+  const Json rope = with(llama(), "rope_scaling", {{"type", "linear"}, {"factor", 2.0}, {"mscale", 0.7}});
+  EXPECT_THAT(error_for(rope), HasSubstr("--ignore-config-keys rope_scaling.mscale"));
+  EXPECT_EQ(read_without(rope, "rope_scaling.mscale").rope.linear_factor, 2);
+  EXPECT_EQ(read_without(rope, "rope_scaling").rope.linear_factor, 1);
+}
+
+// As saved by transformers 4, with every key that its config classes wrote for the family.
+TEST(ModelConfig, LoadsWhatTransformers4Saved) {
+  const Json saved = {{"_name_or_path", "some/where"},
+                      {"attention_dropout", 0.0},
+                      {"bos_token_id", 1},
+                      {"eos_token_id", {2, 3}},
+                      {"hidden_act", "silu"},
+                      {"initializer_range", 0.02},
+                      {"rope_theta", 10000.0},
+                      {"tie_word_embeddings", false},
+                      {"torch_dtype", "bfloat16"},
+                      {"transformers_version", "4.43.1"},
+                      {"use_cache", true},
+                      {"_attn_implementation_autoset", true}};
+  const auto all = [&](Json json, const Json& more) {
+    json.update(saved);
+    json.update(more);
+    return json;
+  };
+  const Json llama31 = {{"factor", 8.0},
+                        {"low_freq_factor", 1.0},
+                        {"high_freq_factor", 4.0},
+                        {"original_max_position_embeddings", 256},
+                        {"rope_type", "llama3"}};
+  const Json configs[] = {
+      all(llama(), {{"pretraining_tp", 1}, {"rope_scaling", nullptr}, {"max_length", 4096}}),  // LLaMA 2, CodeLLaMA
+      all(llama(), {{"max_sequence_length", 2048}, {"pad_token_id", -1}}),                     // LLaMA
+      all(llama(), {{"attention_bias", false}, {"mlp_bias", false}, {"pretraining_tp", 1}, {"rope_scaling", llama31}}),
+      all(llama(), {{"head_dim", 16}, {"tie_word_embeddings", true}, {"rope_scaling", llama31}}),
+      all(mistral(), {{"head_dim", nullptr}, {"sliding_window", 4096}}),
+      all(mistral(), {{"sliding_window", nullptr}}),
+      all(qwen2(), {{"max_window_layers", 28}, {"sliding_window", 131072}, {"use_sliding_window", false}}),
+      all(qwen2(), {{"use_mrope", false}, {"max_window_layers", 28}, {"sliding_window", nullptr}}),  // Qwen2.5
+      all(qwen3(), {{"attention_bias", false},
+                    {"head_dim", 128},
+                    {"max_window_layers", 36},
+                    {"rope_scaling", nullptr},
+                    {"sliding_window", nullptr},
+                    {"use_sliding_window", false}}),
+      all(olmo(), {{"attention_bias", false}, {"pad_token_id", 1}, {"rope_scaling", nullptr}}),
+  };
+  for (const Json& json : configs) EXPECT_EQ(error_for(json), "no error") << json;
 }
 
 TEST(ModelConfig, WritesAConfigThatReadsTheSame) {

@@ -293,6 +293,16 @@ TEST(MegatronIndex, SaysWhatIsDamagedAndWhere) {
   EXPECT_EQ(damaged(0, "M", 11), "");
 }
 
+// Megatron-LM's multimodal datasets have a byte for each sequence behind the documents.
+TEST(MegatronIndex, AMultimodalOneIsNamedAsWhatItIs) {
+  const std::string index = megatron_index(8, 2, {3, 4}) + std::string("\0\1", 2);
+  const std::string error = error_of([&] {
+    parse_megatron_index({reinterpret_cast<const uint8_t*>(index.data()), index.size()}, "some.idx", 14);
+  });
+  EXPECT_THAT(error, AllOf(HasSubstr("some.idx"), HasSubstr("multimodal"), HasSubstr("2 sequences")));
+  EXPECT_THAT(error, Not(HasSubstr("damaged")));
+}
+
 TEST(TokenFile, FingerprintChangesWithTheContent) {
   const ScratchFolder scratch;
   std::vector<int64_t> tokens(3'000'000);
