@@ -25,8 +25,7 @@ using SortedJson = nlohmann::json;  // by key
 constexpr const char* kConfigFile = "config.json";
 constexpr const char* kEmbedding = "model.embed_tokens.weight";
 constexpr const char* kHead = "lm_head.weight";
-constexpr int64_t kSlab = 1 << 22;                 // numbers converted at a time
-constexpr size_t kMaxCompanion = size_t{1} << 30;  // bytes of a file that an export carries along
+constexpr int64_t kSlab = 1 << 22;  // numbers converted at a time
 
 // One Hugging Face tensor, and where its rows (of a vector, elements) lie in this rank's shard of a parameter.
 struct Piece {

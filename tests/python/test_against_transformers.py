@@ -33,8 +33,8 @@ ORIGINAL = "original_max_position_embeddings"
 
 def agoq(*arguments: object, status: int = 0) -> str:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    done = subprocess.run([PROGRAM, *map(str, arguments)], capture_output=True, text=True, env=environment,
-                          check=False, timeout=120)
+    done = subprocess.run([PROGRAM, *map(str, arguments)], capture_output=True, text=True, errors="replace",
+                          env=environment, check=False, timeout=120)
     assert done.returncode == status, done.stdout + done.stderr
     return done.stdout if status == 0 else done.stderr
 
