@@ -274,7 +274,7 @@ TEST(Run, KnowsItsModelFolderFromEverywhere) {
     EXPECT_EQ(read_plainly(to + "/chat_template.jinja"), "of the model");
     EXPECT_EQ(read_plainly(to + "/tokenizer.json"), kTokenizer);
     const Ran inspected = run_agoq({"inspect", run});
-    EXPECT_THAT(inspected.out, HasSubstr("/runs/one/tokenizer\n")) << "an absolute path";
+    EXPECT_THAT(inspected.out, HasSubstr("/runs/one/tokenizer")) << "an absolute path";
   };
   const std::string one = tiny.file("project/runs/one");
   EXPECT_EQ(read_plainly(one + "/tokenizer/tokenizer.json"), kTokenizer);
