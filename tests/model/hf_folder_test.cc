@@ -385,7 +385,7 @@ TEST_F(HfFolderErrors, NoneForAHeadOfItsOwnUnderTiedEmbeddings) {
   const World world(untied);
   world.import_from(folder_.path());
   ScratchFolder out;
-  world.export_to(out.file("out"), DType::F32, folder_.path());
+  world.export_to(out.file("out"), DType::F32);
   EXPECT_EQ(read_all(out.file("out")), tensors);
   EXPECT_FALSE(find_config(out.file("out")).tied_embeddings);
 
