@@ -64,7 +64,9 @@ Greeting greet(const FileDescriptor& door, const Credentials& credentials, const
   std::memcpy(&answer.proof, rest.data() + sizeof answer.nonce, sizeof answer.proof);
   if (!same(answer.proof, proof_of_door(credentials, hello, answer.nonce))) return Greeting::OtherKey;
   const Proof ours = proof_of_caller(credentials, hello, answer.nonce);
-  return send_bytes(door, bytes_of(ours), deadline) ? Greeting::Known : Greeting::NoAnswer;
+  const bool confirmed = send_bytes(door, bytes_of(ours), deadline) &&
+                         receive_bytes(door, kConfirmation.size(), deadline) == kConfirmation;
+  return confirmed ? Greeting::Known : Greeting::NoAnswer;
 }
 
 }  // namespace agoq::comm

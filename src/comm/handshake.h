@@ -3,6 +3,7 @@
 //   caller -> door    Hello    who calls whom, and a nonce
 //   door -> caller    Answer   a nonce, and a hash of all that was said, which only who knows the key can make
 //   caller -> door    Proof    another hash of it
+//   door -> caller    one byte, once the door has checked the proof: until then it may still drop the caller
 //
 // Messages have a fixed size, so nothing of a stranger's is parsed. The key does not travel. A recorded conversation is
 // of no use, since each side's nonce is in both hashes; nor is one side's hash for the other, since each names its
@@ -19,7 +20,7 @@
 
 namespace agoq::comm {
 
-inline constexpr uint32_t kProtocol = 2;
+inline constexpr uint32_t kProtocol = 3;
 
 // What both must know.
 struct Credentials {
@@ -47,6 +48,7 @@ struct Answer {
   Digest nonce{}, proof{};
 };
 using Proof = Digest;
+inline constexpr std::string_view kConfirmation = "c";
 static_assert(sizeof(Hello) == 52 && sizeof(Answer) == 72);
 
 // Ours, of any version.
@@ -56,7 +58,7 @@ Digest proof_of_door(const Credentials& credentials, const Hello& hello, const D
 Digest proof_of_caller(const Credentials& credentials, const Hello& hello, const Digest& nonce_of_door);
 
 enum class Greeting : uint8_t {
-  Known,          // the door has the key, and has been sent our proof
+  Known,          // both have the key, and the door has confirmed it
   NoAnswer,       // it has closed, does not speak our language, or lets us wait
   OtherKey,       // it speaks our language, without the key
   OtherProtocol,  // another version of it

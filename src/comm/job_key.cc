@@ -106,7 +106,7 @@ std::string secret_remedy() {
          "everybody in by --rendezvous-open";
 }
 
-JobKey find_job_key(const Launch& launch, bool open, const Lookup& environment) {
+JobKey find_job_key(const Launch& launch, bool open, const Lookup& environment, const std::string& temporary) {
   if (launch.world == 1) return {};
   if (const char* const secret = environment("AGOQ_JOB_SECRET"); given(secret)) {
     require(std::strlen(secret) >= kShortest, "AGOQ_JOB_SECRET has {} characters; it needs at least {}. {}",
@@ -115,19 +115,26 @@ JobKey find_job_key(const Launch& launch, bool open, const Lookup& environment) 
   }
   if (open) return key_of("", launch, std::string(kNoSecret));
   std::vector<std::string> folders = {folder_of_user(environment)};
-  if (is_loopback(launch.master_addr)) folders.push_back(fmt::format("/tmp/agoq-{}", ::geteuid()));
-  for (const std::string& folder : folders)
-    if (!folder.empty())
-      if (const std::optional<std::string> secret = secret_of(folder))
+  if (is_loopback(launch.master_addr)) folders.push_back(fmt::format("{}/agoq-{}", temporary, ::geteuid()));
+  std::vector<std::string> troubles;
+  for (const std::string& folder : folders) {
+    try {
+      if (const std::optional<std::string> secret = folder.empty() ? std::nullopt : secret_of(folder))
         return key_of(*secret, launch, folder + "/job-secret");
+      troubles.push_back(folder.empty() ? "HOME is not set" : folder + "/job-secret cannot be written");
+    } catch (const Error& e) {  // of a file system that keeps neither owners nor modes, say
+      troubles.emplace_back(e.what());
+    }
+  }
   fail(
-      "ranks of several hosts need a secret, by which they know each other from strangers, and there is none: "
-      "AGOQ_JOB_SECRET is not set, and {} cannot be written. {}",
-      folders.front().empty() ? "$HOME/.config/agoq/job-secret" : folders.front() + "/job-secret", secret_remedy());
+      "the processes of a run need a secret, which keeps other programs out, and there is none to use: "
+      "AGOQ_JOB_SECRET is not set; {}. {}",
+      join(troubles, "; "), secret_remedy());
 }
 
 JobKey find_job_key(const Launch& launch, bool open) {
-  return find_job_key(launch, open, [](const char* name) -> const char* { return std::getenv(name); });
+  return find_job_key(
+      launch, open, [](const char* name) -> const char* { return std::getenv(name); }, "/tmp");
 }
 
 }  // namespace agoq::comm

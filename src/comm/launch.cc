@@ -193,6 +193,14 @@ std::optional<Around> around_torchrun(const Variables& env) {
   return std::nullopt;
 }
 
+// By which another launcher's environment is known: what `env -u` has to take away for torchrun to count alone.
+std::string options_without_launchers(const Variables& env) {
+  std::string options;
+  for (const char* name : {"SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMI_RANK"})
+    if (env.has(name)) options += fmt::format(" -u {}", name);
+  return options;
+}
+
 // RANK and WORLD_SIZE that are left over in a shell would make each process of an mpirun a world of its own. A torchrun
 // in each of its processes makes the world larger, or gives the same processes other ranks.
 void refuse_left_over(const Variables& env, const Launch& launch) {
@@ -201,9 +209,10 @@ void refuse_left_over(const Variables& env, const Launch& launch) {
   const bool renumbered = launch.rank == around->rank || env.has("TORCHELASTIC_RUN_ID");
   require(launch.world == around->world && renumbered,
           "RANK={} and WORLD_SIZE={}, which torchrun sets, contradict {}, for which this is rank {} of {}. If they are "
-          "left "
-          "over from another job: unset RANK WORLD_SIZE LOCAL_RANK LOCAL_WORLD_SIZE TORCHELASTIC_RUN_ID",
-          launch.rank, launch.world, around->launcher, around->rank, around->world);
+          "left over from another job: unset RANK WORLD_SIZE LOCAL_RANK LOCAL_WORLD_SIZE TORCHELASTIC_RUN_ID. If you "
+          "run torchrun in a shell that {} has started: env{} torchrun ...",
+          launch.rank, launch.world, around->launcher, around->rank, around->world, around->launcher,
+          options_without_launchers(env));
 }
 
 // Launchers start each other: an mpirun inside a Slurm allocation starts its daemons by srun, which leaves variables,

@@ -72,13 +72,19 @@ void Pairs::call(int other) {
 void Pairs::answer() {
   while (true) {
     std::optional<Reception::Guest> guest = reception_.next(deadline_);
-    require(guest.has_value(), "{} did not connect to rank {}", ranks_text(missing()), launch_.rank);
+    if (!guest) fail_without_guest();
     const size_t from = guest->claim.from;
     if (from <= static_cast<size_t>(launch_.rank) || from >= connections_.size()) continue;
     if (connections_[from].valid()) continue;
     connections_[from] = std::move(guest->socket);
     return;
   }
+}
+
+void Pairs::fail_without_guest() const {
+  const std::string turned_away = reception_.turned_away();
+  fail("{} did not connect to rank {}{}", ranks_text(missing()), launch_.rank,
+       turned_away.empty() ? "" : "; " + turned_away);
 }
 
 std::vector<int> Pairs::missing() const {

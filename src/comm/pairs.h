@@ -24,6 +24,7 @@ class Pairs {
   Greeting greet_rank(const FileDescriptor& socket, int other) const;
   void call(int other);
   void answer();
+  [[noreturn]] void fail_without_guest() const;
   std::vector<int> missing() const;
 
   const Launch& launch_;

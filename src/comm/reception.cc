@@ -24,23 +24,32 @@ Reception::Reception(std::vector<FileDescriptor> listeners, Rules rules)
 
 std::string Reception::turned_away() const {
   if (strangers_ == 0) return "";
-  return fmt::format("{} without this job's secret {} turned away, the last from {}",
-                     strangers_ == 1 ? "a visitor" : fmt::format("{} visitors", strangers_),
+  return fmt::format("{} that did not show this job's secret {} closed, the last from {}",
+                     strangers_ == 1 ? "a connection" : fmt::format("{} connections", strangers_),
                      strangers_ == 1 ? "was" : "were", last_stranger_);
 }
 
+void Reception::dismiss(size_t i) {
+  if (visitors_[i].stage <= Stage::Proof) {
+    ++strangers_;
+    last_stranger_ = std::move(visitors_[i].address);
+  }
+  visitors_.erase(visitors_.begin() + static_cast<ptrdiff_t>(i));
+}
+
 void Reception::admit(const FileDescriptor& listener) {
-  FileDescriptor socket = accept_from(listener);
+  std::string address;
+  FileDescriptor socket = accept_from(listener, address);
   if (!socket.valid()) {
     const bool exhausted = errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM;
     if (exhausted && !visitors_.empty())
-      visitors_.erase(visitors_.begin());
+      dismiss(0);
     else if (exhausted)
       opens_again_ = Deadline::clock::now() + kPause;  // the listener stays readable: do not spin
     return;
   }
-  if (visitors_.size() >= rules_.strangers + static_cast<size_t>(rules_.world)) visitors_.erase(visitors_.begin());
-  visitors_.push_back({std::move(socket), Deadline::clock::now() + rules_.visit});
+  if (visitors_.size() >= rules_.strangers + static_cast<size_t>(rules_.world)) dismiss(0);
+  visitors_.push_back({std::move(socket), std::move(address), Deadline::clock::now() + rules_.visit});
 }
 
 // Milliseconds until something has to be done without anybody's word.
@@ -65,11 +74,12 @@ bool Reception::answer(Visitor& visitor) {
   return send_at_once(visitor.socket, view_of(answer, sizeof answer));
 }
 
-// The visitor's proof is here. False: he goes.
+// The visitor's proof is here. True: he knows that it was right. False: he goes.
 bool Reception::check(Visitor& visitor) {
   Proof proof;
   std::memcpy(&proof, visitor.said.data(), sizeof proof);
-  return same(proof, proof_of_caller(rules_.credentials, visitor.hello, visitor.nonce));
+  return same(proof, proof_of_caller(rules_.credentials, visitor.hello, visitor.nonce)) &&
+         send_at_once(visitor.socket, kConfirmation);
 }
 
 // All that is expected in this stage is here.
@@ -105,22 +115,19 @@ Reception::Progress Reception::listen_to(Visitor& visitor) {
 }
 
 // Of the visitors of `polls`, which come first in it: hears who speaks, sends away who must go, and returns one who is
-// let in.
+// let in. What waits is heard even when the visit is over: this process may have been stopped meanwhile.
 std::optional<Reception::Guest> Reception::hear(const std::vector<pollfd>& polls) {
   const Deadline now = Deadline::clock::now();
   for (size_t i = visitors_.size(); i-- > 0;) {
     Visitor& visitor = visitors_[i];
-    const Stage stage = visitor.stage;
-    Progress progress = visitor.leaves <= now ? Progress::Leaves : Progress::Stays;
-    if (progress == Progress::Stays && polls[i].revents != 0) progress = listen_to(visitor);
-    if (progress == Progress::Stays) continue;
-    Guest guest{std::move(visitor.socket), visitor.hello.claim, ""};
-    if (stage == Stage::Message) guest.message = std::move(visitor.said);
-    visitors_.erase(visitors_.begin() + static_cast<ptrdiff_t>(i));
-    if (progress == Progress::IsLetIn) return guest;
-    if (stage > Stage::Proof) continue;
-    ++strangers_;
-    last_stranger_ = peer_address(guest.socket);
+    const Progress progress = polls[i].revents != 0 ? listen_to(visitor) : Progress::Stays;
+    if (progress == Progress::IsLetIn) {
+      Guest guest{std::move(visitor.socket), visitor.hello.claim, ""};
+      if (visitor.stage == Stage::Message) guest.message = std::move(visitor.said);
+      visitors_.erase(visitors_.begin() + static_cast<ptrdiff_t>(i));
+      return guest;
+    }
+    if (progress == Progress::Leaves || visitor.leaves <= now) dismiss(i);
   }
   return std::nullopt;
 }

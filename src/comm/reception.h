@@ -34,7 +34,8 @@ class Reception {
 
   Reception(std::vector<FileDescriptor> listeners, Rules rules);
   std::optional<Guest> next(Deadline deadline);  // none: the deadline is over
-  // "3 visitors without this job's secret were turned away, the last from 192.0.2.7"; "" if none was.
+  // "3 connections that did not show this job's secret were closed, the last from 192.0.2.7"; "" if none was. A rank
+  // that has another secret calls again and again, so this is no count of callers.
   std::string turned_away() const;
 
  private:
@@ -42,6 +43,7 @@ class Reception {
   enum class Progress : uint8_t { Stays, Leaves, IsLetIn };
   struct Visitor {
     FileDescriptor socket;
+    std::string address;
     Deadline leaves;
     Stage stage = Stage::Hello;
     size_t expected = sizeof(Hello);  // bytes of this stage
@@ -56,13 +58,14 @@ class Reception {
   Progress understand(Visitor& visitor);
   bool answer(Visitor& visitor);
   bool check(Visitor& visitor);
+  void dismiss(size_t i);
 
   std::vector<FileDescriptor> listeners_;
   Rules rules_;
   std::vector<Visitor> visitors_;  // in the order in which they came
   Deadline opens_again_{};         // no descriptor was left for a visitor
-  int strangers_ = 0;
-  std::string last_stranger_;
+  int strangers_ = 0;              // closed before they had shown the secret
+  std::string last_stranger_;      // where it came from
 };
 
 }  // namespace agoq::comm

@@ -41,10 +41,10 @@ std::string try_connect(Pairs pairs, std::vector<FileDescriptor>& connections) {
 }
 
 // Rank 0, to whom all others come.
-class Host {
+class RendezvousServer {
  public:
-  Host(const Launch& launch, const Agreement& agreement, const Meeting& meeting)
-      : launch_(launch), agreement_(agreement), meeting_(meeting), guests_(static_cast<size_t>(launch.world)) {}
+  RendezvousServer(const Launch& launch, const Agreement& agreement, const Meeting& meeting)
+      : launch_(launch), agreement_(agreement), meeting_(meeting), members_(static_cast<size_t>(launch.world)) {}
 
   std::vector<FileDescriptor> meet() {
     std::string trouble = gather();
@@ -61,7 +61,7 @@ class Host {
   }
 
  private:
-  struct Guest {
+  struct Member {
     FileDescriptor socket;
     Introduction says;
   };
@@ -98,34 +98,34 @@ class Host {
     const auto [world, rank, to] = visitor.claim;
     std::optional<Introduction> says = introduction_in(parse_json(visitor.message));
     if (!says || rank == 0 || rank >= world) return "";
-    if (world != guests_.size())
+    if (world != members_.size())
       return fmt::format("rank {} was started as one of {}, but rank 0 as one of {}", rank, world, launch_.world);
-    if (guests_[rank].socket.valid())
+    if (members_[rank].socket.valid())
       return fmt::format(
           "two processes say that they are rank {} of {}: of two jobs at one port, which AGOQ_MASTER_PORT keeps apart?",
           rank, world);
     const std::string address = peer_address(visitor.socket);
     says->place.address = is_loopback(address) ? "" : address;
-    guests_[rank] = {std::move(visitor.socket), std::move(*says)};
+    members_[rank] = {std::move(visitor.socket), std::move(*says)};
     return "";
   }
 
   std::vector<int> missing() const {
     std::vector<int> ranks;
     for (int rank = 1; rank < launch_.world; ++rank)
-      if (!guests_[static_cast<size_t>(rank)].socket.valid()) ranks.push_back(rank);
+      if (!members_[static_cast<size_t>(rank)].socket.valid()) ranks.push_back(rank);
     return ranks;
   }
 
   std::string agreement_differences() const {
     std::vector<Agreement> by_rank = {agreement_};
-    for (size_t rank = 1; rank < guests_.size(); ++rank) by_rank.push_back(guests_[rank].says.agreement);
+    for (size_t rank = 1; rank < members_.size(); ++rank) by_rank.push_back(members_[rank].says.agreement);
     return differences(by_rank);
   }
 
   Roster roster_with(const Place& own) const {
     Roster roster{hex(random_digest()), {own}};
-    for (size_t rank = 1; rank < guests_.size(); ++rank) roster.places.push_back(guests_[rank].says.place);
+    for (size_t rank = 1; rank < members_.size(); ++rank) roster.places.push_back(members_[rank].says.place);
     return roster;
   }
 
@@ -133,8 +133,8 @@ class Host {
   // of a pair that is not connected the higher knows why, and the lower only that nobody has called.
   std::string reports(const std::string& own, Deadline deadline) const {
     std::string cause = own;
-    for (size_t rank = 1; rank < guests_.size(); ++rank) {
-      const json says = receive_json(guests_[rank].socket, deadline);
+    for (size_t rank = 1; rank < members_.size(); ++rank) {
+      const json says = receive_json(members_[rank].socket, deadline);
       if (!says.is_object()) return fmt::format("rank {} is gone: it left while the ranks connected", rank);
       if (const std::string trouble = trouble_in(says); !trouble.empty()) cause = trouble;
     }
@@ -151,21 +151,21 @@ class Host {
   }
 
   void tell(const json& message, Deadline deadline) const {
-    for (const Guest& guest : guests_)
-      if (guest.socket.valid()) send_json(guest.socket, message, deadline);
+    for (const Member& member : members_)
+      if (member.socket.valid()) send_json(member.socket, message, deadline);
   }
 
   const Launch& launch_;
   const Agreement& agreement_;
   Meeting meeting_;
-  std::vector<Guest> guests_;  // by rank
+  std::vector<Member> members_;  // by rank
   std::vector<FileDescriptor> turned_away_;
 };
 
 // Any other rank.
-class Visitor {
+class RendezvousClient {
  public:
-  Visitor(const Launch& launch, const Agreement& agreement, const Meeting& meeting)
+  RendezvousClient(const Launch& launch, const Agreement& agreement, const Meeting& meeting)
       : launch_(launch),
         agreement_(agreement),
         meeting_(meeting),
@@ -191,17 +191,14 @@ class Visitor {
   // To rank 0 as soon as it is there. Who does not have the key, or does not answer in our language, is not rank 0.
   Roster present() {
     const Deadline deadline = Deadline::clock::now() + meeting_.timeout;
-    std::optional<Deadline> gives_up;  // on another at rank 0's place
+    WrongServer wrong(kImpostor);
     error_ = "no answer";
     for (auto pause = std::chrono::milliseconds(20); Deadline::clock::now() < deadline;
          pause = std::min(pause * 2, std::chrono::milliseconds(500))) {
       const Greeting greeting = call(deadline);
       if (greeting == Greeting::Known)
         if (std::optional<Roster> roster = introduce(deadline)) return std::move(*roster);
-      if (greeting == Greeting::OtherKey || greeting == Greeting::OtherProtocol) {
-        if (!gives_up) gives_up = Deadline::clock::now() + kImpostor;
-        if (Deadline::clock::now() >= *gives_up) fail_at(greeting);
-      }
+      if (wrong.stays(greeting, Deadline::clock::now())) fail_at(greeting);
       std::this_thread::sleep_for(pause);
     }
     fail(
@@ -250,12 +247,21 @@ class Visitor {
 
 }  // namespace
 
+bool WrongServer::stays(Greeting greeting, Deadline now) {
+  if (greeting != Greeting::OtherKey && greeting != Greeting::OtherProtocol) {
+    since_.reset();
+    return false;
+  }
+  if (!since_) since_ = now;
+  return now - *since_ >= patience_;
+}
+
 std::vector<FileDescriptor> meet(const Launch& launch, const Agreement& agreement, const Meeting& meeting) {
   if (launch.world == 1) return std::vector<FileDescriptor>(1);
   require(launch.master_port > 0, "{} ranks need a port to meet at: set AGOQ_MASTER_PORT, the same for all",
           launch.world);
-  if (launch.rank == 0) return Host(launch, agreement, meeting).meet();
-  return Visitor(launch, agreement, meeting).meet();
+  if (launch.rank == 0) return RendezvousServer(launch, agreement, meeting).meet();
+  return RendezvousClient(launch, agreement, meeting).meet();
 }
 
 }  // namespace agoq::comm

@@ -2,10 +2,12 @@
 // others are, and lets nobody start before every pair is connected.
 #pragma once
 
+#include <optional>
 #include <vector>
 
 #include "base/file_descriptor.h"
 #include "comm/agreement.h"
+#include "comm/handshake.h"
 #include "comm/keyed_hash.h"
 #include "comm/launch.h"
 #include "comm/sockets.h"
@@ -21,5 +23,17 @@ struct Meeting {
 // A connected socket for every other rank: a local one where both are on one host and say so, else TCP. What goes
 // wrong, also on another rank, is an Error with the same text on all ranks that can still be told.
 std::vector<FileDescriptor> meet(const Launch& launch, const Agreement& agreement, const Meeting& meeting);
+
+// Whether another job's process, or another build's, holds rank 0's place for good: every call for as long as
+// `patience` has met it. A port that is free or silent in between starts the time anew.
+class WrongServer {
+ public:
+  explicit WrongServer(Deadline::duration patience) : patience_(patience) {}
+  bool stays(Greeting greeting, Deadline now);  // after each call
+
+ private:
+  Deadline::duration patience_;
+  std::optional<Deadline> since_;
+};
 
 }  // namespace agoq::comm

@@ -153,6 +153,17 @@ std::vector<FileDescriptor> listen_on_loopback(int port, const std::string& host
   fail_to_listen(port);
 }
 
+// "" where the address has none.
+std::string digits_of(const sockaddr_storage& address, socklen_t size) {
+  std::array<char, NI_MAXHOST> host{};
+  if (::getnameinfo(reinterpret_cast<const sockaddr*>(&address), size, host.data(), host.size(), nullptr, 0,
+                    NI_NUMERICHOST) != 0)
+    return "";
+  constexpr std::string_view kMapped = "::ffff:";  // IPv4 on a socket for both
+  const std::string text = host.data();
+  return text.compare(0, kMapped.size(), kMapped) == 0 ? text.substr(kMapped.size()) : text;
+}
+
 std::string first_line(const char* path) {
   std::ifstream file(path);
   std::string line;
@@ -191,9 +202,14 @@ FileDescriptor listen_local(const std::string& name) {
   return socket;
 }
 
-FileDescriptor accept_from(const FileDescriptor& listener) {
-  FileDescriptor socket(::accept4(listener.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
-  if (socket.valid()) tune(socket, is_local(socket));
+FileDescriptor accept_from(const FileDescriptor& listener, std::string& address) {
+  sockaddr_storage peer{};
+  socklen_t size = sizeof peer;
+  FileDescriptor socket(
+      ::accept4(listener.get(), reinterpret_cast<sockaddr*>(&peer), &size, SOCK_CLOEXEC | SOCK_NONBLOCK));
+  if (!socket.valid()) return socket;
+  tune(socket, is_local(socket));
+  address = digits_of(peer, size);
   return socket;
 }
 
@@ -232,14 +248,8 @@ FileDescriptor connect_local(const std::string& name, std::string& error) {
 std::string peer_address(const FileDescriptor& socket) {
   sockaddr_storage address{};
   socklen_t size = sizeof address;
-  std::array<char, NI_MAXHOST> host{};
-  if (::getpeername(socket.get(), reinterpret_cast<sockaddr*>(&address), &size) != 0 ||
-      ::getnameinfo(reinterpret_cast<sockaddr*>(&address), size, host.data(), host.size(), nullptr, 0,
-                    NI_NUMERICHOST) != 0)
-    return "";
-  constexpr std::string_view kMapped = "::ffff:";  // IPv4 on a socket for both
-  const std::string text = host.data();
-  return text.compare(0, kMapped.size(), kMapped) == 0 ? text.substr(kMapped.size()) : text;
+  const bool known = ::getpeername(socket.get(), reinterpret_cast<sockaddr*>(&address), &size) == 0;
+  return known ? digits_of(address, size) : "";
 }
 
 bool is_loopback(const std::string& host) {

@@ -22,8 +22,9 @@ int port_of(const FileDescriptor& listener);
 // In the abstract namespace of Linux: the name is no file, and reaches as far as this host's network namespace.
 FileDescriptor listen_local(const std::string& name);
 
-// The next connection; invalid, with errno set, if there is none.
-FileDescriptor accept_from(const FileDescriptor& listener);
+// The next connection, and the address that it comes from, as digits, even if the peer is gone by now. Invalid, with
+// errno set, if there is none.
+FileDescriptor accept_from(const FileDescriptor& listener, std::string& address);
 
 // Invalid, with errno-like text in `error`, where there is no connection by the deadline. Of a host's several addresses
 // each is tried, for seconds. "localhost" needs no resolver: it is 127.0.0.1 and ::1.

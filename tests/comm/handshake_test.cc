@@ -87,7 +87,8 @@ TEST(Handshake, AnotherSecretOrPurposeIsSeenByBoth) {
     const Conversation found = talk(credentials("ours"), other);
     EXPECT_EQ(found.caller, Greeting::OtherKey);
     EXPECT_FALSE(found.let_in);
-    EXPECT_EQ(found.turned_away, "a visitor without this job's secret was turned away, the last from 127.0.0.1");
+    EXPECT_EQ(found.turned_away,
+              "a connection that did not show this job's secret was closed, the last from 127.0.0.1");
   }
 }
 
@@ -117,14 +118,27 @@ Greeting greeted_by(const std::function<std::string(const Hello&)>& answer, std:
   return greeting;
 }
 
+// What a door that has the key answers.
+Answer right_answer(const Hello& hello) {
+  Answer answer;
+  answer.nonce = random_digest();
+  answer.proof = proof_of_door(credentials("ours"), hello, answer.nonce);
+  return answer;
+}
+
+TEST(Handshake, ADoorThatClosesOnTheProofHasNotLetTheCallerIn) {
+  std::string heard;
+  EXPECT_EQ(greeted_by([](const Hello& hello) { return bytes_of(right_answer(hello)); }, heard), Greeting::NoAnswer);
+  EXPECT_EQ(heard.size(), sizeof(Proof));
+}
+
 TEST(Handshake, ADoorWithoutTheKeyGetsNoProof) {
   std::string heard;
   Answer recorded;
   EXPECT_EQ(greeted_by(
                 [&](const Hello& hello) {
-                  recorded.nonce = random_digest();
-                  recorded.proof = proof_of_door(credentials("ours"), hello, recorded.nonce);
-                  return bytes_of(recorded);
+                  recorded = right_answer(hello);
+                  return bytes_of(recorded).append(kConfirmation);
                 },
                 heard),
             Greeting::Known);
@@ -175,6 +189,8 @@ TEST(Handshake, ARecordedCallerIsNotLetIn) {
     send_bytes(socket, bytes_of(proof(answer)), deadline);
     bool let_in = false;
     while (!let_in && read_some(socket, said, 1)) let_in = reception.next(after(milliseconds(10))).has_value();
+    if (let_in) said += receive_bytes(socket, sizeof(Answer) + kConfirmation.size() - said.size(), deadline);
+    EXPECT_EQ(said.substr(sizeof(Answer)), let_in ? kConfirmation : "") << "a stranger hears no more than the answer";
     return let_in;
   };
   Proof right{};

@@ -34,6 +34,7 @@ class JobKeyTest : public testing::Test {
   }
   std::string home() const { return folder_; }
   std::string file() const { return folder_ + "/.config/agoq/job-secret"; }
+  std::string temporary_file() const { return fmt::format("{}/agoq-{}/job-secret", folder_, ::geteuid()); }
   void write(const std::string& text, mode_t mode) const {
     fs::create_directories(fs::path(file()).parent_path());
     std::ofstream(file()) << text;
@@ -51,16 +52,25 @@ Launch launch(const std::string& job = "7.0") {
   return launch;
 }
 
-JobKey key_in(const Variables& variables, const Launch& launch, bool open = false) {
-  return find_job_key(launch, open, [&](const char* name) -> const char* {
-    const auto at = variables.find(name);
-    return at == variables.end() ? nullptr : at->second.c_str();
-  });
+Launch on_one_host() {
+  Launch here = launch();
+  here.master_addr = "localhost";
+  return here;
 }
 
-std::string error_in(const Variables& variables, const Launch& launch) {
+JobKey key_in(const Variables& variables, const Launch& launch, bool open = false,
+              const std::string& temporary = "/proc/no-temporary") {
+  const auto lookup = [&](const char* name) -> const char* {
+    const auto at = variables.find(name);
+    return at == variables.end() ? nullptr : at->second.c_str();
+  };
+  return find_job_key(launch, open, lookup, temporary);
+}
+
+std::string error_in(const Variables& variables, const Launch& launch,
+                     const std::string& temporary = "/proc/no-temporary") {
   try {
-    key_in(variables, launch);
+    key_in(variables, launch, false, temporary);
   } catch (const Error& e) {
     return e.what();
   }
@@ -125,13 +135,23 @@ TEST_F(JobKeyTest, SeveralHostsWithoutAnyAreRefusedWithTheLineToAdd) {
 }
 
 TEST_F(JobKeyTest, OneHostNeedsNoHome) {
-  const std::string file = fmt::format("/tmp/agoq-{}/job-secret", ::geteuid());
-  Launch here = launch();
-  here.master_addr = "localhost";
-  EXPECT_EQ(key_in({{"HOME", "/proc/no-home"}}, here).source, file);
-  EXPECT_EQ(hex(key_in({}, here).bytes), hex(key_in({}, here).bytes));
+  Launch here = on_one_host();
+  const JobKey key = key_in({{"HOME", "/proc/no-home"}}, here, false, folder_);
+  EXPECT_EQ(key.source, temporary_file());
+  EXPECT_EQ(hex(key_in({}, here, false, folder_).bytes), hex(key.bytes));
+  EXPECT_THAT(error_in({}, here), AllOf(HasSubstr("HOME is not set"), HasSubstr("/proc/no-temporary/agoq-")));
   here.world = 1;
   EXPECT_EQ(key_in({}, here).source, kNoSecret) << "one process meets nobody";
+}
+
+// As NFS gives files to nobody, and vfat opens them to all: no `chmod` helps there.
+TEST_F(JobKeyTest, OneHostNeedsNoHomeThatKeepsModes) {
+  write(kSecret, 0640);
+  const Variables variables = {{"HOME", home()}};
+  EXPECT_EQ(key_in(variables, on_one_host(), false, folder_).source, temporary_file());
+  EXPECT_THAT(error_in(variables, launch(), folder_), HasSubstr("chmod go=")) << "several hosts share no such folder";
+  ::chmod(temporary_file().c_str(), 0640);
+  EXPECT_THAT(error_in(variables, on_one_host(), folder_), AllOf(HasSubstr(file()), HasSubstr(temporary_file())));
 }
 
 }  // namespace

@@ -175,6 +175,22 @@ TEST(Launch, LeftOverVariablesAreRefusedByBothNames) {
   EXPECT_THAT(error_in(within(with(left_over, "WORLD_SIZE", "4"), kOpenMpi)), HasSubstr("contradict Open MPI"));
 }
 
+// `srun -n 8 --pty bash`, and there torchrun with fewer processes: the message gives a command that works.
+TEST(Launch, TorchrunInAShellOfALauncherIsToldWhatToTakeAway) {
+  Variables variables = with(with(kTorchrun, "RANK", "1"), "WORLD_SIZE", "2");
+  variables = with(with(variables, "LOCAL_WORLD_SIZE", "2"), "TORCHELASTIC_RUN_ID", "none");
+  for (const Variables& outer :
+       {kSlurm, kOpenMpi, Variables{{"PMI_RANK", "0"}, {"PMI_SIZE", "4"}, {"MPI_LOCALRANKID", "0"}}})
+    variables.insert(outer.begin(), outer.end());
+  const std::string error = error_in(variables);
+  EXPECT_THAT(error, HasSubstr("env -u SLURM_PROCID -u OMPI_COMM_WORLD_RANK -u PMI_RANK torchrun ..."));
+  for (const char* name : {"SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMI_RANK"}) variables.erase(name);
+  EXPECT_EQ(launch_in(variables).launcher, "torchrun");
+  EXPECT_EQ(launch_in(variables).world, 2);
+  variables.insert(*kOpenMpi.find("OMPI_COMM_WORLD_RANK"));
+  EXPECT_THAT(error_in(variables), HasSubstr(": env -u OMPI_COMM_WORLD_RANK torchrun ...")) << "no more than there is";
+}
+
 TEST(Launch, TorchrunInsideAnotherLauncherCounts) {
   const auto within = [](Variables inner, const Variables& outer) {
     inner.insert(outer.begin(), outer.end());

@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 
 #include <nlohmann/json.hpp>
 
@@ -101,7 +102,8 @@ TEST(Reception, VisitsEnd) {
   EXPECT_TRUE(gone(idle[1]));
   slow.join();
   EXPECT_LT(sent, static_cast<int>(sizeof(Hello))) << "it left when it had said too much";
-  EXPECT_EQ(reception.turned_away(), "2 visitors without this job's secret were turned away, the last from 127.0.0.1");
+  EXPECT_EQ(reception.turned_away(),
+            "2 connections that did not show this job's secret were closed, the last from 127.0.0.1");
 }
 
 TEST(Reception, TheFirstMakesRoomForTheLast) {
@@ -114,6 +116,39 @@ TEST(Reception, TheFirstMakesRoomForTheLast) {
   EXPECT_TRUE(gone(idle[0]));
   EXPECT_FALSE(gone(idle[1]));
   EXPECT_FALSE(gone(idle[2]));
+  EXPECT_EQ(reception.turned_away(),
+            "a connection that did not show this job's secret was closed, the last from 127.0.0.1");
+}
+
+// As after a process was stopped for longer than a visit: here a visit lasts no time at all.
+TEST(Reception, WhatWaitsIsHeardBeforeAVisitEnds) {
+  std::vector<FileDescriptor> listeners = listen_tcp(0, "localhost");
+  const int port = port_of(listeners.front());
+  Reception reception(std::move(listeners), {.credentials = {}, .visit = milliseconds(0)});
+  const FileDescriptor caller = std::move(idle_connections(1, port).front());
+  const Hello hello;
+  ASSERT_TRUE(send_bytes(caller, {reinterpret_cast<const char*>(&hello), sizeof hello}, after(seconds(10))));
+  std::string said;
+  for (const Deadline end = after(seconds(20)); Deadline::clock::now() < end;) {
+    reception.next(after(milliseconds(1)));
+    if (!read_some(caller, said, 1000)) break;
+  }
+  EXPECT_EQ(said.size(), sizeof(Answer));
+}
+
+TEST(Reception, TheAddressOfAConnectionThatWasResetIsKnown) {
+  std::vector<FileDescriptor> listeners = listen_tcp(0, "localhost");
+  const int port = port_of(listeners.front());
+  Reception reception(std::move(listeners), {});
+  {
+    const FileDescriptor caller = std::move(idle_connections(1, port).front());
+    const linger none{1, 0};  // close() resets the connection
+    ASSERT_EQ(::setsockopt(caller.get(), SOL_SOCKET, SO_LINGER, &none, sizeof none), 0);
+  }
+  for (const Deadline end = after(seconds(20)); reception.turned_away().empty() && Deadline::clock::now() < end;)
+    reception.next(after(milliseconds(1)));
+  EXPECT_EQ(reception.turned_away(),
+            "a connection that did not show this job's secret was closed, the last from 127.0.0.1");
 }
 
 // Whoever knows the key (or joins an open run) and says what no rank says is no rank: he is sent away, and the others

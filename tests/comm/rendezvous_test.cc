@@ -170,8 +170,19 @@ TEST(Rendezvous, AnotherSecretIsSaid) {
                      HasSubstr("export AGOQ_JOB_SECRET=")));
   EXPECT_THAT(processes.text(0),
               testing::AllOf(HasSubstr("rank 1 of 2 did not come within 8 s"),
-                             HasSubstr("visitors without this job's secret were turned away, the last "
+                             HasSubstr("connections that did not show this job's secret were closed, the last "
                                        "from 127.0.0.1")));
+}
+
+TEST(Rendezvous, AnotherAtRankZerosPlaceMustStayToBeBelieved) {
+  WrongServer wrong(seconds(3));
+  const Deadline begin{};
+  EXPECT_FALSE(wrong.stays(Greeting::OtherKey, begin));
+  EXPECT_FALSE(wrong.stays(Greeting::OtherKey, begin + seconds(2)));
+  EXPECT_FALSE(wrong.stays(Greeting::NoAnswer, begin + seconds(3))) << "it is gone, and the port free";
+  EXPECT_FALSE(wrong.stays(Greeting::OtherProtocol, begin + seconds(9))) << "the next";
+  EXPECT_FALSE(wrong.stays(Greeting::OtherKey, begin + milliseconds(11900)));
+  EXPECT_TRUE(wrong.stays(Greeting::OtherKey, begin + seconds(12)));
 }
 
 // Rank 0 gives the roster to a rank; from then on connections between ranks are for those who know the secret, too.
