@@ -122,11 +122,16 @@ class Turns:
         begin = self._begin(at, before, opening)
         end = None if begin is None else self._end(at, begin, upto)
         if begin is None or end is None:
-            raise UserError(
-                f"the chat template renders message {at + 1} differently alone and within the conversation, so what "
-                "the assistant wrote cannot be told apart: enclose it in {% generation %} ... {% endgeneration %}")
+            raise self._untold(at)
         whole = upto is None or self.text.startswith(upto)
         return [(begin, end)] if whole else self._without_results(at, begin, end, upto or "")
+
+    @staticmethod
+    def _untold(at: int) -> UserError:
+        return UserError(
+            f"the chat template renders message {at + 1} differently alone and within the conversation, or changes its "
+            "text, so what the assistant wrote cannot be told apart: enclose it in {% generation %} ... "
+            "{% endgeneration %}")
 
     def _opening(self, at: int, before: str | None) -> str | None:
         """The conversation before message `at`, and what the template writes to open the assistant's turn."""
@@ -135,7 +140,10 @@ class Turns:
             return prompt
         # The template knows no add_generation_prompt. What it writes before a plain answer opens the turn, but white
         # space is the answer's own: the model is asked with the prompt, and has to write what comes behind it.
-        plain, found, _ = (self._start(at, tail=next(variants(self.talk.messages[at]))) or "").partition(MARK)
+        answered = self._start(at, tail=next(variants(self.talk.messages[at])))
+        plain, found, _ = (answered or "").partition(MARK)
+        if answered and not found:  # it changes what an answer says, so nothing tells where the header ends
+            raise self._untold(at)
         return plain if found and plain.startswith(prompt) and plain[len(prompt):].strip() else prompt
 
     def _begin(self, at: int, before: str | None, opening: str | None) -> int | None:

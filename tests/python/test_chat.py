@@ -98,6 +98,11 @@ def test_template_that_cannot_be_told_apart_is_refused() -> None:
     counts_letters = "{{ messages[-1].content | length }}" + CHATML.split("{% if add_generation_prompt")[0]
     with pytest.raises(UserError, match=r"message 5 differently"):
         counted(counts_letters, TALK)
+    changes_answers = "{% for m in messages %}{{ m.role | capitalize }}: {{ m.content | upper }}{{ '\\n' }}{% endfor %}"
+    with pytest.raises(UserError, match=r"message 3 .* changes its text"):
+        counted(changes_answers, TALK)
+    prompted = changes_answers + "{% if add_generation_prompt %}Assistant: {% endif %}"
+    assert counted(prompted, TALK) == ["YES, ZÜRICH.\n", "NO.\n"]
 
 
 def test_a_conversation_that_begins_with_the_assistant() -> None:
