@@ -249,11 +249,11 @@ class RendezvousClient {
 
 bool WrongServer::stays(Greeting greeting, Deadline now) {
   if (greeting != Greeting::OtherKey && greeting != Greeting::OtherProtocol) {
-    since_.reset();
+    since_ = Deadline::max();
     return false;
   }
-  if (!since_) since_ = now;
-  return now - *since_ >= patience_;
+  since_ = std::min(since_, now);
+  return now - since_ >= patience_;
 }
 
 std::vector<FileDescriptor> meet(const Launch& launch, const Agreement& agreement, const Meeting& meeting) {

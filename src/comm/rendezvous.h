@@ -2,7 +2,6 @@
 // others are, and lets nobody start before every pair is connected.
 #pragma once
 
-#include <optional>
 #include <vector>
 
 #include "base/file_descriptor.h"
@@ -33,7 +32,7 @@ class WrongServer {
 
  private:
   Deadline::duration patience_;
-  std::optional<Deadline> since_;
+  Deadline since_ = Deadline::max();  // max: not met, or no longer
 };
 
 }  // namespace agoq::comm
