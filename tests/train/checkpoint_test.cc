@@ -9,6 +9,7 @@
 #include <chrono>
 #include <filesystem>
 #include <fstream>
+#include <nlohmann/json.hpp>
 #include <thread>
 
 #include "base/log.h"
@@ -437,7 +438,10 @@ TEST(Manifest, RefusesWhatLeadsOutOfItsFolderOrContradictsItself) {
   const std::string head = R"("format":1,"step":4,"metadata":{},)";
   const std::string file = R"("files":[{"name":"a","bytes":1}],)";
   const auto tensor = [](const std::string& change) {
-    return R"({"name":"t","dtype":"fp32","shape":[2],"file":"a","checksum":"0123456789abcdef")" + change + "}";
+    auto json =
+        nlohmann::json::parse(R"({"name":"t","dtype":"fp32","shape":[2],"file":"a","checksum":"0123456789abcdef"})");
+    if (!change.empty()) json.update(nlohmann::json::parse("{" + change.substr(1) + "}"));
+    return json.dump();
   };
   EXPECT_EQ(parse(head + file + R"("tensors":[)" + tensor("") + "]}"), "");
   EXPECT_THAT(parse(head + R"("files":[{"name":"../a","bytes":1}],"tensors":[]})"), HasSubstr("no file name"));
@@ -450,6 +454,7 @@ TEST(Manifest, RefusesWhatLeadsOutOfItsFolderOrContradictsItself) {
   EXPECT_THAT(parse(head + file + R"("tensors":[)" + tensor(R"(,"checksum":"0X23456789abcdef")") + "]}"),
               HasSubstr("checksum"));
   EXPECT_THAT(parse(head + file + R"("tensors":[)" + tensor(R"(,"shape":[-2])") + "]}"), HasSubstr("dimension"));
+  EXPECT_THAT(parse(head + file + R"("tensors":[],"files":[]})"), HasSubstr("'files' appears twice"));
   const auto pieces = [&](const std::string& list) {
     return parse(head + file + R"("tensors":[{"name":"t","dtype":"fp32","shape":[2,3],"pieces":[)" + list + "]}]}");
   };
