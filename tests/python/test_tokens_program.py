@@ -97,7 +97,7 @@ def test_tokens_of_another_vocabulary_are_refused(tmp_path: Path, agoq: Agoq, ru
                     ("train", "--finetune", moved, "--data-path", others, "--seq-length", 16),
                     ("generate", moved, "--tokenizer", other, "--prompt", "a")):
         error = agoq(*command, status=1).stderr
-        for tokenizer, path in ((copy, mine), (other, other)):
+        for tokenizer, path in ((copy, moved / "tokenizer"), (other, other)):  # the run has a copy of its own
             assert f"tokens of {path} (vocabulary {load_tokenizer(str(tokenizer)).vocabulary})" in error
     assert agoq("generate", moved, "--tokenizer", copy, "--prompt", "a", "--max-new-tokens", 3).stdout[0] == "a"
     (tmp_path / "data-mine0.json").unlink()  # as files of Megatron-LM's

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <cstdlib>
 #include <filesystem>
 #include <set>
 
@@ -16,7 +17,9 @@ namespace {
 // How many members an aggregate has: as many as it can be initialised with.
 struct Anything {
   template <class T>
-  operator T() const;
+  operator T() const {
+    std::abort();  // only its type is asked for
+  }
 };
 template <class T, class... Members>
 constexpr size_t member_count(Members... members) {
