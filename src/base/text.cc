@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/utf8.h"
 
 namespace agoq {
 namespace {
@@ -173,26 +174,14 @@ std::string did_you_mean(std::string_view name, std::span<const std::string> can
   return close.empty() ? "" : fmt::format("; did you mean '{}'?", close[0]);
 }
 
-// Unicode 15, table 3-7.
 size_t utf8_character(std::span<const uint8_t> text) {
-  const uint8_t lead = text[0];
-  const auto tail = [&](size_t i, uint8_t low, uint8_t high) {
-    return i < text.size() && text[i] >= low && text[i] <= high;
-  };
-  const auto any = [&](size_t i) { return tail(i, 0x80, 0xBF); };
-  if (lead < 0x80) return 1;
-  if (lead >= 0xC2 && lead <= 0xDF) return any(1) ? 2 : 0;
-  if (lead >= 0xE0 && lead <= 0xEF) {
-    const uint8_t low = lead == 0xE0 ? 0xA0 : 0x80;   // no overlong forms
-    const uint8_t high = lead == 0xED ? 0x9F : 0xBF;  // no surrogates
-    return tail(1, low, high) && any(2) ? 3 : 0;
+  const Utf8Beginning* beginning = utf8_beginning(text[0]);
+  if (!beginning || text.size() <= beginning->more) return 0;
+  for (size_t i = 1; i <= beginning->more; ++i) {
+    const uint8_t low = i == 1 ? beginning->lowest : 0x80, high = i == 1 ? beginning->highest : 0xbf;
+    if (text[i] < low || text[i] > high) return 0;
   }
-  if (lead >= 0xF0 && lead <= 0xF4) {
-    const uint8_t low = lead == 0xF0 ? 0x90 : 0x80;
-    const uint8_t high = lead == 0xF4 ? 0x8F : 0xBF;  // at most U+10FFFF
-    return tail(1, low, high) && any(2) && any(3) ? 4 : 0;
-  }
-  return 0;
+  return size_t{1} + beginning->more;
 }
 
 bool is_utf8(std::string_view text) {

@@ -1,29 +1,13 @@
 #include "base/utf8_stream.h"
 
-#include <array>
 #include <utility>
+
+#include "base/utf8.h"
 
 namespace agoq {
 namespace {
 
 constexpr const char* kReplacement = "\xef\xbf\xbd";  // U+FFFD
-
-// Which first bytes begin a character of how many bytes, and which second bytes may follow: the Unicode standard's
-// table of well-formed sequences.
-struct Beginning {
-  uint8_t first, last;
-  int more;
-  uint8_t lowest, highest;
-};
-constexpr auto kBeginnings = std::to_array<Beginning>({{0x00, 0x7f, 0, 0x00, 0x00},
-                                                       {0xc2, 0xdf, 1, 0x80, 0xbf},
-                                                       {0xe0, 0xe0, 2, 0xa0, 0xbf},
-                                                       {0xe1, 0xec, 2, 0x80, 0xbf},
-                                                       {0xed, 0xed, 2, 0x80, 0x9f},
-                                                       {0xee, 0xef, 2, 0x80, 0xbf},
-                                                       {0xf0, 0xf0, 3, 0x90, 0xbf},
-                                                       {0xf1, 0xf3, 3, 0x80, 0xbf},
-                                                       {0xf4, 0xf4, 3, 0x80, 0x8f}});
 
 }  // namespace
 
@@ -40,17 +24,15 @@ std::string Utf8Stream::add(uint8_t byte) {
 }
 
 std::string Utf8Stream::begin(uint8_t byte) {
-  for (const Beginning& b : kBeginnings) {
-    if (byte < b.first || byte > b.last) continue;
-    missing_ = b.more;
-    lowest_ = b.lowest;
-    highest_ = b.highest;
-    std::string character(1, static_cast<char>(byte));
-    if (missing_ == 0) return character;
-    character_ = std::move(character);
-    return {};
-  }
-  return kReplacement;
+  const Utf8Beginning* beginning = utf8_beginning(byte);
+  if (!beginning) return kReplacement;
+  missing_ = beginning->more;
+  lowest_ = beginning->lowest;
+  highest_ = beginning->highest;
+  std::string character(1, static_cast<char>(byte));
+  if (missing_ == 0) return character;
+  character_ = std::move(character);
+  return {};
 }
 
 std::string Utf8Stream::rest() {

@@ -1,7 +1,11 @@
 #include "train/crew.h"
 
-#include <algorithm>
+#include <omp.h>
 
+#include <algorithm>
+#include <future>
+
+#include "base/error.h"
 #include "comm/texts.h"
 
 namespace agoq::train {
@@ -36,6 +40,17 @@ std::string Crew::problem(const std::function<void()>& work) const {
   const std::vector<std::string> all = gather(mine);
   const auto first = std::find_if(all.begin(), all.end(), [](const std::string& text) { return !text.empty(); });
   return first == all.end() ? "" : *first;
+}
+
+void Crew::at_length(const std::function<void()>& work, std::chrono::milliseconds still_there) const {
+  std::future<void> done = std::async(std::launch::async, [&, threads = omp_get_max_threads()] {
+    omp_set_num_threads(threads);  // a setting of each thread
+    work();
+  });
+  while (any(done.wait_for(still_there) != std::future_status::ready)) {
+  }
+  const std::string error = problem([&] { done.get(); });
+  require(error.empty(), "{}", error);
 }
 
 void Crew::agree(const comm::Agreement& items) const {

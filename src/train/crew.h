@@ -2,6 +2,7 @@
 // parallel/groups.h. One process is a crew of its own.
 #pragma once
 
+#include <chrono>
 #include <functional>
 #include <string>
 #include <vector>
@@ -31,6 +32,9 @@ class Crew {
   bool all(bool mine) const { return !any(!mine); }
   // What went wrong with work that each rank does by itself, the first by rank; "" on all if nothing did.
   std::string problem(const std::function<void()>& work) const;
+  // Work that may take longer than ranks wait for each other: they say all the time that they are still there. It runs
+  // in a thread of its own; where it fails on one rank, the first error by rank is thrown on all.
+  void at_length(const std::function<void()>& work, std::chrono::milliseconds still_there = kStillThere) const;
   void agree(const comm::Agreement& items) const;  // the same error on all ranks where one differs
 
   Readers readers() const {
@@ -38,6 +42,9 @@ class Crew {
   }
 
  private:
+  // Longer than it takes to ask, shorter than any --distributed-timeout-minutes.
+  static constexpr std::chrono::milliseconds kStillThere{500};
+
   comm::Transport* transport_;
 };
 

@@ -217,8 +217,15 @@ std::vector<std::string> Dataset::warnings() const {
   std::vector<std::string> sentences;
   for (const DatasetPart& part : parts_) {
     const Documents d = documents(part);
-    if (part.file->stores_borders() || !(d.reset_positions || d.reset_attention)) continue;
-    if (part.file->format() != TokenFormat::Text)
+    const TokenFormat format = part.file->format();
+    if (!d.reset_positions && !d.reset_attention) continue;
+    if (format == TokenFormat::Megatron && part.file->document_count() == 1 && !d.by_token)
+      sentences.push_back(
+          fmt::format("{} is one document as a whole, whatever end tokens stand in it, so --reset-position-ids and "
+                      "--reset-attention-mask change nothing; tokenize it as one document per text",
+                      part.file->path()));
+    if (part.file->stores_borders()) continue;
+    if (format != TokenFormat::Text)
       sentences.push_back(
           fmt::format("{} does not store where documents begin; they are taken to end with each token {} (--eod-token)",
                       part.file->path(), spec_.eod_token));

@@ -4,19 +4,13 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/load.h"
 
 namespace agoq::train {
 namespace {
 
 constexpr std::string_view kMagic{"MMIDIDX\0\0", 9};
 constexpr uint64_t kIndexHeader = 9 + 8 + 1 + 8 + 8;  // magic, version, type, sequences, entries of the document list
-
-template <class T>
-T load(const uint8_t* from) {  // little-endian, at any alignment
-  T value;
-  std::memcpy(&value, from, sizeof(T));
-  return value;
-}
 
 class IndexParser {
  public:

@@ -10,6 +10,7 @@
 #include "train/checkpoint_folder.h"
 #include "train/run_folder.h"
 #include "train/token_file.h"
+#include "train/tokenizer.h"
 
 namespace agoq::train {
 namespace {
@@ -47,7 +48,7 @@ model::Companions companions_of(const std::string& tokenizer, const std::string&
   model::Companions files =
       bytes ? byte_tokenizer_files() : model::tokenizer_files(tokenizer.empty() ? model_folder : tokenizer);
   // The end tokens of a generation config are ids of the model's own tokenizer.
-  if (!bytes) append(files, model::generation_files(model_folder));
+  if (!bytes && !know_other_tokens(tokenizer, model_folder)) append(files, model::generation_files(model_folder));
   append(files, model::licence_files(model_folder));
   return files;
 }

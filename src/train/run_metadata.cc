@@ -13,7 +13,7 @@ namespace {
 namespace fs = std::filesystem;
 using Json = nlohmann::ordered_json;
 
-constexpr const char* kDocuments = "documents";  // of an identity: "index" where an .idx divides them
+constexpr const char* kDocuments = "documents";  // of an identity: what ends them; older runs do not tell
 
 // In one spelling, whatever file it came from, and without what changes nothing that is computed.
 Json architecture(model::ModelConfig model) {
@@ -81,8 +81,12 @@ std::string identity_json(const TrainConfig& c, const model::ModelConfig& model,
   json["reset-position-ids"] = by_part(data, &Dataset::Documents::reset_positions);
   json["reset-attention-mask"] = by_part(data, &Dataset::Documents::reset_attention);
   json["eod-mask-loss"] = c.eod_mask_loss;
-  if (any_part(data, true)) json["eod-token"] = data.spec().eod_token;
-  if (any_part(data, false)) json[kDocuments] = "index";
+  const bool by_token = any_part(data, true), by_index = any_part(data, false);
+  if (by_token) json["eod-token"] = data.spec().eod_token;
+  if (by_index)
+    json[kDocuments] = "index";
+  else if (by_token && !data.spec().only_eod_token)
+    json[kDocuments] = "token";
   json["exp-avg-dtype"] = c.exp_avg_dtype;
   json["exp-avg-sq-dtype"] = c.exp_avg_sq_dtype;
   return json.dump();

@@ -7,6 +7,7 @@
 
 #include "base/checksum.h"
 #include "base/error.h"
+#include "base/load.h"
 #include "base/mapped_file.h"
 #include "base/text.h"
 #include "train/file_scan.h"
@@ -15,13 +16,6 @@ namespace agoq::train {
 namespace {
 
 constexpr uint64_t kBlock = 1 << 16;  // tokens that are looked at together
-
-template <class T>
-T load(const uint8_t* from) {  // little-endian, at any alignment
-  T value;
-  std::memcpy(&value, from, sizeof(T));
-  return value;
-}
 
 void require_utf8(std::span<const uint8_t> text, const std::string& path) {
   constexpr uint64_t kHighBits = 0x8080808080808080u;
@@ -56,7 +50,7 @@ std::string what_is(const std::string& path) {
     case std::filesystem::file_type::directory:
       return "a directory";
     case std::filesystem::file_type::fifo:
-      return "a pipe";
+      return "a pipe, which cannot be read twice";
     default:
       return "no regular file";
   }
@@ -84,8 +78,7 @@ TokenFilePlace find_token_file(const std::string& path) {
   require(!bin, "{}.bin has no index {}.idx; copy it too, or name the .bin itself if it holds nothing but tokens",
           prefix, prefix);
   require(!idx, "the index {}.idx has no {}.bin beside it", prefix, prefix);
-  if (const std::string other = what_is(path); !other.empty())
-    fail("{} is {}; data is read from any place, again and again: give a file", path, other);
+  if (const std::string other = what_is(path); !other.empty()) fail("{} is {}: give a regular file", path, other);
   if (named) fail("cannot find the data {}", path);
   fail("cannot find the data {}: neither such a file nor {}.bin with {}.idx", path, path, path);
 }

@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/mapped_file.h"
+#include "train/crew.h"
 #include "train/dataset.h"
 #include "train/token_file.h"
 #include "train/vocabulary.h"
@@ -33,6 +34,11 @@ struct Tokens {
 bool alike(const Tokens& a, const Tokens& b) {
   if (!a.vocabulary.empty() && !b.vocabulary.empty()) return a.vocabulary == b.vocabulary;
   return is_bytes(a.tokenizer) == is_bytes(b.tokenizer);
+}
+
+// Whether these are, for all that is known, the tokens that the model came with.
+bool may_be_own(const Tokens& of_model, const Tokens& taken) {
+  return !of_model.known() || !taken.known() || alike(of_model, taken);
 }
 
 std::string text_of(const Tokens& t) {
@@ -131,6 +137,13 @@ std::string warning_about(const KnownData& data, const Tokens& taken) {
       fmt::join(data.silent, ", "), taken.known() ? text_of(taken) : "the model's");
 }
 
+// The other way round: a model that has learned tokens and does not tell which, and data that tells its own.
+std::string warning_about(const ModelTokens& of_model, const Tokens& own, const KnownData& data) {
+  if (of_model.model.empty() || !own.vocabulary.empty() || !data.tokens || data.tokens->vocabulary.empty()) return {};
+  return fmt::format("nothing tells which vocabulary {} has learned (no tokenizer.json); taken for that of {}: {}",
+                     of_model.model, data.path, text_of(tokens_in(*data.tokens)));
+}
+
 void add_eos(const Json& config, std::vector<int32_t>& ids) {
   if (!config.is_object() || !config.contains("eos_token_id")) return;
   const Json& eos = config["eos_token_id"];
@@ -164,10 +177,17 @@ std::string tokenizer_in(const std::string& folder, const model::ModelConfig& mo
   return {};
 }
 
-model::ModelConfig marked_as_bytes(model::ModelConfig model) {
+model::ModelConfig ending_with(model::ModelConfig model, int64_t eos) {
   Json json = Json::parse(model::config_to_json(model));
+  json["eos_token_id"] = eos < 0 ? Json() : Json(eos);
+  model.original_json = json.dump();
+  return model;
+}
+
+model::ModelConfig marked_as_bytes(model::ModelConfig model) {
+  model = ending_with(std::move(model), kByteTokenizerEod);
+  Json json = Json::parse(model.original_json);
   json[kMark] = kByteTokenizer;
-  json["eos_token_id"] = kByteTokenizerEod;
   model.original_json = json.dump();
   return model;
 }
@@ -189,8 +209,17 @@ SettledTokenizer settle_tokenizer(TrainConfig& c, const model::ModelConfig& mode
     c.prompt_bos = *data.tokens->prepend_bos ? "always" : "never";
   if (c.eod_token < 0 && is_bytes(c.tokenizer)) c.eod_token = kByteTokenizerEod;
   if (c.eod_token < 0 && data.tokens) c.eod_token = data.tokens->eod_token;
-  if (const std::vector<int32_t> eos = eos_of(model); c.eod_token < 0 && !eos.empty()) c.eod_token = eos[0];
-  return {taken.vocabulary, warning_about(data, taken)};
+  const bool own_tokens = may_be_own(own, taken);
+  if (const auto eos = eos_of(model); own_tokens && c.eod_token < 0 && !eos.empty()) c.eod_token = eos[0];
+  std::vector<std::string> warnings;
+  for (std::string warning : {warning_about(data, taken), asked.known() ? "" : warning_about(of_model, own, data)})
+    if (!warning.empty()) warnings.push_back(std::move(warning));
+  return {taken.vocabulary, fmt::format("{}", fmt::join(warnings, "; ")), own_tokens};
+}
+
+bool know_other_tokens(const std::string& tokenizer, const std::string& model_folder) {
+  const Tokens of_model = with_hash(model_folder);
+  return !of_model.vocabulary.empty() && !may_be_own(of_model, with_hash(tokenizer));
 }
 
 void require_own_tokens(const TrainConfig& c, const ModelTokens& of_model) {
@@ -216,6 +245,11 @@ std::vector<int32_t> stop_tokens(const TrainConfig& c, const model::ModelConfig&
   std::sort(ids.begin(), ids.end());
   ids.erase(std::unique(ids.begin(), ids.end()), ids.end());
   return ids;
+}
+
+std::vector<int32_t> common_stop_tokens(const Crew& crew, const TrainConfig& c, const model::ModelConfig& model,
+                                        const std::string& folder) {
+  return Json::parse(crew.told(crew.leads() ? Json(stop_tokens(c, model, folder)).dump() : ""));
 }
 
 }  // namespace agoq::train

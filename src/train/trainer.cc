@@ -159,7 +159,8 @@ Trainer::Run::Run(const TrainConfig& given, Observer watcher, const Processes& p
   const SettledTokenizer settled = settle_tokenizer(config, model, origin.tokens);
   if (crew_.leads() && !settled.warning.empty()) log_warning("{}", settled.warning);
   vocabulary_ = settled.vocabulary;
-  stop_tokens = train::stop_tokens(config, model, model_folder_);
+  if (!settled.own_tokens) model = ending_with(model, config.eod_token);
+  stop_tokens = common_stop_tokens(crew_, config, model, settled.own_tokens ? model_folder_ : "");
   const parallel::Job job = plan::with_stage_widths(make_job(config, model, crew_.place()), target);
   parallelism = job.parallelism;
   const plan::RankPlan own = plan::plan_rank(job, target);
@@ -262,10 +263,11 @@ void Trainer::Run::take_over(const Checkpoint& checkpoint) {
   const auto beginning = [](const std::string& finetune) {
     return finetune.empty() ? "without --finetune" : "with --finetune " + finetune;
   };
-  require(metadata.settings.finetune == config.finetune,
-          "the run of {} began {}, and this command begins {}: say it as then to continue that run, or give another "
-          "--save",
-          checkpoint.path(), beginning(metadata.settings.finetune), beginning(config.finetune));
+  const std::string& then = metadata.settings.finetune;
+  require(then == config.finetune,
+          "the run of {} began {}, and this command begins {}: to continue that run, {}; or give another --save",
+          checkpoint.path(), beginning(then), beginning(config.finetune),
+          then.empty() ? "leave --finetune out" : "pass the same value: --finetune " + then);
   const std::vector<std::string> changed = differences(with_whole_contents(metadata.identity, data_->train), identity_);
   require(changed.empty(),
           "{} is another run's; what differs:\n  {}\nUse the same settings, or another --save folder; with that, "

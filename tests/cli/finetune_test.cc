@@ -106,7 +106,8 @@ TEST_F(FineTuning, RefusesWhatWouldMixTwoRuns) {
                                                  "--finetune .*/again"));
   const Ran without = tiny_.train(3, "tuned");
   EXPECT_EQ(without.status, 1);
-  EXPECT_THAT(without.err, HasSubstr("this command begins without --finetune"));
+  EXPECT_THAT(without.err, testing::ContainsRegex("this command begins without --finetune: to continue that run, pass "
+                                                  "the same value: --finetune .*/base;"));
   const Ran two = tune(3, "base", "new", {"--model-config", tiny_.model_path()});
   EXPECT_THAT(two.err, HasSubstr("give one of them"));
   fs::create_directory(tiny_.file("empty"));

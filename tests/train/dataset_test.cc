@@ -275,6 +275,8 @@ TEST_F(DatasetTest, WarnsWhereBordersAreAskedForThatNothingStores) {
   spec.reset_attention_mask = true;
   EXPECT_THAT(warnings(), ElementsAre(AllOf(HasSubstr("flat.bin does not store"), HasSubstr("token 7 "))));
   config.data_path = {scratch_.file("m")};
+  EXPECT_THAT(warnings(), ElementsAre(AllOf(HasSubstr("m.bin is one document"), HasSubstr("change nothing"))));
+  write_megatron(scratch_.file("m"), {{1, 2, 3}, {4, 5}});
   EXPECT_THAT(warnings(), ElementsAre());
   config.data_path = {scratch_.file("a.txt")};
   EXPECT_THAT(warnings(), ElementsAre(HasSubstr("a.txt stores no document borders")));

@@ -231,7 +231,7 @@ TEST(TokenFile, RefusesWhatIsNoFileAtOnce) {
   ASSERT_EQ(mkfifo(scratch.file("fifo.bin").c_str(), 0600), 0);
   for (const char* name : {"folder", "fifo", "fifo.bin"})
     EXPECT_THAT(error_of([&] { TokenFile(scratch.file(name), {}); }),
-                AllOf(HasSubstr(scratch.file(name) + " is a "), HasSubstr("give a file")))
+                AllOf(HasSubstr(scratch.file(name) + " is a "), HasSubstr("give a regular file")))
         << name;
 }
 

@@ -7,7 +7,10 @@
 #include <nlohmann/json.hpp>
 
 #include "base/scratch_folder.h"
+#include "comm/thread_transport.h"
+#include "train/crew.h"
 #include "train/data_files.h"
+#include "train/run_companions.h"
 #include "train/token_file.h"
 #include "train/vocabulary.h"
 
@@ -159,6 +162,54 @@ TEST_F(TokenizerTest, DataThatDoesNotTellIsTakenWithOneWarning) {
   EXPECT_EQ(settled.vocabulary, vocabulary_hash(mine));
   EXPECT_EQ(settle({data}, {mine, "", "a model"}).warning, "");
   EXPECT_EQ(settle({text("a.txt")}, {}).warning, "");
+}
+
+TEST_F(TokenizerTest, AModelThatDoesNotTellIsTakenForTheDatasWithOneWarning) {
+  const std::string mine = words("mine.json", {"a", "b"}), data = made_with(mine, "data");
+  EXPECT_THAT(settle({data}, {"", "", "/models/bare"}).warning,
+              AllOf(HasSubstr("/models/bare"), HasSubstr("tokens of " + mine), HasSubstr(*vocabulary_hash(mine))));
+  EXPECT_THAT(settle({data}, {"/gone", "", "/runs/old"}).warning, AllOf(HasSubstr("/runs/old"), HasSubstr(mine)));
+  EXPECT_EQ(settle({data}, {}).warning, "") << "random weights learn any tokens";
+  EXPECT_EQ(settle({data}, {"", "", "/models/bare"}, mine).warning, "") << "--tokenizer tells";
+  EXPECT_EQ(settle({data}, {"/gone", vocabulary_hash(mine).value(), "/runs/new"}).warning, "");
+}
+
+TEST_F(TokenizerTest, AnotherVocabularyDoesNotEndAtTheModelsEos) {
+  const std::string mine = words("mine.json", {"a", "b"}), other = words("other.json", {"b", "a"});
+  model_.original_json = R"({"eos_token_id": [7, 8]})";
+  const auto settled_for = [&](const ModelTokens& of_model, const std::string& asked) {
+    TrainConfig config;
+    config.data_path = {tokens("plain")};
+    config.tokenizer = asked;
+    const bool own = settle_tokenizer(config, model_, of_model).own_tokens;
+    return std::pair(own, config.eod_token);
+  };
+  EXPECT_EQ(settled_for({mine, "", "m"}, mine), std::pair(true, int64_t{7}));
+  EXPECT_EQ(settled_for({mine, "", "m"}, other), std::pair(false, int64_t{-1})) << "7 is an ordinary token here";
+  EXPECT_EQ(settled_for({"", "", "m"}, other), std::pair(true, int64_t{7})) << "for all that is known";
+  const model::ModelConfig whole = model::find_config("demo");
+  EXPECT_EQ(stop_tokens({}, ending_with(whole, -1), ""), std::vector<int32_t>{});
+  EXPECT_EQ(stop_tokens({}, ending_with(whole, 5), ""), std::vector<int32_t>{5});
+
+  write_plainly(scratch_.file("generation_config.json"), R"({"eos_token_id": 7})");
+  words("tokenizer.json", {"a", "b"});
+  const auto keeps_generation_config = [&](const std::string& tokenizer) {
+    return model::names_of(companions_of(tokenizer, scratch_.path())).find("generation_config") != std::string::npos;
+  };
+  EXPECT_TRUE(keeps_generation_config(mine));
+  EXPECT_FALSE(keeps_generation_config(other));
+}
+
+// As on machines whose copies of the model's folder differ.
+TEST_F(TokenizerTest, AllRanksEndTextsAsRankZero) {
+  write_plainly(scratch_.file("generation_config.json"), R"({"eos_token_id": [3, 4]})");
+  std::vector<std::vector<int32_t>> ends(2);
+  test::ThreadWorld(2).run([&](comm::Transport& transport) {
+    const Crew crew(&transport);
+    ends[static_cast<size_t>(crew.rank())] =
+        common_stop_tokens(crew, {}, model_, crew.leads() ? scratch_.path() : "/no/where");
+  });
+  EXPECT_THAT(ends, testing::Each(std::vector<int32_t>{3, 4}));
 }
 
 TEST_F(TokenizerTest, TextIsNotTakenForBytesWhereTheModelHasLearnedOtherTokens) {

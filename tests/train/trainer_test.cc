@@ -266,6 +266,22 @@ TEST_F(MaskedRun, ARunBegunByAnOlderVersionGoesOn) {
   EXPECT_THAT(go_on(4), HasSubstr("data[0].fingerprint: saved \"0123456789abcdef\", now \"xxh3:"));
 }
 
+// It divides what it evaluates on by its index, also once it goes on.
+TEST_F(MaskedRun, ARunOfFlatDataIsNotTakenForAnOlderOne) {
+  std::filesystem::remove(scratch_.file("chat.idx"));
+  config_.data_path = {scratch_.file("chat.bin")};
+  config_.save = scratch_.file("run");
+  for (const int64_t steps : {1, 2}) {
+    config_.train_iters = steps;
+    Trainer(config_).run(stop_);
+    const auto manifest = nlohmann::json::parse(read_plainly(saved_manifest(steps)));
+    const nlohmann::json& identity = manifest["metadata"]["identity"];
+    EXPECT_EQ(identity["documents"], "token");
+    EXPECT_EQ(identity["eod-token"], 7);
+    EXPECT_FALSE(ends_documents_by_token(identity.dump()));
+  }
+}
+
 // A mask beside a flat file was not read then: reading it now would be another run.
 TEST_F(MaskedRun, AnOlderRunOfAFlatFileDoesNotGoOnWithItsMask) {
   std::filesystem::remove(scratch_.file("chat.idx"));
