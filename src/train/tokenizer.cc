@@ -217,9 +217,11 @@ SettledTokenizer settle_tokenizer(TrainConfig& c, const model::ModelConfig& mode
   return {taken.vocabulary, fmt::format("{}", fmt::join(warnings, "; ")), own_tokens};
 }
 
-bool know_other_tokens(const std::string& tokenizer, const std::string& model_folder) {
+bool know_other_tokens(const std::string& tokenizer, const std::string& model_folder) try {
   const Tokens of_model = with_hash(model_folder);
   return !of_model.vocabulary.empty() && !may_be_own(of_model, with_hash(tokenizer));
+} catch (const Error&) {
+  return false;  // of a tokenizer that cannot be read nothing is known
 }
 
 void require_own_tokens(const TrainConfig& c, const ModelTokens& of_model) {
