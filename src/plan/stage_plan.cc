@@ -36,7 +36,7 @@ class StageWidths {
 
   // The choice of least error with which the stage needs at most `limit` bytes; the recipe's if even that needs more.
   std::vector<Choice> best(int64_t limit) {
-    const std::vector<Choice> widest = choose_widths(items_, std::numeric_limits<int64_t>::max());
+    std::vector<Choice> widest = choose_widths(items_, std::numeric_limits<int64_t>::max());
     if (total(widest) <= limit) return widest;
     std::vector<Choice> best = choose_widths(items_, 0);
     if (fixed_ + total_bytes(best) + *workspaces_.begin() > limit) return best;
