@@ -12,7 +12,7 @@ from agoq.chat_spans import assistant_spans
 from agoq.chat_template import ChatTemplate, Span, describe
 from agoq.command import UserError
 from agoq.documents import read_text
-from agoq.special_tokens import read_json
+from agoq.json_file import read_json
 from agoq.tokenizer import Offsets, Tokenizer
 
 Templates = dict[str, str]  # by name; 'default' is taken, and 'tool_use' where a conversation comes with tools

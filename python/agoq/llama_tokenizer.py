@@ -7,7 +7,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from agoq.special_tokens import Settings, read_json
+from agoq.json_file import Settings, read_json
 
 SPACE = "\u2581"
 DEFAULTS = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from agoq.command import UserError
+from agoq.json_file import read_json
 
 Record = dict[str, Any]
 Bytes = dict[str, int]  # by owner
@@ -92,29 +93,16 @@ def owners(value: Any) -> Bytes:
     return {str(owner): int(size) for owner, size in value.items()} if isinstance(value, dict) else {}
 
 
-def read_object(path: Path) -> Record | None:
-    """A JSON object; None when the file is absent."""
-    if not path.is_file():
-        return None
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path}: not valid JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: expected a JSON object")
-    return value
-
-
 def read_memory(run: Path) -> Memory | None:
-    value = read_object(run / "memory.json")
-    if value is None:
+    value = read_json(run / "memory.json")
+    if not value:
         return None
     return Memory(owners(value.get("predicted")), owners(value.get("allocated")),
                   owners(value.get("reference_bytes")), int(value.get("rank", 0)))
 
 
 def read_summary(run: Path) -> Record | None:
-    return read_object(run / "summary.json")
+    return read_json(run / "summary.json") or None
 
 
 def readable_bytes(size: float) -> str:

@@ -8,32 +8,17 @@ follows the same order to hash a vocabulary without Python.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agoq.command import UserError
+from agoq.json_file import Settings, read_json
 
 if TYPE_CHECKING:
     from tokenizers import AddedToken
 
 FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
-
-Settings = dict[str, Any]
-
-
-def read_json(path: Path) -> Settings:
-    """The object in a JSON file; empty when there is no such file."""
-    if not path.is_file():
-        return {}
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path}: not valid JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: expected a JSON object")
-    return value
 
 
 def as_token(value: Any, where: str) -> AddedToken:

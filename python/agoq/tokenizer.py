@@ -13,8 +13,9 @@ from typing import Any, Protocol, TextIO
 import numpy as np
 
 from agoq.command import UserError, run_command
+from agoq.json_file import read_json
 from agoq.llama_tokenizer import DEFAULTS, is_llama, rebuild
-from agoq.special_tokens import SpecialTokens, read_json
+from agoq.special_tokens import SpecialTokens
 from agoq.text_stream import TextStream
 from agoq.vocabulary import vocabulary_hash
 

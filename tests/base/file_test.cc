@@ -9,6 +9,7 @@
 #include "base/atomic_file.h"
 #include "base/checksum.h"
 #include "base/error.h"
+#include "base/error_of.h"
 #include "base/mapped_file.h"
 #include "base/scratch_folder.h"
 
@@ -17,16 +18,6 @@ namespace {
 
 using testing::AllOf;
 using testing::HasSubstr;
-
-template <class Action>
-std::string error_of(Action action) {
-  try {
-    action();
-  } catch (const Error& e) {
-    return e.what();
-  }
-  return "no error";
-}
 
 std::string text_of(const MappedFile& file) {
   return {file.bytes().begin(), file.bytes().end()};

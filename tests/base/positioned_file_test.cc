@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "base/error_of.h"
 #include "base/scratch_folder.h"
 
 namespace agoq {
@@ -16,13 +17,8 @@ namespace {
 
 using ::testing::HasSubstr;
 
-std::string error_of(const std::string& path) {
-  try {
-    const PositionedFile file(path);
-    return "";
-  } catch (const Error& error) {
-    return error.what();
-  }
+std::string error_at(const std::string& path) {
+  return error_of([&] { const PositionedFile file(path); });
 }
 
 TEST(PositionedFile, ReadsAnyPlace) {
@@ -41,9 +37,9 @@ TEST(PositionedFile, ReadsAnyPlace) {
 TEST(PositionedFile, RefusesWhatIsNoFileWithoutWaiting) {
   const ScratchFolder scratch;
   ASSERT_EQ(mkfifo(scratch.file("fifo").c_str(), 0600), 0);
-  EXPECT_THAT(error_of(scratch.file("fifo")), HasSubstr("fifo: it is not a regular file"));
-  EXPECT_THAT(error_of(scratch.file("")), HasSubstr("directory"));
-  EXPECT_THAT(error_of(scratch.file("none")), HasSubstr("cannot open"));
+  EXPECT_THAT(error_at(scratch.file("fifo")), HasSubstr("fifo: it is not a regular file"));
+  EXPECT_THAT(error_at(scratch.file("")), HasSubstr("directory"));
+  EXPECT_THAT(error_at(scratch.file("none")), HasSubstr("cannot open"));
 }
 
 TEST(PositionedFile, TheStampChangesWithTheFileEvenWhereItsTimeIsSetBack) {

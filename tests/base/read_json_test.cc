@@ -8,6 +8,7 @@
 #include <limits>
 
 #include "base/error.h"
+#include "base/error_of.h"
 #include "base/finite.h"
 #include "base/mapped_file.h"
 #include "base/scratch_folder.h"
@@ -17,16 +18,6 @@ namespace {
 
 using testing::AllOf;
 using testing::HasSubstr;
-
-template <class Action>
-std::string error_of(Action&& action) {
-  try {
-    action();
-  } catch (const Error& e) {
-    return e.what();
-  }
-  return "no error";
-}
 
 std::string parse_error(const std::string& text, const JsonLimits& limits = {}) {
   return error_of([&] { parse_json(text, "some/file.json", limits); });

@@ -10,6 +10,7 @@
 #include <map>
 
 #include "base/error.h"
+#include "base/error_of.h"
 #include "processes.h"
 
 namespace agoq::comm {
@@ -69,12 +70,7 @@ JobKey key_in(const Variables& variables, const Launch& launch, bool open = fals
 
 std::string error_in(const Variables& variables, const Launch& launch,
                      const std::string& temporary = "/proc/no-temporary") {
-  try {
-    key_in(variables, launch, false, temporary);
-  } catch (const Error& e) {
-    return e.what();
-  }
-  return "";
+  return error_of([&] { key_in(variables, launch, false, temporary); });
 }
 
 TEST_F(JobKeyTest, OfAVariableAndTheJob) {

@@ -6,6 +6,7 @@
 #include <map>
 
 #include "base/error.h"
+#include "base/error_of.h"
 
 namespace agoq::comm {
 namespace {
@@ -21,12 +22,7 @@ Launch launch_in(const Variables& variables) {
 }
 
 std::string error_in(const Variables& variables) {
-  try {
-    launch_in(variables);
-  } catch (const Error& e) {
-    return e.what();
-  }
-  return "";
+  return error_of([&] { launch_in(variables); });
 }
 
 const Variables kTorchrun = {{"RANK", "5"},

@@ -8,6 +8,7 @@
 #include <thread>
 
 #include "base/error.h"
+#include "base/error_of.h"
 #include "processes.h"
 
 namespace agoq::comm {
@@ -70,12 +71,7 @@ TEST(Pairs, WhoDoesNotComeIsToldWithWhoCameInstead) {
   std::string error;
   const FileDescriptor stranger = connect_tcp("127.0.0.1", port, deadline, error);
   send_bytes(stranger, std::string(sizeof(Hello), 'G'), deadline);
-  try {
-    Pairs(launch, {}, std::move(doors), roster(port), deadline).connect();
-  } catch (const Error& e) {
-    error = e.what();
-  }
-  EXPECT_EQ(error,
+  EXPECT_EQ(error_of([&] { Pairs(launch, {}, std::move(doors), roster(port), deadline).connect(); }),
             "rank 1 did not connect to rank 0; a connection that did not show this job's secret was closed, the last "
             "from 127.0.0.1");
 }

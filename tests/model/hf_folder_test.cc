@@ -9,9 +9,9 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
+#include "base/error_of.h"
 #include "base/safetensors.h"
 #include "base/scratch_folder.h"
-#include "model/error_of.h"
 
 namespace agoq::model {
 namespace {

@@ -6,8 +6,8 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
+#include "base/error_of.h"
 #include "base/scratch_folder.h"
-#include "model/error_of.h"
 
 namespace agoq::model {
 namespace {

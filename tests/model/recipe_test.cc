@@ -5,7 +5,7 @@
 
 #include <nlohmann/json.hpp>
 
-#include "model/error_of.h"
+#include "base/error_of.h"
 
 namespace agoq::model {
 namespace {

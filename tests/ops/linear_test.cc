@@ -2,6 +2,7 @@
 
 #include <gmock/gmock.h>
 
+#include "base/error_of.h"
 #include "ops/linear_cuda.h"
 #include "ops/support.h"
 
@@ -130,13 +131,11 @@ TEST(Gemm, CountsFloatingPointOperations) {
 
 TEST(Gemm, ShapeErrorsNameTheOpAndTheShapes) {
   TestContext t;
-  try {
-    linear(t.ctx, t.zeros({2, 3}), t.zeros({5, 4}));
-    FAIL();
-  } catch (const Error& error) {
-    EXPECT_THAT(error.what(), testing::AllOf(testing::HasSubstr("linear"), testing::HasSubstr("[2, 3]"),
-                                             testing::HasSubstr("[5, 4] transposed")));
-  }
+  EXPECT_THAT(error_of([&] {
+                linear(t.ctx, t.zeros({2, 3}), t.zeros({5, 4}));
+              }),
+              testing::AllOf(testing::HasSubstr("linear"), testing::HasSubstr("[2, 3]"),
+                             testing::HasSubstr("[5, 4] transposed")));
   EXPECT_THROW(linear(t.ctx, t.zeros({2, 3}), t.zeros({5, 3}), t.zeros({4})), Error);
   EXPECT_THROW(linear(t.ctx, t.zeros({2, 3}), t.zeros({5, 3}), {}, t.zeros({2, 4})), Error);
   EXPECT_THROW(linear(t.ctx, t.zeros({2, 3}), t.zeros({5, 3}, DType::I32)), Error);

@@ -3,7 +3,7 @@
 #include <gmock/gmock.h>
 
 #include "base/error.h"
-#include "model/error_of.h"
+#include "base/error_of.h"
 
 namespace agoq::parallel {
 namespace {

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <random>
 
+#include "base/error_of.h"
 #include "comm/thread_transport.h"
 #include "ops/sequence_parallel.h"
 #include "parallel/training_state.h"
@@ -355,15 +356,10 @@ TEST(TensorParallelWire, CodesTravelInsteadOfBf16) {
 }
 
 TEST(TensorParallelSpec, SizesThatDoNotDivideAreRefusedWithThoseThatDo) {
-  const auto message = [](const ModelConfig& model, TensorShard shard) -> std::string {
-    try {
-      const LayerSpec spec(model, shard);
-    } catch (const Error& e) {
-      return e.what();
-    }
-    return "";
+  const auto message = [](const ModelConfig& model, TensorShard shard) {
+    return error_of([&] { const LayerSpec spec(model, shard); });
   };
-  EXPECT_EQ(message(gqa(), {4, 3}), "");
+  EXPECT_EQ(message(gqa(), {4, 3}), "no error");
   EXPECT_THAT(message(gqa(), {8, 0}), testing::HasSubstr("use 1, 2, 4"));
   EXPECT_THAT(message(gqa(), {3, 0}), testing::HasSubstr("use 1, 2, 4"));
   EXPECT_THAT(message(gqa(), {4, 4}), testing::HasSubstr("no rank 4 of 4"));

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "base/error_of.h"
 #include "comm/thread_transport.h"
 #include "parallel/tiny_state.h"
 #include "plan/full_stages.h"
@@ -213,16 +214,11 @@ TEST(StagePlan, EveryExchangeOfGradientsIsPlanned) {
 }
 
 TEST(StagePlan, RefusesWhatCannotBeDivided) {
-  const auto error_of = [](const parallel::Job& job) -> std::string {
-    try {
-      plan_stages(with_stage_widths(job, Device::Cuda), Device::Cuda);
-    } catch (const Error& error) {
-      return error.what();
-    }
-    return "";
+  const auto error_in = [](const parallel::Job& job) {
+    return error_of([&] { plan_stages(with_stage_widths(job, Device::Cuda), Device::Cuda); });
   };
-  EXPECT_THAT(error_of(pipeline_job("llama3-8b", comm::Mesh({3, 1, 1}), 1, 1, 1024)), HasSubstr("use 1, 2, 4, 8"));
-  EXPECT_THAT(error_of(pipeline_job("llama3-8b", comm::Mesh({1, 1, 33}), 1, 1, 1024)), HasSubstr("at most 32 stages"));
+  EXPECT_THAT(error_in(pipeline_job("llama3-8b", comm::Mesh({3, 1, 1}), 1, 1, 1024)), HasSubstr("use 1, 2, 4, 8"));
+  EXPECT_THAT(error_in(pipeline_job("llama3-8b", comm::Mesh({1, 1, 33}), 1, 1, 1024)), HasSubstr("at most 32 stages"));
 }
 
 }  // namespace

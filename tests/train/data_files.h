@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "base/error_of.h"
 #include "base/scratch_folder.h"
 
 namespace agoq::train {
@@ -51,16 +52,6 @@ inline void write_megatron(const std::string& prefix, const std::vector<std::vec
   }
   write_plainly(prefix + ".bin", bin);
   write_plainly(prefix + ".idx", megatron_index(8, 2, lengths));
-}
-
-// The message of the Error that `action` throws, or "" if it throws none.
-inline std::string error_of(const std::function<void()>& action) {
-  try {
-    action();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "";
 }
 
 }  // namespace agoq::train

@@ -2,7 +2,7 @@
 
 #include <gtest/gtest.h>
 
-#include "model/error_of.h"
+#include "base/error_of.h"
 
 namespace agoq::train {
 namespace {

@@ -5,8 +5,8 @@
 
 #include <filesystem>
 
+#include "base/error_of.h"
 #include "base/scratch_folder.h"
-#include "model/error_of.h"
 #include "train/settings.h"
 
 namespace agoq::train {

@@ -7,8 +7,8 @@
 #include <set>
 
 #include "agoq/agoq.h"
+#include "base/error_of.h"
 #include "base/scratch_folder.h"
-#include "model/error_of.h"
 #include "plan/stage_plan.h"
 
 namespace agoq::train {

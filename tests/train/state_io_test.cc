@@ -10,8 +10,8 @@
 #include <random>
 #include <type_traits>
 
+#include "base/error_of.h"
 #include "base/scratch_folder.h"
-#include "model/error_of.h"
 #include "parallel/tiny_state.h"
 #include "train/checkpoint_save.h"
 
