@@ -17,7 +17,7 @@ constexpr int64_t kCols = 4096;
 constexpr int64_t kSmallRows = 16, kLargeRows = 8192;  // 256 KiB, 128 MiB
 
 void fill_normal(const Tensor& x) {
-  const RandomKey key{1, Purpose::Sampling, 0, 0, 0};
+  const RandomKey key{1, RngStream::Sampling, 0, 0, 0};
   float* numbers = x.as<float>();
   for (int64_t i = 0; i < x.count(); i += 2) {
     const Philox4 words = key.draw(static_cast<uint64_t>(i));

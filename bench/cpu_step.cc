@@ -18,9 +18,9 @@
 #include "bench/measure.h"
 #include "bench/steps.h"
 #include "cli/options.h"
-#include "ops/linear.h"
+#include "ops/linear/linear.h"
 #include "plan/layout.h"
-#include "train/micro_batch.h"
+#include "train/data/micro_batch.h"
 
 namespace agoq::bench {
 namespace {
@@ -51,10 +51,10 @@ class Variant {
   Variant(const std::string& variant_name, const train::TrainConfig& given, const model::ModelConfig& model)
       : name(variant_name),
         config_(train::resolved(variant_config(given, variant_name), model, Device::Cpu)),
-        job_(train::make_job(config_, model)),
-        layout_(plan::plan_layout(job_, Device::Cpu)),
+        run_spec_(train::make_run_spec(config_, model)),
+        layout_(plan::plan_layout(run_spec_, Device::Cpu)),
         arena_(Device::Cpu, layout_.total),
-        state_(arena_, Device::Cpu, job_) {
+        state_(arena_, Device::Cpu, run_spec_) {
     state_.params().initialize(state_.context(), config_.seed);
     const train::BatchSpec spec = train::batch_spec(config_, model);
     for (int64_t sample = 0; sample < config_.global_batch_size; sample += config_.micro_batch_size)
@@ -102,7 +102,7 @@ class Variant {
   }
 
   train::TrainConfig config_;
-  parallel::Job job_;
+  parallel::RunSpec run_spec_;
   plan::Layout layout_;
   Arena arena_;
   parallel::TrainingState state_;

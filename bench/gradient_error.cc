@@ -23,8 +23,8 @@
 #include "base/text.h"
 #include "cli/options.h"
 #include "plan/layout.h"
+#include "train/data/micro_batch.h"
 #include "train/inference.h"
-#include "train/micro_batch.h"
 
 namespace agoq::bench {
 namespace {
@@ -86,19 +86,20 @@ class Experiment {
     loaded_.emplace(options.source, config);
     config = loaded_->config();
     config.main_grads_dtype = "fp32";
-    job_ = train::make_job(config, loaded_->model());
+    run_spec_ = train::make_run_spec(config, loaded_->model());
     read_batches(config, options);
   }
 
   const model::LayerSpec& spec() { return loaded_->state().spec(); }
   const std::vector<model::ParamId>& ids() { return loaded_->state().params().ids(); }
-  int64_t tokens() const { return job_.tokens() * static_cast<int64_t>(batches_.size()); }
+  int64_t tokens() const { return run_spec_.tokens() * static_cast<int64_t>(batches_.size()); }
 
   GradientVectors gradients(const Choice& choice) {
-    parallel::Job job = job_;
-    job.recipe = model::make_recipe(job.model, spec(), choice.policy, model::Recompute::None, choice.overrides);
-    Arena arena(Device::Cpu, plan::plan_layout(job, Device::Cpu).total);
-    parallel::TrainingState state(arena, Device::Cpu, job);
+    parallel::RunSpec run_spec = run_spec_;
+    run_spec.recipe =
+        model::make_recipe(run_spec.model, spec(), choice.policy, model::Recompute::None, choice.overrides);
+    Arena arena(Device::Cpu, plan::plan_layout(run_spec, Device::Cpu).total);
+    parallel::TrainingState state(arena, Device::Cpu, run_spec);
     copy_weights(state);
     double weight = 0;
     for (const train::Batch& batch : batches_) weight += batch.target_weight();
@@ -143,7 +144,7 @@ class Experiment {
   }
 
   std::optional<train::LoadedModel> loaded_;
-  parallel::Job job_;
+  parallel::RunSpec run_spec_;
   std::vector<train::Batch> batches_;
 };
 

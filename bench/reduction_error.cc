@@ -21,8 +21,8 @@
 #include <thread>
 #include <vector>
 
-#include "comm/local_transport.h"
-#include "ops/reduce_pieces.h"
+#include "comm/transport/local_transport.h"
+#include "ops/gradient/reduce_pieces.h"
 #include "parallel/gradient_exchange.h"
 
 namespace agoq::bench {
@@ -48,7 +48,7 @@ constexpr Input kInputs[] = {{"independent", 0.0f, false}, {"correlated", 0.5f, 
 
 // Gaussian; heavy-tailed: Student's t with 3 degrees of freedom. Stream 0 is the signal, 1 + r the noise of rank r.
 Values invent(const Options& options, bool heavy_tailed, uint32_t stream) {
-  const RandomKey key{options.seed, Purpose::Initialization, 0, 0, stream};
+  const RandomKey key{options.seed, RngStream::Initialization, 0, 0, stream};
   Values values(static_cast<size_t>(options.rows * options.cols));
   for (size_t i = 0; i < values.size(); ++i) {
     const Philox4 words = key.draw(i);
@@ -91,7 +91,7 @@ void quangrad_rank(comm::Transport& transport, const Gradients& g, const QuanGra
   omp_set_num_threads(1);
   const int rank = transport.rank(), ranks = transport.size();
   const int64_t slice = parallel::slice_rows(g.rows, ranks);
-  const int64_t lane = parallel::GradientExchange::lane_bytes(how.codec, slice * ranks, g.row);
+  const int64_t lane = parallel::GradientExchange::staging_bytes(how.codec, slice * ranks, g.row);
   const size_t room = size_t{1} << 20;
   Arena arena(Device::Cpu, 3 * static_cast<size_t>(lane) + room);
   Context ctx(arena, Device::Cpu, DType::F32);
@@ -148,14 +148,14 @@ void round_to(const Context& ctx, Codec codec, const Tensor& x) {
 Values ring(const Gradients& g, Codec codec) {
   Arena arena(Device::Cpu, 2 * sizeof(float) * g.size() + (size_t{1} << 20));
   const Context ctx(arena, Device::Cpu, DType::F32);
-  Values sum(g.size()), addend(g.size());
+  Values sum(g.size()), partial_sum(g.size());
   for (int j = 0; j < g.ranks(); ++j) {
     const model::Range rows = parallel::row_slice(g.rows, g.ranks(), j);
     if (rows.count() == 0) continue;
     const auto slice_of = [&](Values& v) {
       return host_tensor(v.data(), {g.rows, g.row.cols}).row_range(rows.begin, rows.end);
     };
-    const Tensor total = slice_of(sum), next = slice_of(addend);
+    const Tensor total = slice_of(sum), next = slice_of(partial_sum);
     for (int hop = 1; hop <= g.ranks(); ++hop) {
       const Tensor own = g.tensor((j + hop) % g.ranks()).row_range(rows.begin, rows.end);
       std::copy_n(own.as<float>(), own.count(), next.as<float>());

@@ -24,7 +24,7 @@ elseif(AGOQ_CUDA)
     file(STRINGS ${CUDNN_INCLUDE_DIR}/cudnn_version.h cudnn_numbers REGEX "define CUDNN_(MAJOR|MINOR) ")
     string(REGEX REPLACE "[^0-9]*([0-9]+)[^0-9]+([0-9]+).*" "\\1.\\2" cudnn_version "${cudnn_numbers}")
   endif()
-  # The oldest that passes the tests; the program checks again what it loads (ops/attention_library_cuda.cc).
+  # The oldest that passes the tests; the program checks again what it loads (ops/attention/attention_library_cuda.cc).
   if(NOT CUDNN_INCLUDE_DIR OR NOT CUDNN_LIBRARY OR cudnn_version VERSION_LESS 9.14)
     list(APPEND agoq_cuda_missing "cuDNN, 9.14 or newer")
   endif()

@@ -29,14 +29,14 @@ function(agoq_batches out name root)
   set(${out} ${sources} PARENT_SCOPE)
 endfunction()
 
-# A floor is a folder of src/ and a static library agoq_<name>; its sources are found by globbing. What only a GPU needs is
+# A floor is a folder of src/, with its rooms, and a static library agoq_<name>; its sources are found by globbing. What only a GPU needs is
 # named *_cuda.cc or *.cu and left out of a build without CUDA; nccl_cuda.cc also of one without NCCL.
 function(agoq_floor name)
   cmake_parse_arguments(FLOOR "" "" "LINKS" ${ARGN})
-  file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/${name}/*.cc)
+  file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/${name}/*.cc)
   list(REMOVE_ITEM sources ${CMAKE_SOURCE_DIR}/src/cli/main.cc)
   if(AGOQ_HAS_CUDA)
-    file(GLOB kernels CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/${name}/*.cu)
+    file(GLOB_RECURSE kernels CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/${name}/*.cu)
     list(APPEND sources ${kernels})
   else()
     list(FILTER sources EXCLUDE REGEX "_cuda\\.cc$")

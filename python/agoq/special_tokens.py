@@ -2,7 +2,7 @@
 
 A folder may name them in tokenizer_config.json (added_tokens_decoder, eos_token, ..., extra_special_tokens, or
 additional_special_tokens, its older name). Where that file has no added_tokens_decoder, special_tokens_map.json and
-added_tokens.json count too. The order matters: a token that is new gets the next free id. src/train/vocabulary.cc
+added_tokens.json count too. The order matters: a token that is new gets the next free id. src/train/data/vocabulary.cc
 follows the same order to hash a vocabulary without Python.
 """
 

@@ -1,7 +1,7 @@
 """The hash of a vocabulary: which string each id stands for, added tokens included.
 
 It is the first 64 bits of SHA-256 over one entry for each token, by ascending id (and then by bytes): the id, a space,
-the number of bytes, a colon, the bytes of the token in UTF-8, a line end. src/train/vocabulary.cc computes the same from
+the number of bytes, a colon, the bytes of the token in UTF-8, a line end. src/train/data/vocabulary.cc computes the same from
 the files alone, so that training needs no Python.
 """
 

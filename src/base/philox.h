@@ -41,7 +41,7 @@ AGOQ_HD inline Philox4 philox4x32_7(Philox4 counter, PhiloxKey key) {
   return counter;
 }
 
-enum class Purpose : uint32_t {
+enum class RngStream : uint32_t {
   Initialization,
   Gradient,
   EmbeddingGradient,
@@ -49,7 +49,7 @@ enum class Purpose : uint32_t {
   SecondMoment,  // draws of FirstMoment, exchanged (codec/formats.h)
   DataOrder,
   Sampling,
-  WireGradient,    // an fp32 addend in the format that it travels in
+  WireGradient,    // an fp32 partial sum in the format that it travels in
   ReducedGradient  // a sum over ranks, encoded again
 };
 
@@ -57,7 +57,7 @@ enum class Purpose : uint32_t {
 // tensor).
 struct RandomKey {
   uint64_t seed = 0;
-  Purpose purpose = Purpose::Gradient;
+  RngStream stream = RngStream::Gradient;
   uint32_t step = 0;
   uint32_t micro_batch = 0;
   uint32_t tensor = 0;  // logical tensor id, below 2^24
@@ -68,7 +68,7 @@ struct RandomKey {
     return {static_cast<uint32_t>(group), (static_cast<uint32_t>(group >> 32) << 24) | tensor, step, micro_batch};
   }
   AGOQ_HD PhiloxKey first_key() const {
-    return {static_cast<uint32_t>(seed) ^ (static_cast<uint32_t>(purpose) << 24), static_cast<uint32_t>(seed >> 32)};
+    return {static_cast<uint32_t>(seed) ^ (static_cast<uint32_t>(stream) << 24), static_cast<uint32_t>(seed >> 32)};
   }
 };
 

@@ -319,7 +319,7 @@ SafetensorsWriter::SafetensorsWriter(std::string path, const std::vector<TensorH
 
 void SafetensorsWriter::require_current_complete() const {
   if (begun_ == 0) return;
-  const Slot& current = slots_[begun_ - 1];
+  const WrittenTensor& current = slots_[begun_ - 1];
   require(remaining_ == 0, "{}: tensor '{}' still lacks {} of {} bytes", file_.path(), current.name, remaining_,
           current.size);
 }
@@ -336,7 +336,7 @@ void SafetensorsWriter::begin(std::string_view name) {
 
 void SafetensorsWriter::append(std::span<const uint8_t> piece) {
   require(begun_ > 0, "{}: bytes come before the first tensor has begun", file_.path());
-  Slot& current = slots_[begun_ - 1];
+  WrittenTensor& current = slots_[begun_ - 1];
   require(piece.size() <= remaining_, "{}: {} bytes come for tensor '{}', which lacks {}", file_.path(), piece.size(),
           current.name, remaining_);
   file_.write(piece);
@@ -359,7 +359,7 @@ void SafetensorsWriter::commit() {
 }
 
 uint64_t SafetensorsWriter::checksum(std::string_view name) const {
-  const auto slot = std::find_if(slots_.begin(), slots_.end(), [&](const Slot& s) { return s.name == name; });
+  const auto slot = std::find_if(slots_.begin(), slots_.end(), [&](const WrittenTensor& s) { return s.name == name; });
   require(slot != slots_.end(), "{}: no tensor '{}' is declared", file_.path(), name);
   const auto index = static_cast<size_t>(slot - slots_.begin());
   require(index + 1 < begun_ || (index + 1 == begun_ && remaining_ == 0), "{}: tensor '{}' is not completely written",

@@ -90,7 +90,7 @@ class SafetensorsWriter {
   uint64_t bytes_written() const { return file_.written(); }
 
  private:
-  struct Slot {
+  struct WrittenTensor {
     std::string name;
     uint64_t size = 0;
     uint64_t checksum = 0;
@@ -98,7 +98,7 @@ class SafetensorsWriter {
   void require_current_complete() const;
 
   AtomicFile file_;
-  std::vector<Slot> slots_;
+  std::vector<WrittenTensor> slots_;
   size_t begun_ = 0;        // tensors begun so far; the last of them is current
   uint64_t remaining_ = 0;  // bytes of the current tensor still to come
   Xxh3 hash_;

@@ -25,9 +25,9 @@ void run_in_scope(const Work& work, const Context& ctx) {
 
 // `use` is called with a workbench on Meta.
 template <class Use>
-Need need_of(const parallel::Job& job, Device target, Use&& use) {
+Need need_of(const parallel::RunSpec& run_spec, Device target, Use&& use) {
   Arena arena(Device::Meta, 0);
-  Workbench bench(arena, target, job);
+  Workbench bench(arena, target, run_spec);
   use(bench);
   return {arena.owned_bytes(), arena.peak_stack_bytes()};
 }
@@ -44,10 +44,10 @@ void copy_all(const Context& ctx, const Tensor& from, const Tensor& to) {
 // One layer on a stream of its own.
 class LayerRun {
  public:
-  LayerRun(const Workbench& bench, const parallel::Job& job)
-      : layer_(bench, job),
-        saved_{model::Saved(bench.arena(), layer_.spec, layer_.job.recipe, 0, job.tokens())},
-        first_(bench.numbers({job.tokens(), job.model.hidden_size})),
+  LayerRun(const Workbench& bench, const parallel::RunSpec& run_spec)
+      : layer_(bench, run_spec),
+        saved_{model::SavedTensors(bench.arena(), layer_.spec, layer_.run_spec.recipe, 0, run_spec.tokens())},
+        first_(bench.numbers({run_spec.tokens(), run_spec.model.hidden_size})),
         x_(bench.zeros(first_.dtype, first_.shape)) {}
 
   // `mark` is called before and after each of the three.
@@ -67,7 +67,7 @@ class LayerRun {
 
  private:
   OneLayer layer_;
-  std::vector<model::Saved> saved_;
+  std::vector<model::SavedTensors> saved_;
   Tensor first_, x_;
 };
 
@@ -80,10 +80,10 @@ double floor_of(const Measured& op, const Ceilings& ceilings) {
 
 Measured Bench::measure(const Op& op, double seconds) {
   const Need need =
-      need_of(job_, memory_.device(), [&](Workbench& bench) { run_in_scope(op.prepare(bench), bench.ctx()); });
+      need_of(run_spec_, memory_.device(), [&](Workbench& bench) { run_in_scope(op.prepare(bench), bench.ctx()); });
   const size_t copies = std::clamp<size_t>(kBeyondCaches / (need.owned + need.stack), 1, kMostCopies);
   Arena& arena = memory_.reserve(copies * (need.owned + need.stack));
-  Workbench bench(arena, memory_.device(), job_);
+  Workbench bench(arena, memory_.device(), run_spec_);
   std::vector<Work> works;
   for (size_t copy = 0; copy < copies; ++copy) works.push_back(op.prepare(bench));
   const double median = median_seconds(bench.ctx(), seconds, [&](int64_t run) {
@@ -104,10 +104,10 @@ std::vector<Measured> Bench::measure(const std::vector<Op>& ops, double seconds)
 
 LayerTimes Bench::measure_layer(double seconds) {
   const auto nothing = [] {};
-  const Need need =
-      need_of(job_, memory_.device(), [&](Workbench& bench) { LayerRun(bench, job_).run(bench.ctx(), nothing); });
-  Workbench bench(memory_.reserve(need.owned + need.stack), memory_.device(), job_);
-  LayerRun layer(bench, job_);
+  const Need need = need_of(run_spec_, memory_.device(),
+                            [&](Workbench& bench) { LayerRun(bench, run_spec_).run(bench.ctx(), nothing); });
+  Workbench bench(memory_.reserve(need.owned + need.stack), memory_.device(), run_spec_);
+  LayerRun layer(bench, run_spec_);
   first_run(bench.ctx(), [&] { layer.run(bench.ctx(), nothing); });
   Stopwatch watch(bench.ctx());
   const int runs = bench.ctx().cuda() ? 8 : 1;  // before the host waits, so that a GPU has always work to do
@@ -133,11 +133,11 @@ double Bench::copy_bandwidth(double seconds) {
 }
 
 double Bench::sustained_flops(double seconds) {
-  const std::vector<Op> ops = ceiling_ops(job_);
-  const Need need = need_of(job_, memory_.device(), [&](Workbench& bench) {
+  const std::vector<Op> ops = ceiling_ops(run_spec_);
+  const Need need = need_of(run_spec_, memory_.device(), [&](Workbench& bench) {
     for (const Op& op : ops) run_in_scope(op.prepare(bench), bench.ctx());
   });
-  Workbench bench(memory_.reserve(need.owned + need.stack), memory_.device(), job_);
+  Workbench bench(memory_.reserve(need.owned + need.stack), memory_.device(), run_spec_);
   std::vector<Work> works;
   double flops = 0;
   for (const Op& op : ops) flops += works.emplace_back(op.prepare(bench)).flops;

@@ -11,7 +11,7 @@ namespace agoq::bench {
 
 struct Measured {
   std::string name;
-  Part part = Part::Forward;
+  OpPhase part = OpPhase::Forward;
   double seconds = 0;           // median of a run
   double bytes = 0, flops = 0;  // of a run, see Work
 };
@@ -31,9 +31,9 @@ struct LayerTimes {
 
 class Bench {
  public:
-  Bench(Device device, parallel::Job job) : memory_(device), job_(std::move(job)) {}
+  Bench(Device device, parallel::RunSpec run_spec) : memory_(device), run_spec_(std::move(run_spec)) {}
 
-  const parallel::Job& job() const { return job_; }
+  const parallel::RunSpec& run_spec() const { return run_spec_; }
   const DeviceMemory& memory() const { return memory_; }
 
   // `seconds`: how long to measure. Operands of successive runs are different ones, together larger than any cache.
@@ -46,7 +46,7 @@ class Bench {
 
  private:
   DeviceMemory memory_;
-  parallel::Job job_;
+  parallel::RunSpec run_spec_;
 };
 
 }  // namespace agoq::bench

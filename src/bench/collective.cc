@@ -19,7 +19,7 @@ constexpr int64_t kCols = 4096;
 constexpr int64_t kInventedRows = 128;  // of a gradient; further ones repeat them
 
 constexpr double kExchangeSample = 2e-3;  // seconds; far more than a clock's resolution
-constexpr double kMostRuns = 7;           // of a sample, with the one before it: see SumMethod::addend()
+constexpr double kMostRuns = 7;           // of a sample, with the one before it: see SumMethod::partial_sum()
 constexpr size_t kFewestSamples = 5, kMostSamples = 50;
 
 constexpr size_t kGpuReserve = size_t{2} << 30;  // left to libraries
@@ -52,13 +52,13 @@ size_t room_on(const DeviceMemory& memory, const comm::ProcessGroup& group) {
 }  // namespace
 
 // Gaussian gradients, other ones on every rank.
-class CollectiveBench::Inputs {
+class CollectiveBench::TestGradients {
  public:
-  Inputs(const comm::ProcessGroup& group, uint64_t seed) : sum_(kInventedRows * kCols) {
+  TestGradients(const comm::ProcessGroup& group, uint64_t seed) : sum_(kInventedRows * kCols) {
     for (int rank = 0; rank < group.size(); ++rank) {
-      std::vector<float> addend = invented(seed, static_cast<uint32_t>(rank));
-      for (size_t i = 0; i < sum_.size(); ++i) sum_[i] += static_cast<double>(addend[i]);
-      if (rank == group.rank()) own_ = std::move(addend);
+      std::vector<float> partial_sum = invented(seed, static_cast<uint32_t>(rank));
+      for (size_t i = 0; i < sum_.size(); ++i) sum_[i] += static_cast<double>(partial_sum[i]);
+      if (rank == group.rank()) own_ = std::move(partial_sum);
     }
   }
 
@@ -69,7 +69,7 @@ class CollectiveBench::Inputs {
 
  private:
   static std::vector<float> invented(uint64_t seed, uint32_t rank) {
-    const RandomKey key{seed, Purpose::Sampling, 0, 0, rank};
+    const RandomKey key{seed, RngStream::Sampling, 0, 0, rank};
     std::vector<float> values(kInventedRows * kCols);
 #pragma omp parallel for schedule(static)
     for (size_t i = 0; i < values.size(); i += 4) {
@@ -90,7 +90,7 @@ class CollectiveBench::Round {
  public:
   struct With {
     const comm::ProcessGroup& group;
-    const Inputs& inputs;
+    const TestGradients& inputs;
     const NcclSums* nccl;
   };
   Round(Arena& arena, Device target, const SlicedShape& shape, With with)
@@ -105,7 +105,7 @@ class CollectiveBench::Round {
   }
 
   // Everything once.
-  void rehearse() {
+  void warm_up() {
     for (const auto& method : methods_) {
       fill(*method);
       method->run(ctx_);
@@ -155,13 +155,13 @@ class CollectiveBench::Round {
   }
 
   void fill(const SumMethod& method) const {
-    const Quantized& q = method.addend();
+    const Quantized& q = method.partial_sum();
     RandomKey key = ctx_.random;
     key.micro_batch = 2 * static_cast<uint32_t>(with_.group.rank());  // ranks round independently of each other
     for (int64_t begin = 0; begin < q.rows; begin += kInventedRows) {
       const int64_t end = std::min(begin + kInventedRows, q.rows);
       codec::encode(ctx_, numbers_.row_range(0, end - begin), q.row_range(begin, end),
-                    method.name().stochastic ? codec::Rounding::random(key, codec::Origin{}.from_row(begin))
+                    method.name().stochastic ? codec::Rounding::random(key, codec::GlobalOffset{}.from_row(begin))
                                              : codec::Rounding::nearest());
     }
   }
@@ -217,7 +217,7 @@ const SumTime* SumTimes::rival_of(const SumTime& time, Codec wire) const {
 }
 
 CollectiveBench::CollectiveBench(DeviceMemory& memory, const comm::ProcessGroup& group, const Options& options)
-    : memory_(memory), group_(group), options_(options), inputs_(std::make_unique<Inputs>(group, options.seed)) {
+    : memory_(memory), group_(group), options_(options), inputs_(std::make_unique<TestGradients>(group, options.seed)) {
   if constexpr (comm::kNcclBuild) {
     if (Gpu* gpu = memory.gpu()) {
       group.open(Context(memory.reserve(1), memory.device(), DType::F32));
@@ -234,7 +234,7 @@ SumTimes CollectiveBench::measure(int64_t bytes) {
   SumTimes result{shape.rows() * kCols * static_cast<int64_t>(sizeof(float)), "", {}};
   Arena counted(Device::Meta, 0);
   const comm::ProcessGroup planned = comm::ProcessGroup::planned(group_.size(), group_.rank());
-  Round(counted, memory_.device(), shape, {planned, *inputs_, nccl_.get()}).rehearse();
+  Round(counted, memory_.device(), shape, {planned, *inputs_, nccl_.get()}).warm_up();
   if (counted.total_bytes() > room_) {
     result.skipped = fmt::format("needs {} of each GPU's memory for each rank, and there are {}",
                                  human_bytes(counted.total_bytes()), human_bytes(room_));

@@ -43,13 +43,13 @@ class CollectiveBench {
   bool has_nccl() const { return nccl_ != nullptr; }  // its own sums run, too
 
  private:
-  class Inputs;
+  class TestGradients;
   class Round;
 
   DeviceMemory& memory_;
   const comm::ProcessGroup& group_;
   Options options_;
-  std::unique_ptr<const Inputs> inputs_;
+  std::unique_ptr<const TestGradients> inputs_;
   std::unique_ptr<const NcclSums> nccl_;
   size_t room_ = 0;  // bytes that a rank may take
 };

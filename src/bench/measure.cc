@@ -4,7 +4,7 @@
 #include <cmath>
 
 #include "device/stopwatch.h"
-#include "ops/gemm_algorithms.h"
+#include "ops/linear/gemm_algorithms.h"
 
 namespace agoq::bench {
 namespace {

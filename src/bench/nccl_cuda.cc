@@ -4,7 +4,7 @@
 
 #include <cstring>
 
-#include "comm/nccl_cuda.h"
+#include "comm/gpu/nccl_cuda.h"
 #include "device/cuda.h"
 
 namespace agoq::bench {
@@ -34,9 +34,9 @@ class Communicator : public NcclSums {
   Communicator(const Communicator&) = delete;
   Communicator& operator=(const Communicator&) = delete;
 
-  void reduce_scatter(const Context& ctx, const Tensor& addends, const Tensor& sum) const override {
-    require_success(ncclReduceScatter(addends.data, sum.data, static_cast<size_t>(sum.count()), type_of(sum), ncclSum,
-                                      comm_, cuda::stream(ctx)),
+  void reduce_scatter(const Context& ctx, const Tensor& partial_sums, const Tensor& sum) const override {
+    require_success(ncclReduceScatter(partial_sums.data, sum.data, static_cast<size_t>(sum.count()), type_of(sum),
+                                      ncclSum, comm_, cuda::stream(ctx)),
                     "ncclReduceScatter");
   }
   void all_reduce(const Context& ctx, const Tensor& x) const override {

@@ -11,8 +11,8 @@ namespace agoq::bench {
 class NcclSums {
  public:
   virtual ~NcclSums() = default;
-  // addends [ranks · n] (fp32 or bf16) -> sum [n] of part `rank` of all ranks' addends.
-  virtual void reduce_scatter(const Context& ctx, const Tensor& addends, const Tensor& sum) const = 0;
+  // partial_sums [ranks · n] (fp32 or bf16) -> sum [n] of part `rank` of all ranks' partial sums.
+  virtual void reduce_scatter(const Context& ctx, const Tensor& partial_sums, const Tensor& sum) const = 0;
   // x := Σ over ranks of x.
   virtual void all_reduce(const Context& ctx, const Tensor& x) const = 0;
 };

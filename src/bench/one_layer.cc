@@ -3,23 +3,23 @@
 namespace agoq::bench {
 namespace {
 
-parallel::Job one_layer_of(parallel::Job job) {
-  job.model.layers = 1;
-  job.model.vocab_size = 16;
-  job.recipe.layers.resize(1);
-  return job;
+parallel::RunSpec one_layer_of(parallel::RunSpec run_spec) {
+  run_spec.model.layers = 1;
+  run_spec.model.vocab_size = 16;
+  run_spec.recipe.layers.resize(1);
+  return run_spec;
 }
 
 }  // namespace
 
-OneLayer::OneLayer(const Workbench& b, const parallel::Job& given)
-    : job(one_layer_of(given)),
-      spec(job.model),
-      part(job.model, spec, job.parallelism),
-      params(b.arena(), job.model, spec, {part.ids, job.precision.master, job.precision.compute, {}}),
-      grads(b.arena(), spec, part, job.precision, job.parallelism, groups),
-      optimizer(b.arena(), params, grads, spec, job.precision, groups, part.ids),
-      model(b.arena(), job.model, spec, job.sequence_length) {
+OneLayer::OneLayer(const Workbench& b, const parallel::RunSpec& given)
+    : run_spec(one_layer_of(given)),
+      spec(run_spec.model),
+      part(run_spec.model, spec, run_spec.parallelism),
+      params(b.arena(), run_spec.model, spec, {part.ids, run_spec.precision.master, run_spec.precision.compute, {}}),
+      grads(b.arena(), spec, part, run_spec.precision, run_spec.parallelism, groups),
+      optimizer(b.arena(), params, grads, spec, run_spec.precision, groups, part.ids),
+      model(b.arena(), run_spec.model, spec, run_spec.sequence_length) {
   if (!b.ctx().meta()) params.initialize(b.ctx(), 1);
   for (const ops::AdamWState& state : states()) {
     b.fill(state.grad.first);

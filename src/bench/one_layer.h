@@ -7,16 +7,16 @@ namespace agoq::bench {
 
 struct OneLayer {
   // Weights as in the beginning of a run; gradients and moments random. `job` may have any number of layers.
-  OneLayer(const Workbench& b, const parallel::Job& job);
+  OneLayer(const Workbench& b, const parallel::RunSpec& run_spec);
   OneLayer(const OneLayer&) = delete;
   OneLayer& operator=(const OneLayer&) = delete;
 
   std::vector<ops::AdamWState> states() const;  // of the layer's parameters
 
-  const parallel::Job job;  // one layer, and ends of the model too small to count
+  const parallel::RunSpec run_spec;  // one layer, and ends of the model too small to count
   const model::LayerSpec spec;
   const parallel::Groups groups;  // this process alone
-  const parallel::Part part;
+  const parallel::StageShard part;
   model::Parameters params;
   parallel::Gradients grads;
   parallel::Optimizer optimizer;

@@ -5,22 +5,22 @@
 #include <utility>
 
 #include "bench/one_layer.h"
-#include "ops/attention.h"
-#include "ops/cross_entropy.h"
-#include "ops/embedding.h"
-#include "ops/gradient_norm.h"
-#include "ops/linear.h"
-#include "ops/rms_norm.h"
-#include "ops/rope.h"
-#include "ops/swiglu.h"
+#include "ops/attention/attention.h"
+#include "ops/attention/rope.h"
+#include "ops/gradient/gradient_norm.h"
+#include "ops/head/cross_entropy.h"
+#include "ops/head/embedding.h"
+#include "ops/linear/linear.h"
+#include "ops/mlp/swiglu.h"
+#include "ops/norm/rms_norm.h"
 
 namespace agoq::bench {
 namespace {
 
 using codec::Codec;
 using codec::Quantized;
-using model::Kept;
 using model::Param;
+using model::SavedTensor;
 
 constexpr Param kMatrices[] = {Param::Qkv, Param::Out, Param::GateUp, Param::Down};
 constexpr double kSmallRate = 1e-6;  // so that weights stay what they are
@@ -31,58 +31,61 @@ double bytes_of(const T&... held) {
 }
 
 // The job that all ops speak of: each function below makes operands and tells what the op must do with them.
-struct Setting {
-  explicit Setting(parallel::Job given)
-      : job(std::move(given)), spec(job.model), heads(job.model.heads), attention{heads, job.model.window} {}
+struct OpSetting {
+  explicit OpSetting(parallel::RunSpec given)
+      : run_spec(std::move(given)),
+        spec(run_spec.model),
+        heads(run_spec.model.heads),
+        attention{heads, run_spec.model.window} {}
 
-  const parallel::Job job;
+  const parallel::RunSpec run_spec;
   const model::LayerSpec spec;
   const ops::Heads heads;
   const ops::AttentionSpec attention;
-  const int64_t tokens = job.tokens(), hidden = job.model.hidden_size, ffn = job.model.ffn_size;
-  const float eps = job.model.norm_eps;
+  const int64_t tokens = run_spec.tokens(), hidden = run_spec.model.hidden_size, ffn = run_spec.model.ffn_size;
+  const float eps = run_spec.model.norm_eps;
 
   Tensor weight(const Workbench& b, Param p) const {
     return spec[p].one_dimensional() ? b.numbers({spec[p].cols}) : b.numbers({spec[p].rows, spec[p].cols});
   }
   double product_flops(Param p) const { return 2 * static_cast<double>(tokens) * static_cast<double>(spec[p].count()); }
   double attention_flops() const {
-    return static_cast<double>(tokens) * job.model.attention_flops_per_token(job.sequence_length);
+    return static_cast<double>(tokens) * run_spec.model.attention_flops_per_token(run_spec.sequence_length);
   }
-  bool is_kept(Kept k) const { return job.recipe.at(0, k) != Codec::None; }
+  bool is_kept(SavedTensor k) const { return run_spec.recipe.at(0, k) != Codec::None; }
   // What backward reads where nothing was kept is made again, and exact.
-  Codec codec_of(Kept k) const {
-    if (is_kept(k)) return job.recipe.at(0, k);
-    return job.precision.compute == DType::BF16 ? Codec::Bf16 : Codec::Fp32;
+  Codec codec_of(SavedTensor k) const {
+    if (is_kept(k)) return run_spec.recipe.at(0, k);
+    return run_spec.precision.compute == DType::BF16 ? Codec::Bf16 : Codec::Fp32;
   }
-  Quantized room(const Workbench& b, Kept k) const {
-    return b.room(codec_of(k), tokens, {spec[k].cols, spec[k].segment});
+  Quantized out(const Workbench& b, SavedTensor k) const {
+    return b.out(codec_of(k), tokens, {spec[k].cols, spec[k].segment});
   }
-  Quantized codes(const Workbench& b, Kept k) const {
-    const Quantized q = room(b, k);
+  Quantized codes(const Workbench& b, SavedTensor k) const {
+    const Quantized q = out(b, k);
     b.fill(q);
     return q;
   }
-  Quantized codes_if_kept(const Workbench& b, Kept k) const { return is_kept(k) ? codes(b, k) : Quantized{}; }
+  Quantized codes_if_kept(const Workbench& b, SavedTensor k) const { return is_kept(k) ? codes(b, k) : Quantized{}; }
   ops::MainGrad grad(const Workbench& b, Param p) const {
-    const Codec codec = spec[p].one_dimensional() ? Codec::Fp32 : job.precision.main_grads;
-    return {b.codes(codec, spec[p].rows, spec[p].blocks()), 1, job.precision.stochastic};
+    const Codec codec = spec[p].one_dimensional() ? Codec::Fp32 : run_spec.precision.main_grads;
+    return {b.codes(codec, spec[p].rows, spec[p].blocks()), 1, run_spec.precision.stochastic};
   }
 
   // --- norms ---------------------------------------------------------------------------------------------------------
-  Work rms_norm(Workbench& b, Param norm, Kept k, bool again) const {
+  Work rms_norm(Workbench& b, Param norm, SavedTensor k, bool again) const {
     const Tensor x = b.numbers({tokens, hidden}), w = weight(b, norm), rstd = b.zeros(DType::F32, {tokens});
-    const Quantized keep = again || is_kept(k) ? room(b, k) : Quantized{};
+    const Quantized keep = again || is_kept(k) ? out(b, k) : Quantized{};
     return {[=, e = eps](const Context& ctx) { ops::rms_norm(ctx, x, w, e, keep, rstd); },
             2 * bytes_of(x) + bytes_of(w, keep, rstd)};
   }
-  Work rms_norm_again(Workbench& b, Param norm, Kept k) const {
+  Work recompute_rms_norm(Workbench& b, Param norm, SavedTensor k) const {
     const Tensor w = weight(b, norm), rstd = b.numbers(DType::F32, {tokens});
     const Quantized kept = codes(b, k);
-    return {[=](const Context& ctx) { ops::rms_norm_again(ctx, kept, rstd, w); },
+    return {[=](const Context& ctx) { ops::recompute_rms_norm(ctx, kept, rstd, w); },
             bytes_of(kept, rstd, w) + stream_bytes()};
   }
-  Work rms_norm_backward(Workbench& b, Param norm, Kept k) const {
+  Work rms_norm_backward(Workbench& b, Param norm, SavedTensor k) const {
     const Tensor dn = b.numbers({tokens, hidden}), dx = b.numbers({tokens, hidden});
     const Tensor w = weight(b, norm), rstd = b.numbers(DType::F32, {tokens});
     const Quantized kept = codes(b, k);
@@ -91,7 +94,7 @@ struct Setting {
             bytes_of(dn, kept, rstd, w) + 2 * bytes_of(dx, dw.data)};
   }
   double stream_bytes() const {  // of [T, H] in the compute type
-    return static_cast<double>(tokens * hidden) * static_cast<double>(size_of(job.precision.compute));
+    return static_cast<double>(tokens * hidden) * static_cast<double>(size_of(run_spec.precision.compute));
   }
 
   // --- matrix products -----------------------------------------------------------------------------------------------
@@ -129,7 +132,7 @@ struct Setting {
   // --- attention and MLP ---------------------------------------------------------------------------------------------
   Tensor qkv(const Workbench& b) const { return b.numbers({tokens, heads.cols()}); }
   Work rope(Workbench& b, bool backward) const {
-    const Tensor x = qkv(b), table = b.rope_table(job.model.rope, job.sequence_length);
+    const Tensor x = qkv(b), table = b.rope_table(run_spec.model.rope, run_spec.sequence_length);
     const auto turn = backward ? ops::rope_backward : ops::rope;
     const double rotated = static_cast<double>(heads.v_begin()) / static_cast<double>(heads.cols());
     return {[=, h = heads](const Context& ctx) { turn(ctx, x, h, table); },
@@ -149,14 +152,14 @@ struct Setting {
   }
   Work swiglu(Workbench& b, bool again) const {
     const Tensor gate_up = b.numbers({tokens, 2 * ffn});
-    const Quantized keep = again || is_kept(Kept::GateUp) ? room(b, Kept::GateUp) : Quantized{};
-    const Quantized keep_h = is_kept(Kept::Hidden) ? room(b, Kept::Hidden) : Quantized{};
+    const Quantized keep = again || is_kept(SavedTensor::GateUp) ? out(b, SavedTensor::GateUp) : Quantized{};
+    const Quantized keep_h = is_kept(SavedTensor::Hidden) ? out(b, SavedTensor::Hidden) : Quantized{};
     return {[=](const Context& ctx) { ops::swiglu(ctx, gate_up, keep, keep_h); },
             1.5 * bytes_of(gate_up) + bytes_of(keep, keep_h)};
   }
   Work swiglu_backward(Workbench& b) const {
     const Tensor dh = b.numbers({tokens, ffn});
-    const Quantized kept = codes(b, Kept::GateUp), kept_h = codes_if_kept(b, Kept::Hidden);
+    const Quantized kept = codes(b, SavedTensor::GateUp), kept_h = codes_if_kept(b, SavedTensor::Hidden);
     return {[=](const Context& ctx) { ops::swiglu_backward(ctx, dh, kept, kept_h); },
             4 * bytes_of(dh) + bytes_of(kept, kept_h)};
   }
@@ -168,13 +171,13 @@ struct Setting {
     return {[=](const Context& ctx) { codec::encode(ctx, x, q, rounding); }, bytes_of(x, q)};
   }
   Work decode(const Workbench& b, const Quantized& q) const {
-    const Tensor x = b.zeros(job.precision.compute, {tokens, q.row.cols});
+    const Tensor x = b.zeros(run_spec.precision.compute, {tokens, q.row.cols});
     return {[=](const Context& ctx) { codec::decode(ctx, q, x); }, bytes_of(x, q)};
   }
-  Work keep(Workbench& b, Kept k) const { return encode(b, room(b, k), false); }
-  Work load(Workbench& b, Kept k) const { return decode(b, codes(b, k)); }
+  Work keep(Workbench& b, SavedTensor k) const { return encode(b, out(b, k), false); }
+  Work load(Workbench& b, SavedTensor k) const { return decode(b, codes(b, k)); }
   Work encode_stream(Workbench& b, Codec codec, bool stochastic) const {
-    return encode(b, b.room(codec, tokens, codec::RowBlocks(hidden)), stochastic);
+    return encode(b, b.out(codec, tokens, codec::RowBlocks(hidden)), stochastic);
   }
   Work decode_stream(Workbench& b, Codec codec) const {
     return decode(b, b.codes(codec, tokens, codec::RowBlocks(hidden)));
@@ -182,7 +185,7 @@ struct Setting {
 
   // --- optimizer -----------------------------------------------------------------------------------------------------
   Work squared_norms(Workbench& b) const {
-    const auto layer = std::make_shared<OneLayer>(b, job);
+    const auto layer = std::make_shared<OneLayer>(b, run_spec);
     std::vector<ops::GradientSum> grads;
     Work work;
     for (const ops::AdamWState& state : layer->states()) {
@@ -194,7 +197,7 @@ struct Setting {
     return work;
   }
   Work adamw(Workbench& b) const {
-    const auto layer = std::make_shared<OneLayer>(b, job);
+    const auto layer = std::make_shared<OneLayer>(b, run_spec);
     const std::vector<ops::AdamWState> states = layer->states();
     const Tensor scalars = b.zeros(DType::U8, ops::update_scalars_shape());
     const ops::AdamWConfig config;
@@ -211,145 +214,146 @@ struct Setting {
 
   // --- ends of the model ---------------------------------------------------------------------------------------------
   Work embed(Workbench& b) const {
-    const Tensor ids = b.integers(tokens, job.model.vocab_size);
+    const Tensor ids = b.integers(tokens, run_spec.model.vocab_size);
     const ops::Weight w{weight(b, Param::Embedding), {}, {}};
     return {[=](const Context& ctx) { ops::embedding(ctx, ids, w); }, bytes_of(ids) + 2 * stream_bytes()};
   }
   Work embed_backward(Workbench& b) const {
-    const Tensor ids = b.integers(tokens, job.model.vocab_size), dx = b.numbers({tokens, hidden});
+    const Tensor ids = b.integers(tokens, run_spec.model.vocab_size), dx = b.numbers({tokens, hidden});
     const ops::MainGrad dw = grad(b, Param::Embedding);
-    const auto rows = static_cast<double>(job.model.vocab_size);  // of which random tokens touch a share
+    const auto rows = static_cast<double>(run_spec.model.vocab_size);  // of which random tokens touch a share
     const double touched = 1 - std::pow(1 - 1 / rows, static_cast<double>(tokens));
     return {[=](const Context& ctx) { ops::embedding_backward(ctx, ids, dx, dw); },
             bytes_of(ids, dx) + 2 * touched * bytes_of(dw.data)};
   }
   Work head(Workbench& b) const {
-    const Tensor n = b.numbers({tokens, hidden}), w = b.numbers({job.model.vocab_size, hidden});
-    const ops::Targets targets{b.integers(tokens, job.model.vocab_size), b.zeros(DType::F32, {tokens})};
+    const Tensor n = b.numbers({tokens, hidden}), w = b.numbers({run_spec.model.vocab_size, hidden});
+    const ops::Targets targets{b.integers(tokens, run_spec.model.vocab_size), b.zeros(DType::F32, {tokens})};
     b.fill(targets.weights);
     const Tensor nll = b.zeros(DType::F32, {tokens});
     const ops::MainGrad dw = grad(b, Param::Embedding);
     return {[=](const Context& ctx) { ops::head_loss_backward(ctx, n, w, targets, 1e-4f, nll, dw); }, 0,
-            6 * static_cast<double>(tokens * hidden) * static_cast<double>(job.model.vocab_size)};
+            6 * static_cast<double>(tokens * hidden) * static_cast<double>(run_spec.model.vocab_size)};
   }
 };
 
-class Table {
+class OpTable {
  public:
-  explicit Table(const parallel::Job& job) : setting_(std::make_shared<Setting>(job)) {}
-  const Setting& setting() const { return *setting_; }
+  explicit OpTable(const parallel::RunSpec& run_spec) : setting_(std::make_shared<OpSetting>(run_spec)) {}
+  const OpSetting& setting() const { return *setting_; }
 
   // `make` is a function of Setting, called with `arguments` when the op is to be measured.
-  template <class... Given, class... Arguments>
-  void add(Part part, const std::string& name, Work (Setting::*make)(Workbench&, Given...) const,
+  template <class... Parameters, class... Arguments>
+  void add(OpPhase part, const std::string& name, Work (OpSetting::*make)(Workbench&, Parameters...) const,
            Arguments... arguments) {
     ops.push_back({name, part, [=, s = setting_](Workbench& b) { return ((*s).*make)(b, arguments...); }});
   }
   std::vector<Op> ops;
 
  private:
-  std::shared_ptr<const Setting> setting_;
+  std::shared_ptr<const OpSetting> setting_;
 };
 
 // In backward it runs again, and keeps all that is needed there, exact.
-void add_forward(Table& t, Part part) {
-  const Setting& s = t.setting();
-  const bool again = part == Part::Backward;
-  t.add(part, "rms_norm x1", &Setting::rms_norm, Param::AttentionNorm, Kept::X1, again);
-  if (s.is_kept(Kept::N1)) t.add(part, "keep n1", &Setting::keep, Kept::N1);
-  t.add(part, "linear qkv", &Setting::linear, Param::Qkv);
-  t.add(part, "rope", &Setting::rope, false);  // what stays plain of q, k, v and o is written in its place
-  if (has_scales(s.codec_of(Kept::Qkv))) t.add(part, "keep qkv", &Setting::keep, Kept::Qkv);
-  t.add(part, "attention", &Setting::attend);
-  if (has_scales(s.codec_of(Kept::O))) t.add(part, "keep o", &Setting::keep, Kept::O);
-  t.add(part, "linear out", &Setting::linear_add, Param::Out);
-  t.add(part, "rms_norm x2", &Setting::rms_norm, Param::MlpNorm, Kept::X2, again);
-  if (s.is_kept(Kept::N2)) t.add(part, "keep n2", &Setting::keep, Kept::N2);
-  t.add(part, "linear gate_up", &Setting::linear, Param::GateUp);
-  t.add(part, "swiglu", &Setting::swiglu, again);
-  t.add(part, "linear down", &Setting::linear_add, Param::Down);
+void add_forward(OpTable& t, OpPhase part) {
+  const OpSetting& s = t.setting();
+  const bool again = part == OpPhase::Backward;
+  t.add(part, "rms_norm x1", &OpSetting::rms_norm, Param::AttentionNorm, SavedTensor::X1, again);
+  if (s.is_kept(SavedTensor::N1)) t.add(part, "keep n1", &OpSetting::keep, SavedTensor::N1);
+  t.add(part, "linear qkv", &OpSetting::linear, Param::Qkv);
+  t.add(part, "rope", &OpSetting::rope, false);  // what stays plain of q, k, v and o is written in its place
+  if (has_scales(s.codec_of(SavedTensor::Qkv))) t.add(part, "keep qkv", &OpSetting::keep, SavedTensor::Qkv);
+  t.add(part, "attention", &OpSetting::attend);
+  if (has_scales(s.codec_of(SavedTensor::O))) t.add(part, "keep o", &OpSetting::keep, SavedTensor::O);
+  t.add(part, "linear out", &OpSetting::linear_add, Param::Out);
+  t.add(part, "rms_norm x2", &OpSetting::rms_norm, Param::MlpNorm, SavedTensor::X2, again);
+  if (s.is_kept(SavedTensor::N2)) t.add(part, "keep n2", &OpSetting::keep, SavedTensor::N2);
+  t.add(part, "linear gate_up", &OpSetting::linear, Param::GateUp);
+  t.add(part, "swiglu", &OpSetting::swiglu, again);
+  t.add(part, "linear down", &OpSetting::linear_add, Param::Down);
 }
 
 // The input of a product: made again from its norm's input, or read.
-void add_norm_output(Table& t, Kept n, Param norm, Kept x) {
-  const Setting& s = t.setting();
+void add_norm_output(OpTable& t, SavedTensor n, Param norm, SavedTensor x) {
+  const OpSetting& s = t.setting();
   if (!s.is_kept(n))
-    return t.add(Part::Backward, fmt::format("rms_norm_again {}", s.spec[x].name), &Setting::rms_norm_again, norm, x);
-  if (has_scales(s.codec_of(n))) t.add(Part::Backward, fmt::format("load {}", s.spec[n].name), &Setting::load, n);
+    return t.add(OpPhase::Backward, fmt::format("rms_norm_again {}", s.spec[x].name), &OpSetting::recompute_rms_norm,
+                 norm, x);
+  if (has_scales(s.codec_of(n))) t.add(OpPhase::Backward, fmt::format("load {}", s.spec[n].name), &OpSetting::load, n);
 }
 
-void add_backward(Table& t) {
-  const Setting& s = t.setting();
-  constexpr Part kPart = Part::Backward;
-  t.add(kPart, "linear_dx down", &Setting::linear_dx, Param::Down);
-  t.add(kPart, "swiglu_backward", &Setting::swiglu_backward);
-  t.add(kPart, "accumulate_dw down", &Setting::accumulate_dw, Param::Down);
-  add_norm_output(t, Kept::N2, Param::MlpNorm, Kept::X2);
-  t.add(kPart, "accumulate_dw gate_up", &Setting::accumulate_dw, Param::GateUp);
-  t.add(kPart, "linear_dx gate_up", &Setting::linear_dx, Param::GateUp);
-  t.add(kPart, "rms_norm_backward x2", &Setting::rms_norm_backward, Param::MlpNorm, Kept::X2);
-  for (const Kept k : {Kept::Qkv, Kept::O})
-    if (has_scales(s.codec_of(k))) t.add(kPart, fmt::format("load {}", s.spec[k].name), &Setting::load, k);
-  const bool all_again = s.job.recipe.recompute == model::Recompute::Full;
-  if (!all_again && !s.is_kept(Kept::O)) t.add(kPart, "attention again", &Setting::attend);
-  t.add(kPart, "linear_dx out", &Setting::linear_dx, Param::Out);
-  t.add(kPart, "accumulate_dw out", &Setting::accumulate_dw, Param::Out);
-  t.add(kPart, "attention_backward", &Setting::attend_backward);
-  t.add(kPart, "rope_backward", &Setting::rope, true);
-  add_norm_output(t, Kept::N1, Param::AttentionNorm, Kept::X1);
-  t.add(kPart, "accumulate_dw qkv", &Setting::accumulate_dw, Param::Qkv);
-  t.add(kPart, "linear_dx qkv", &Setting::linear_dx, Param::Qkv);
-  t.add(kPart, "rms_norm_backward x1", &Setting::rms_norm_backward, Param::AttentionNorm, Kept::X1);
+void add_backward(OpTable& t) {
+  const OpSetting& s = t.setting();
+  constexpr OpPhase kPhase = OpPhase::Backward;
+  t.add(kPhase, "linear_dx down", &OpSetting::linear_dx, Param::Down);
+  t.add(kPhase, "swiglu_backward", &OpSetting::swiglu_backward);
+  t.add(kPhase, "accumulate_dw down", &OpSetting::accumulate_dw, Param::Down);
+  add_norm_output(t, SavedTensor::N2, Param::MlpNorm, SavedTensor::X2);
+  t.add(kPhase, "accumulate_dw gate_up", &OpSetting::accumulate_dw, Param::GateUp);
+  t.add(kPhase, "linear_dx gate_up", &OpSetting::linear_dx, Param::GateUp);
+  t.add(kPhase, "rms_norm_backward x2", &OpSetting::rms_norm_backward, Param::MlpNorm, SavedTensor::X2);
+  for (const SavedTensor k : {SavedTensor::Qkv, SavedTensor::O})
+    if (has_scales(s.codec_of(k))) t.add(kPhase, fmt::format("load {}", s.spec[k].name), &OpSetting::load, k);
+  const bool recompute_all = s.run_spec.recipe.recompute == model::Recompute::Full;
+  if (!recompute_all && !s.is_kept(SavedTensor::O)) t.add(kPhase, "attention again", &OpSetting::attend);
+  t.add(kPhase, "linear_dx out", &OpSetting::linear_dx, Param::Out);
+  t.add(kPhase, "accumulate_dw out", &OpSetting::accumulate_dw, Param::Out);
+  t.add(kPhase, "attention_backward", &OpSetting::attend_backward);
+  t.add(kPhase, "rope_backward", &OpSetting::rope, true);
+  add_norm_output(t, SavedTensor::N1, Param::AttentionNorm, SavedTensor::X1);
+  t.add(kPhase, "accumulate_dw qkv", &OpSetting::accumulate_dw, Param::Qkv);
+  t.add(kPhase, "linear_dx qkv", &OpSetting::linear_dx, Param::Qkv);
+  t.add(kPhase, "rms_norm_backward x1", &OpSetting::rms_norm_backward, Param::AttentionNorm, SavedTensor::X1);
 }
 
 }  // namespace
 
-std::string_view name_of(Part part) {
+std::string_view name_of(OpPhase part) {
   constexpr std::string_view kNames[] = {"forward", "backward", "optimizer", "ends", "alone"};
   return kNames[static_cast<size_t>(part)];
 }
 
-std::vector<Op> layer_ops(const parallel::Job& job) {
-  Table t(job);
-  add_forward(t, Part::Forward);
-  if (job.recipe.recompute == model::Recompute::Full) add_forward(t, Part::Backward);
+std::vector<Op> layer_ops(const parallel::RunSpec& run_spec) {
+  OpTable t(run_spec);
+  add_forward(t, OpPhase::Forward);
+  if (run_spec.recipe.recompute == model::Recompute::Full) add_forward(t, OpPhase::Backward);
   add_backward(t);
-  t.add(Part::Optimizer, "squared_norms", &Setting::squared_norms);
-  t.add(Part::Optimizer, "adamw", &Setting::adamw);
+  t.add(OpPhase::Optimizer, "squared_norms", &OpSetting::squared_norms);
+  t.add(OpPhase::Optimizer, "adamw", &OpSetting::adamw);
   for (const Param p : kMatrices)
-    t.add(Part::Alone, fmt::format("dw {}", t.setting().spec[p].name), &Setting::dw_alone, p);
-  t.add(Part::Alone, "accumulate gate_up", &Setting::accumulate, Param::GateUp, false);
-  t.add(Part::Alone, "accumulate gate_up, fresh", &Setting::accumulate, Param::GateUp, true);
+    t.add(OpPhase::Alone, fmt::format("dw {}", t.setting().spec[p].name), &OpSetting::dw_alone, p);
+  t.add(OpPhase::Alone, "accumulate gate_up", &OpSetting::accumulate, Param::GateUp, false);
+  t.add(OpPhase::Alone, "accumulate gate_up, fresh", &OpSetting::accumulate, Param::GateUp, true);
   return t.ops;
 }
 
-std::vector<Op> end_ops(const parallel::Job& job) {
-  Table t(job);
-  t.add(Part::Ends, "embedding", &Setting::embed);
-  t.add(Part::Ends, "head_loss_backward", &Setting::head);
-  t.add(Part::Ends, "embedding_backward", &Setting::embed_backward);
+std::vector<Op> end_ops(const parallel::RunSpec& run_spec) {
+  OpTable t(run_spec);
+  t.add(OpPhase::Ends, "embedding", &OpSetting::embed);
+  t.add(OpPhase::Ends, "head_loss_backward", &OpSetting::head);
+  t.add(OpPhase::Ends, "embedding_backward", &OpSetting::embed_backward);
   return t.ops;
 }
 
-std::vector<Op> ceiling_ops(const parallel::Job& job) {
-  Table t(job);
+std::vector<Op> ceiling_ops(const parallel::RunSpec& run_spec) {
+  OpTable t(run_spec);
   for (const Param p : kMatrices) {
-    t.add(Part::Alone, "linear", &Setting::linear, p);
-    t.add(Part::Alone, "linear_dx", &Setting::linear_dx, p);
-    t.add(Part::Alone, "dw", &Setting::dw_alone, p);
+    t.add(OpPhase::Alone, "linear", &OpSetting::linear, p);
+    t.add(OpPhase::Alone, "linear_dx", &OpSetting::linear_dx, p);
+    t.add(OpPhase::Alone, "dw", &OpSetting::dw_alone, p);
   }
-  t.add(Part::Alone, "attention", &Setting::attend);
-  t.add(Part::Alone, "attention_backward", &Setting::attend_backward);
+  t.add(OpPhase::Alone, "attention", &OpSetting::attend);
+  t.add(OpPhase::Alone, "attention_backward", &OpSetting::attend_backward);
   return t.ops;
 }
 
-std::vector<Op> codec_ops(const parallel::Job& job) {
-  Table t(job);
+std::vector<Op> codec_ops(const parallel::RunSpec& run_spec) {
+  OpTable t(run_spec);
   for (const Codec codec : {Codec::Bf16, Codec::Fp8, Codec::Int8, Codec::Fp6, Codec::Fp5, Codec::Fp4, Codec::Nf4,
                             Codec::Int4, Codec::Dyn8, Codec::Dyn8Unsigned}) {
-    t.add(Part::Alone, fmt::format("encode {}", name_of(codec)), &Setting::encode_stream, codec, false);
-    t.add(Part::Alone, fmt::format("encode {}, stochastic", name_of(codec)), &Setting::encode_stream, codec, true);
-    t.add(Part::Alone, fmt::format("decode {}", name_of(codec)), &Setting::decode_stream, codec);
+    t.add(OpPhase::Alone, fmt::format("encode {}", name_of(codec)), &OpSetting::encode_stream, codec, false);
+    t.add(OpPhase::Alone, fmt::format("encode {}, stochastic", name_of(codec)), &OpSetting::encode_stream, codec, true);
+    t.add(OpPhase::Alone, fmt::format("decode {}", name_of(codec)), &OpSetting::decode_stream, codec);
   }
   return t.ops;
 }

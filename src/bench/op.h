@@ -18,23 +18,23 @@ struct Work {
 };
 
 // Where a training step does it; Alone: not part of one, measured for comparison.
-enum class Part : uint8_t { Forward, Backward, Optimizer, Ends, Alone };
-std::string_view name_of(Part part);  // "forward", ...
+enum class OpPhase : uint8_t { Forward, Backward, Optimizer, Ends, Alone };
+std::string_view name_of(OpPhase part);  // "forward", ...
 
 struct Op {
   std::string name;
-  Part part = Part::Forward;
+  OpPhase part = OpPhase::Forward;
   std::function<Work(Workbench&)> prepare;
 };
 
 // What a decoder layer does, in its order; the recipe is that of layer 0. Beside it, the products that make weight
 // gradients without their accumulation, and accumulation without the product.
-std::vector<Op> layer_ops(const parallel::Job& job);
+std::vector<Op> layer_ops(const parallel::RunSpec& run_spec);
 // Embedding, head and loss.
-std::vector<Op> end_ops(const parallel::Job& job);
+std::vector<Op> end_ops(const parallel::RunSpec& run_spec);
 // Of layer_ops, its matrix products and attention, none of them fused with anything else: what a GPU does at best.
-std::vector<Op> ceiling_ops(const parallel::Job& job);
+std::vector<Op> ceiling_ops(const parallel::RunSpec& run_spec);
 // Encode and decode of [T, H] numbers in every format.
-std::vector<Op> codec_ops(const parallel::Job& job);
+std::vector<Op> codec_ops(const parallel::RunSpec& run_spec);
 
 }  // namespace agoq::bench

@@ -4,7 +4,7 @@
 
 #include "bench/measure.h"
 #include "device/memory.h"
-#include "train/rehearsal.h"
+#include "train/warm_up.h"
 
 namespace agoq::bench {
 namespace {
@@ -18,19 +18,19 @@ double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-class Run {
+class BenchRun {
  public:
-  Run(const train::TrainConfig& config, const model::ModelConfig& model, Device device)
+  BenchRun(const train::TrainConfig& config, const model::ModelConfig& model, Device device)
       : config_(config),
-        job_(train::make_job(config, model)),
-        layout_(plan::plan_layout(job_, device)),
+        run_spec_(train::make_run_spec(config, model)),
+        layout_(plan::plan_layout(run_spec_, device)),
         memory_(device),
-        state_(memory_.reserve(layout_.total), device, job_) {
+        state_(memory_.reserve(layout_.total), device, run_spec_) {
     state_.params().initialize(state_.context(), config_.seed);
     const train::BatchSpec spec = train::batch_spec(config_, model);
     for (int64_t sample = 0; sample < config_.global_batch_size; sample += config_.micro_batch_size)
       batches_.push_back(random_batch(spec, static_cast<uint32_t>(sample)));
-    train::rehearse(state_, train::Crew());
+    train::warm_up(state_, train::Coordinator());
   }
 
   // As the trainer does it, the numbers of its log line included.
@@ -57,7 +57,7 @@ class Run {
 
  private:
   const train::TrainConfig& config_;
-  parallel::Job job_;
+  parallel::RunSpec run_spec_;
   plan::Layout layout_;
   DeviceMemory memory_;
   parallel::TrainingState state_;
@@ -70,7 +70,7 @@ class Run {
 
 train::Batch random_batch(const train::BatchSpec& spec, uint32_t number) {
   train::Batch batch(spec);
-  const RandomKey key{1, Purpose::Sampling, 0, number, 0};
+  const RandomKey key{1, RngStream::Sampling, 0, number, 0};
   const auto vocabulary = static_cast<uint32_t>(spec.vocab_size);
   for (size_t t = 0; t < batch.tokens.size(); ++t) {
     const Philox4 words = key.draw(t);
@@ -86,7 +86,7 @@ train::Batch random_batch(const train::BatchSpec& spec, uint32_t number) {
 
 StepTimes measure_steps(const train::TrainConfig& config, const model::ModelConfig& model, Device device,
                         double seconds) {
-  Run run(config, model, device);
+  BenchRun run(config, model, device);
   for (int i = 0; i < kWarmUpSteps; ++i) run.step();
   std::vector<double> times;
   const Clock::time_point start = Clock::now();

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "plan/layout.h"
-#include "train/micro_batch.h"
+#include "train/data/micro_batch.h"
 
 namespace agoq::bench {
 

@@ -2,7 +2,7 @@
 
 #include <array>
 
-#include "ops/reduce_pieces.h"
+#include "ops/gradient/reduce_pieces.h"
 #include "parallel/gradient_exchange.h"
 
 namespace agoq::bench {
@@ -19,14 +19,14 @@ void read_rows(const Context& ctx, const Quantized& sum, const Quantized& number
 }
 
 // Memory that all ways use in turn.
-struct Operands {
-  Tensor addend, sum;  // bytes
+struct SumBuffers {
+  Tensor partial_sum, sum;  // bytes
 
-  Operands(Arena& arena, const SlicedShape& shape) {
+  SumBuffers(Arena& arena, const SlicedShape& shape) {
     const auto room = [&](int64_t rows) {
       return arena.allocate("operands", DType::U8, {codec::bytes_in_view(Codec::Fp32, rows, shape.row)});
     };
-    addend = room(shape.rows());
+    partial_sum = room(shape.rows());
     sum = room(shape.slice);
   }
 };
@@ -38,15 +38,15 @@ class ExchangedSum : public SumMethod {
     const comm::ProcessGroup& group;
     std::shared_ptr<GradientExchange> exchange;  // in the wire's format
   };
-  ExchangedSum(const Name& name, const SlicedShape& shape, const Operands& operands, Means means)
-      : SumMethod(name, codec::view_in(operands.addend, name.wire, shape.rows(), shape.row)),
+  ExchangedSum(const Name& name, const SlicedShape& shape, const SumBuffers& operands, Means means)
+      : SumMethod(name, codec::view_in(operands.partial_sum, name.wire, shape.rows(), shape.row)),
         shape_(shape),
         sum_(codec::view_in(operands.sum, name.wire, shape.slice, shape.row)),
         means_(std::move(means)) {}
 
   void run(const Context& ctx) override {
     const comm::ProcessGroup& group = means_.group;
-    const parallel::SlicedGradient gradient{addend_, shape_.rows(), shape_.slice, 0, {}, name().stochastic};
+    const parallel::SlicedGradient gradient{partial_sum_, shape_.rows(), shape_.slice, 0, {}, name().stochastic};
     means_.exchange->start(ctx, group, gradient);
     means_.exchange->finish(ctx);
     if (name().form == SumForm::Reduce) ops::sum_pieces(ctx, pieces(shape_.slice), sum_, rounding(ctx));
@@ -57,17 +57,18 @@ class ExchangedSum : public SumMethod {
     if (name().form == SumForm::Exchange)
       ops::sum_pieces(ctx, pieces(numbers.rows), numbers, Rounding::nearest());
     else
-      read_rows(ctx, name().form == SumForm::Reduce ? sum_ : addend_.row_range(begin, begin + numbers.rows), numbers);
+      read_rows(ctx, name().form == SumForm::Reduce ? sum_ : partial_sum_.row_range(begin, begin + numbers.rows),
+                numbers);
   }
 
  private:
   // The first rows of what has arrived.
-  ops::GradientSum pieces(int64_t rows) const { return {addend_.row_range(0, rows), shape_.ranks, shape_.slice}; }
+  ops::GradientSum pieces(int64_t rows) const { return {partial_sum_.row_range(0, rows), shape_.ranks, shape_.slice}; }
   Rounding rounding(const Context& ctx) const {
     if (!name().stochastic) return Rounding::nearest();
     RandomKey key = ctx.random;
-    key.purpose = Purpose::ReducedGradient;
-    return Rounding::random(key, codec::Origin{}.from_row(shape_.slice * means_.group.rank()));
+    key.stream = RngStream::ReducedGradient;
+    return Rounding::random(key, codec::GlobalOffset{}.from_row(shape_.slice * means_.group.rank()));
   }
 
   SlicedShape shape_;
@@ -75,16 +76,16 @@ class ExchangedSum : public SumMethod {
   Means means_;
 };
 
-// What 8 bits do to a sum that is made on the way, as rings make it: a rank adds its own addend to what comes from the
-// rank before it, rounds, and sends that on.
+// What 8 bits do to a sum that is made on the way, as rings make it: a rank adds its own partial sum to what comes from
+// the rank before it, rounds, and sends that on.
 class Ring : public SumMethod {
  public:
-  Ring(const Name& name, const SlicedShape& shape, const Operands& operands, const comm::ProcessGroup& group)
-      : SumMethod(name, codec::view_in(operands.addend, name.wire, shape.rows() + shape.slice, shape.row)),
+  Ring(const Name& name, const SlicedShape& shape, const SumBuffers& operands, const comm::ProcessGroup& group)
+      : SumMethod(name, codec::view_in(operands.partial_sum, name.wire, shape.rows() + shape.slice, shape.row)),
         shape_(shape),
-        arrival_(addend_.row_range(shape.rows(), shape.rows() + shape.slice)),
+        arrival_(partial_sum_.row_range(shape.rows(), shape.rows() + shape.slice)),
         group_(group) {
-    addend_ = addend_.row_range(0, shape.rows());
+    partial_sum_ = partial_sum_.row_range(0, shape.rows());
   }
 
   void run(const Context& ctx) override {
@@ -94,7 +95,7 @@ class Ring : public SumMethod {
       pass(ctx, slice(rank(own - hop)), rank(own + 1), rank(own - 1));
       const int next = rank(own - hop - 1);
       const Quantized partial = slice(next);
-      // Its own addend and what came: the second lies behind all slices.
+      // Its own partial sum and what came: the second lies behind all slices.
       ops::sum_pieces(ctx, {partial, 2, (ranks - next) * shape_.slice}, partial, Rounding::nearest());
     }
   }
@@ -103,7 +104,7 @@ class Ring : public SumMethod {
   }
 
  private:
-  Quantized slice(int j) const { return addend_.row_range(j * shape_.slice, (j + 1) * shape_.slice); }
+  Quantized slice(int j) const { return partial_sum_.row_range(j * shape_.slice, (j + 1) * shape_.slice); }
   void pass(const Context& ctx, const Quantized& partial, int to, int from) const {
     const std::array<comm::Message, 2> sends = {{{to, partial.codes}, {to, partial.scales}}};
     const std::array<comm::Message, 2> receives = {{{from, arrival_.codes}, {from, arrival_.scales}}};
@@ -117,9 +118,9 @@ class Ring : public SumMethod {
 
 class NcclSum : public SumMethod {
  public:
-  NcclSum(const Name& name, const SlicedShape& shape, const Operands& operands, const comm::ProcessGroup& group,
+  NcclSum(const Name& name, const SlicedShape& shape, const SumBuffers& operands, const comm::ProcessGroup& group,
           const NcclSums& nccl)
-      : SumMethod(name, codec::view_in(operands.addend, name.wire, shape.rows(), shape.row)),
+      : SumMethod(name, codec::view_in(operands.partial_sum, name.wire, shape.rows(), shape.row)),
         slice_(shape.slice),
         rank_(group.rank()),
         sum_(codec::view_in(operands.sum, name.wire, shape.slice, shape.row)),
@@ -128,12 +129,12 @@ class NcclSum : public SumMethod {
   void run(const Context& ctx) override {
     if (ctx.meta()) return;
     if (name().form == SumForm::Reduce)
-      nccl_.reduce_scatter(ctx, addend_.plain(), sum_.plain());
+      nccl_.reduce_scatter(ctx, partial_sum_.plain(), sum_.plain());
     else
-      nccl_.all_reduce(ctx, addend_.plain());
+      nccl_.all_reduce(ctx, partial_sum_.plain());
   }
   void read(const Context& ctx, const Quantized& numbers) const override {
-    read_rows(ctx, name().form == SumForm::Reduce ? sum_ : addend_.row_range(rank_ * slice_, (rank_ + 1) * slice_),
+    read_rows(ctx, name().form == SumForm::Reduce ? sum_ : partial_sum_.row_range(rank_ * slice_, (rank_ + 1) * slice_),
               numbers);
   }
 
@@ -153,11 +154,11 @@ std::string_view name_of(SumForm form) {
 
 std::vector<std::unique_ptr<SumMethod>> sum_methods(const Context& ctx, const comm::ProcessGroup& group,
                                                     const SlicedShape& shape, const NcclSums* nccl) {
-  const Operands operands(ctx.arena(), shape);
+  const SumBuffers operands(ctx.arena(), shape);
   std::vector<std::unique_ptr<SumMethod>> all;
   const auto add_exchanged = [&](Codec wire, bool stochastic, std::initializer_list<SumForm> forms) {
     const int64_t lane =
-        group.alone() ? 0 : GradientExchange::usual_lane_bytes(wire, shape.rows(), shape.ranks, shape.row);
+        group.alone() ? 0 : GradientExchange::usual_staging_bytes(wire, shape.rows(), shape.ranks, shape.row);
     const auto exchange = std::make_shared<GradientExchange>(ctx.arena(), wire, false, lane);
     for (const SumForm form : forms)
       all.push_back(std::make_unique<ExchangedSum>(SumMethod::Name{"AGoQ", wire, form, stochastic}, shape, operands,

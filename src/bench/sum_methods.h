@@ -14,7 +14,7 @@ namespace agoq::bench {
 
 // What a rank ends with.
 enum class SumForm : uint8_t {
-  Exchange,  // the addends of its slice, encoded: whoever reads them sums them
+  Exchange,  // the partial sums of its slice, encoded: whoever reads them sums them
   Reduce,    // the sum of its slice
   AllReduce  // the whole sum
 };
@@ -27,7 +27,7 @@ struct SlicedShape {
   int ranks = 1;
 
   int64_t rows() const { return slice * ranks; }
-  // Bytes that a rank must send so that each has its slice's addends.
+  // Bytes that a rank must send so that each has its slice's partial sums.
   double bytes_to_send(codec::Codec wire) const {
     return static_cast<double>(slice * (ranks - 1) * codec::full_row_bytes(wire, row));
   }
@@ -40,23 +40,23 @@ class SumMethod {
     std::string by;       // "AGoQ", "NCCL", "ring"
     codec::Codec wire{};  // format on the way
     SumForm form{};
-    bool stochastic = false;  // how addends are rounded
+    bool stochastic = false;  // how partial sums are rounded
   };
-  SumMethod(Name name, const codec::Quantized& addend) : addend_(addend), name_(std::move(name)) {}
+  SumMethod(Name name, const codec::Quantized& partial_sum) : partial_sum_(partial_sum), name_(std::move(name)) {}
   virtual ~SumMethod() = default;
   SumMethod(const SumMethod&) = delete;
   SumMethod& operator=(const SumMethod&) = delete;
 
   const Name& name() const { return name_; }
-  // This rank's addend [rows, cols], in the wire's format; to be filled anew after at most 8 runs, since some leave
-  // sums of sums.
-  const codec::Quantized& addend() const { return addend_; }
+  // This rank's partial sum [rows, cols], in the wire's format; to be filled anew after at most 8 runs, since some
+  // leave sums of sums.
+  const codec::Quantized& partial_sum() const { return partial_sum_; }
   virtual void run(const Context& ctx) = 0;
   // The first rows of this rank's slice of the sum -> numbers [n, cols] in fp32.
   virtual void read(const Context& ctx, const codec::Quantized& numbers) const = 0;
 
  protected:
-  codec::Quantized addend_;
+  codec::Quantized partial_sum_;
 
  private:
   Name name_;

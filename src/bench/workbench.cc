@@ -10,7 +10,7 @@ namespace {
 
 constexpr int64_t kPool = 1 << 20;  // random numbers; a longer tensor repeats them
 constexpr int64_t kSlab = 64;       // rows encoded at a time, so that little memory is needed beside the codes
-constexpr RandomKey kKey{1, Purpose::Sampling, 0, 0, 0};
+constexpr RandomKey kKey{1, RngStream::Sampling, 0, 0, 0};
 
 template <class Number>
 std::vector<Number> pool(int64_t count) {
@@ -44,9 +44,9 @@ void fill_with(const Context& ctx, const Tensor& t) {
 
 }  // namespace
 
-Workbench::Workbench(Arena& arena, Device target, const parallel::Job& job)
-    : ctx_(arena, target, job.precision.compute) {
-  const int64_t tokens = job.tokens(), length = job.sequence_length;
+Workbench::Workbench(Arena& arena, Device target, const parallel::RunSpec& run_spec)
+    : ctx_(arena, target, run_spec.precision.compute) {
+  const int64_t tokens = run_spec.tokens(), length = run_spec.sequence_length;
   std::vector<int32_t> positions, starts, offsets;
   for (int64_t t = 0; t < tokens; ++t) {
     positions.push_back(static_cast<int32_t>(t % length));
@@ -55,8 +55,8 @@ Workbench::Workbench(Arena& arena, Device target, const parallel::Job& job)
   for (int64_t t = 0; t <= tokens; t += length) offsets.push_back(static_cast<int32_t>(t));
   ctx_.positions = on_device(positions);
   ctx_.document_start = on_device(starts);
-  ctx_.documents = {length, job.micro_batch_size, length, on_device(offsets)};
-  ctx_.deterministic = job.deterministic;
+  ctx_.documents = {length, run_spec.micro_batch_size, length, on_device(offsets)};
+  ctx_.deterministic = run_spec.deterministic;
 }
 
 Tensor Workbench::numbers(DType dtype, Shape shape) const {
@@ -83,7 +83,7 @@ Tensor Workbench::on_device(const std::vector<int32_t>& integers) const {
   return t;
 }
 
-codec::Quantized Workbench::room(codec::Codec codec, int64_t rows, codec::RowBlocks row) const {
+codec::Quantized Workbench::out(codec::Codec codec, int64_t rows, codec::RowBlocks row) const {
   return codec::allocate(arena(), "operands", codec, rows, row);
 }
 
@@ -98,7 +98,7 @@ void Workbench::fill(const codec::Quantized& q) const {
 }
 
 codec::Quantized Workbench::codes(codec::Codec codec, int64_t rows, codec::RowBlocks row) const {
-  const codec::Quantized q = room(codec, rows, row);
+  const codec::Quantized q = out(codec, rows, row);
   fill(q);
   return q;
 }

@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "codec/codec.h"
-#include "ops/rope.h"
+#include "ops/attention/rope.h"
 #include "parallel/training_state.h"
 
 namespace agoq::bench {
@@ -12,7 +12,7 @@ namespace agoq::bench {
 // On Meta it only counts bytes, so that the same calls tell how large the block must be.
 class Workbench {
  public:
-  Workbench(Arena& arena, Device target, const parallel::Job& job);
+  Workbench(Arena& arena, Device target, const parallel::RunSpec& run_spec);
 
   const Context& ctx() const { return ctx_; }
   Arena& arena() const { return ctx_.arena(); }
@@ -26,7 +26,7 @@ class Workbench {
   // Random integers below `end`.
   Tensor integers(int64_t count, int64_t end) const;
   // Codes to be written; codes of random numbers.
-  codec::Quantized room(codec::Codec codec, int64_t rows, codec::RowBlocks row) const;
+  codec::Quantized out(codec::Codec codec, int64_t rows, codec::RowBlocks row) const;
   codec::Quantized codes(codec::Codec codec, int64_t rows, codec::RowBlocks row) const;
   Tensor rope_table(const ops::RopeSpec& spec, int64_t positions) const;
 

@@ -8,7 +8,7 @@
 #include "bench/collective.h"
 #include "cli/options.h"
 #include "cli/processes.h"
-#include "comm/nccl_cuda.h"
+#include "comm/gpu/nccl_cuda.h"
 
 namespace agoq::cli {
 namespace {

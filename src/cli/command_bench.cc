@@ -11,13 +11,14 @@
 #include "cli/bench_collective.h"
 #include "cli/command.h"
 #include "cli/options.h"
+#include "train/init_source.h"
 
 namespace agoq::cli {
 namespace {
 
 using bench::Ceilings;
 using bench::Measured;
-using bench::Part;
+using bench::OpPhase;
 using Json = nlohmann::ordered_json;
 
 struct BenchOptions {
@@ -107,12 +108,12 @@ Json json_of(const std::vector<Measured>& ops, const Ceilings& ceilings) {
   return json;
 }
 
-struct PartTimes {
+struct PhaseTimes {
   double ops = 0, floor = 0;  // seconds of its ops measured one by one, and the least they could take
 };
 
-PartTimes total_of(const std::vector<Measured>& ops, Part part, const Ceilings& ceilings) {
-  PartTimes total;
+PhaseTimes total_of(const std::vector<Measured>& ops, OpPhase part, const Ceilings& ceilings) {
+  PhaseTimes total;
   for (const Measured& op : ops)
     if (op.part == part) total.ops += op.seconds, total.floor += floor_of(op, ceilings);
   return total;
@@ -121,10 +122,10 @@ PartTimes total_of(const std::vector<Measured>& ops, Part part, const Ceilings& 
 Json report_layer(const bench::LayerTimes& layer, const std::vector<Measured>& ops, const Ceilings& ceilings) {
   Json json;
   Table table({"one layer", "ms", "its ops one by one", "floor", "of floor"});
-  const std::pair<Part, double> parts[] = {
-      {Part::Forward, layer.forward}, {Part::Backward, layer.backward}, {Part::Optimizer, layer.optimizer}};
+  const std::pair<OpPhase, double> parts[] = {
+      {OpPhase::Forward, layer.forward}, {OpPhase::Backward, layer.backward}, {OpPhase::Optimizer, layer.optimizer}};
   for (const auto& [part, seconds] : parts) {
-    const PartTimes total = total_of(ops, part, ceilings);
+    const PhaseTimes total = total_of(ops, part, ceilings);
     const std::string name(name_of(part));
     table.add_row({name, fmt::format("{:.3f}", seconds * 1e3), fmt::format("{:.3f}", total.ops * 1e3),
                    fmt::format("{:.3f}", total.floor * 1e3), percent(total.floor / seconds)});
@@ -137,17 +138,17 @@ Json report_layer(const bench::LayerTimes& layer, const std::vector<Measured>& o
 // codec, op and layer.
 Json run_ops(const BenchOptions& options) {
   const Subject s = subject_of(options, options.layers.empty() ? 0 : options.layers.front());
-  const parallel::Job job = train::make_job(s.config, s.model);
-  bench::Bench bench(s.device, job);
+  const parallel::RunSpec run_spec = train::make_run_spec(s.config, s.model);
+  bench::Bench bench(s.device, run_spec);
   Json json = described(options, s, bench.memory());
   const bool codec = options.what == "codec", layer = options.what == "layer";
   Ceilings ceilings;
   ceilings.bytes_per_second = bench.copy_bandwidth(kShareOfOp * options.seconds);
   if (!codec) ceilings.flops = bench.sustained_flops(options.seconds);
   print_ceilings(ceilings);
-  std::vector<bench::Op> ops = codec ? bench::codec_ops(job) : bench::layer_ops(job);
+  std::vector<bench::Op> ops = codec ? bench::codec_ops(run_spec) : bench::layer_ops(run_spec);
   if (options.what == "op") {
-    const std::vector<bench::Op> ends = bench::end_ops(job);
+    const std::vector<bench::Op> ends = bench::end_ops(run_spec);
     ops.insert(ops.end(), ends.begin(), ends.end());
   }
   const std::vector<Measured> measured = bench.measure(ops, kShareOfOp * options.seconds);
@@ -200,7 +201,7 @@ Json run_steps(const BenchOptions& options) {
   double ceiling = 0;
   {
     const Subject s = subject_of(options, depths.front());
-    bench::Bench bench(s.device, train::make_job(s.config, s.model));
+    bench::Bench bench(s.device, train::make_run_spec(s.config, s.model));
     json = described(options, s, bench.memory());
     ceiling = bench.sustained_flops(options.seconds);
   }

@@ -8,8 +8,8 @@
 #include "cli/command.h"
 #include "cli/help.h"
 #include "cli/options.h"
+#include "train/data/token_file.h"
 #include "train/inference.h"
-#include "train/token_file.h"
 
 namespace agoq::cli {
 namespace {

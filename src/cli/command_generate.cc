@@ -11,8 +11,8 @@
 #include "cli/help.h"
 #include "cli/options.h"
 #include "cli/text_tokens.h"
+#include "train/data/tokenizer_choice.h"
 #include "train/inference.h"
-#include "train/tokenizer.h"
 
 namespace agoq::cli {
 namespace {

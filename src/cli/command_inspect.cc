@@ -8,7 +8,7 @@
 #include "cli/command.h"
 #include "cli/inspect.h"
 #include "cli/options.h"
-#include "train/vocabulary.h"
+#include "train/data/vocabulary.h"
 
 namespace agoq::cli {
 namespace {

@@ -10,6 +10,7 @@
 #include "cli/options.h"
 #include "cli/stage_tables.h"
 #include "plan/comparison.h"
+#include "train/init_source.h"
 #include "train/memory_advice.h"
 
 namespace agoq::cli {
@@ -32,7 +33,7 @@ struct Plan {
   train::TrainConfig config;
   model::ModelConfig model;
   Device target{};
-  parallel::Job job;
+  parallel::RunSpec run_spec;
   std::vector<plan::RankPlan> stages;
   plan::RankPlan largest;
   plan::Layout reference;  // of the largest
@@ -41,7 +42,7 @@ struct Plan {
   std::vector<plan::Advice> advice;
   std::string note;
   const plan::Layout& ours() const { return largest.layout; }
-  const comm::Mesh& mesh() const { return job.parallelism.mesh; }
+  const comm::Mesh& mesh() const { return run_spec.parallelism.mesh; }
   uint64_t needed() const { return ours().total + estimate; }
   bool fits() const { return needed() <= budget; }
 };
@@ -66,10 +67,10 @@ Plan make_plan(const PlanOptions& options) {
   p.estimate = plan::beside_the_arena(p.target);
   const int world = options.world_size > 0 ? options.world_size : train::model_ranks(config);
   p.config = train::resolved(config, p.model, p.target, world);
-  p.job = plan::with_stage_widths(train::make_job(p.config, p.model, {0, world}), p.target);
-  p.stages = plan::plan_stages(p.job, p.target);
+  p.run_spec = plan::with_stage_widths(train::make_run_spec(p.config, p.model, {0, world}), p.target);
+  p.stages = plan::plan_stages(p.run_spec, p.target);
   p.largest = plan::largest(p.stages);
-  p.reference = plan::plan_layout(plan::at_rank(plan::reference_job(p.job), p.largest.rank), p.target);
+  p.reference = plan::plan_layout(plan::at_rank(plan::reference_run_spec(p.run_spec), p.largest.rank), p.target);
   if (!config.gpu_memory.empty()) p.budget = parse_bytes(config.gpu_memory);
   if (p.budget > 0 && !p.fits())
     p.advice =
@@ -100,7 +101,7 @@ double idle(const parallel::Parallelism& p) {
 }
 
 void print_mesh(const Plan& p) {
-  const parallel::Parallelism& parallelism = p.job.parallelism;
+  const parallel::Parallelism& parallelism = p.run_spec.parallelism;
   fmt::print("{} processes: {}; micro-batches of a step on each data rank: {}\n", p.mesh().ranks(), p.mesh().text(),
              parallelism.micro_batches);
   if (parallelism.stages() > 1)
@@ -155,12 +156,13 @@ void add_mesh(Json& json, const Plan& p) {
     const auto a = static_cast<comm::Axis>(axis);
     json["mesh"][std::string(comm::name_of(a))] = p.mesh().size(a);
   }
-  json["micro_batches"] = p.job.parallelism.micro_batches;
-  json["idle"] = idle(p.job.parallelism);
+  json["micro_batches"] = p.run_spec.parallelism.micro_batches;
+  json["idle"] = idle(p.run_spec.parallelism);
   json["largest_rank"] = p.largest.rank;
   for (const plan::RankPlan& stage : p.stages) json["stages"].push_back(json_of(stage, p.mesh()));
   if (p.mesh().ranks() > kListedRanks) return;
-  for (const plan::RankPlan& rank : plan::plan_ranks(p.job, p.target)) json["ranks"].push_back(json_of(rank, p.mesh()));
+  for (const plan::RankPlan& rank : plan::plan_ranks(p.run_spec, p.target))
+    json["ranks"].push_back(json_of(rank, p.mesh()));
 }
 
 void print_json(const Plan& p) {

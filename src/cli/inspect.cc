@@ -10,9 +10,9 @@
 #include "base/safetensors.h"
 #include "base/text.h"
 #include "model/model_config.h"
-#include "train/checkpoint.h"
-#include "train/run_metadata.h"
-#include "train/token_file.h"
+#include "train/checkpoint/checkpoint.h"
+#include "train/checkpoint/run_metadata.h"
+#include "train/data/token_file.h"
 
 namespace agoq::cli {
 namespace {

@@ -20,9 +20,9 @@
 #include "base/text.h"
 #include "cli/blas_core.h"
 #include "cli/python.h"
-#include "comm/nccl_cuda.h"
+#include "comm/gpu/nccl_cuda.h"
 #include "device/gpu.h"
-#include "ops/attention_check.h"
+#include "ops/attention/attention_check.h"
 #include "ops/library_versions.h"
 
 namespace agoq::cli {
@@ -145,7 +145,8 @@ std::vector<Finding> loaded_libraries() {
   return findings;
 }
 
-// The test that a run makes before step 0 (ops/attention_check.h), with the heads of LLaMA3-8B and every path.
+// The test that a run makes before step 0 (ops/attention/attention_check.h), with the heads of LLaMA3-8B and every
+// path.
 [[maybe_unused]] Finding attention(Gpu& gpu) {
   const char* what = "attention by cuDNN";
   if constexpr (kCudaBuild) {

@@ -1,4 +1,4 @@
-// Flags made from the table of settings (train/settings.h).
+// Flags made from the table of settings (train/config/settings.h).
 #pragma once
 
 #include <map>
@@ -7,7 +7,7 @@
 #include <string_view>
 #include <vector>
 
-#include "train/settings.h"
+#include "train/config/settings.h"
 
 namespace CLI {
 class App;

@@ -10,7 +10,7 @@
 #include "base/build_id.h"
 #include "base/log.h"
 #include "cli/program.h"
-#include "comm/connect.h"
+#include "comm/launch/connect.h"
 
 namespace agoq::cli {
 namespace {
@@ -37,13 +37,13 @@ void end_if_stuck(const std::string& message) {
 
 comm::ConnectOptions options_of(const comm::Launch& launch, const train::TrainConfig& config) {
   using Minutes = std::chrono::duration<double, std::ratio<60>>;
-  const auto patience = std::chrono::duration_cast<comm::Duration>(Minutes(config.distributed_timeout_minutes));
+  const auto timeouts = std::chrono::duration_cast<comm::Duration>(Minutes(config.distributed_timeout_minutes));
   comm::ConnectOptions options;
   options.key = comm::find_job_key(launch, config.rendezvous_open);
   options.agreement = {{"the build", build_id()}};
-  options.rendezvous_timeout = options.patience.wait = patience;
+  options.rendezvous_timeout = options.timeouts.wait = timeouts;
   // Heard of no more before it is missed: else whoever waits for it is told what it waited for when it was last heard.
-  options.patience.silence = std::min<comm::Duration>(options.patience.silence, patience / 2);
+  options.timeouts.silence = std::min<comm::Duration>(options.timeouts.silence, timeouts / 2);
   options.on_fault = [launch](const std::string& cause) { end_if_stuck(told_by(launch, cause)); };
   return options;
 }

@@ -4,8 +4,8 @@
 #include <functional>
 #include <memory>
 
-#include "comm/launch.h"
-#include "comm/transport.h"
+#include "comm/launch/launch.h"
+#include "comm/transport/transport.h"
 #include "train/trainer.h"
 
 namespace agoq::cli {

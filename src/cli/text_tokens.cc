@@ -9,7 +9,7 @@
 #include "base/utf8_stream.h"
 #include "cli/line_process.h"
 #include "cli/python.h"
-#include "train/token_file.h"
+#include "train/data/token_file.h"
 
 namespace agoq::cli {
 namespace {

@@ -14,11 +14,11 @@
 
 namespace agoq::codec::cuda {
 
-using agoq::cuda::Given;
+using agoq::cuda::PdlArgs;
 
 inline constexpr int kLanes = 16;  // that share a block
-using codec::kGroup;               // numbers of a lane
-using codec::Numbers;
+using codec::FloatVec8;
+using codec::kGroup;  // numbers of a lane
 inline constexpr unsigned kWholeWarp = 0xffffffffu;
 
 // How many of its eight numbers a lane has: an int from 0 to 8, or this where rows are made of whole blocks and their
@@ -81,7 +81,7 @@ __device__ inline Float8 fetch8(const float* p, AllOrNone n) {
   if (!n.all) return {};
   return {*reinterpret_cast<const float4*>(p), *(reinterpret_cast<const float4*>(p) + 1)};
 }
-__device__ inline void unpack8(const uint4& w, Numbers& x) {
+__device__ inline void unpack8(const uint4& w, FloatVec8& x) {
   const uint32_t words[4] = {w.x, w.y, w.z, w.w};
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
@@ -89,32 +89,32 @@ __device__ inline void unpack8(const uint4& w, Numbers& x) {
     x[2 * i + 1] = high_bf16(words[i]);
   }
 }
-__device__ inline void unpack8(const Float8& f, Numbers& x) {
+__device__ inline void unpack8(const Float8& f, FloatVec8& x) {
   x[0] = f.low.x, x[1] = f.low.y, x[2] = f.low.z, x[3] = f.low.w;
   x[4] = f.high.x, x[5] = f.high.y, x[6] = f.high.z, x[7] = f.high.w;
 }
 template <class Number, class Count>
-__device__ inline void load8(const Number* p, Count n, Numbers& x) {
+__device__ inline void load8(const Number* p, Count n, FloatVec8& x) {
   unpack8(fetch8(p, n), x);
 }
 // To global memory. An assignment of sixteen bytes may become four of four, which moves four times as many sectors.
-__device__ inline void store8(Bf16* p, AllOrNone n, const Numbers& x) {
+__device__ inline void store8(Bf16* p, AllOrNone n, const FloatVec8& x) {
   if (n.all)
     __stwb(reinterpret_cast<uint4*>(p),
            make_uint4(pack_bf16(x[0], x[1]), pack_bf16(x[2], x[3]), pack_bf16(x[4], x[5]), pack_bf16(x[6], x[7])));
 }
-__device__ inline void store8(float* p, AllOrNone n, const Numbers& x) {
+__device__ inline void store8(float* p, AllOrNone n, const FloatVec8& x) {
   if (!n.all) return;
   reinterpret_cast<float4*>(p)[0] = make_float4(x[0], x[1], x[2], x[3]);
   reinterpret_cast<float4*>(p)[1] = make_float4(x[4], x[5], x[6], x[7]);
 }
-__device__ inline void store8(Bf16* p, int n, const Numbers& x) {
+__device__ inline void store8(Bf16* p, int n, const FloatVec8& x) {
   if (n == kGroup && aligned<uint4>(p)) return store8(p, AllOrNone{true}, x);
 #pragma unroll
   for (int i = 0; i < kGroup; ++i)
     if (i < n) p[i].bits = static_cast<uint16_t>(pack_bf16(x[i], 0.0f));
 }
-__device__ inline void store8(float* p, int n, const Numbers& x) {
+__device__ inline void store8(float* p, int n, const FloatVec8& x) {
   if (n == kGroup && aligned<float4>(p)) return store8(p, AllOrNone{true}, x);
 #pragma unroll
   for (int i = 0; i < kGroup; ++i)
@@ -150,7 +150,7 @@ __device__ inline void store_bytes(uint8_t* p, AllOrNone n, Word word) {
 // --- where numbers lie ----------------------------------------------------------------------------------------------
 
 // A lane's share of a block of a row.
-struct Place {
+struct LaneTile {
   int block = 0;   // in the row
   int lane = 0;    // 0 to 15: the lane's group in the block
   int col = 0;     // of its first number in the row
@@ -160,7 +160,7 @@ struct Place {
 };
 
 // The same in a row of whole blocks.
-struct WholePlace {
+struct WholeLaneTile {
   int block = 0, lane = 0, col = 0;
   AllOrNone n;
   static constexpr int size = kBlock;
@@ -168,10 +168,10 @@ struct WholePlace {
 };
 
 // Whether the row has that block.
-__device__ inline bool exists(const Place& p) {
+__device__ inline bool exists(const LaneTile& p) {
   return p.size > 0;
 }
-__device__ inline bool exists(const WholePlace& p) {
+__device__ inline bool exists(const WholeLaneTile& p) {
   return p.n.all;
 }
 
@@ -190,10 +190,10 @@ __host__ __device__ constexpr int code_bytes(int n) {
 }
 
 // n / d for n < 2^31 by one multiplication and a shift (Granlund and Montgomery 1994).
-class Divisor {
+class FastDivmod {
  public:
-  Divisor() = default;
-  explicit Divisor(uint32_t d)
+  FastDivmod() = default;
+  explicit FastDivmod(uint32_t d)
       : shift_(31 + static_cast<int>(std::bit_width(d - 1))),
         multiplier_(static_cast<uint32_t>(((uint64_t{1} << shift_) + d - 1) / d)) {}
   __host__ __device__ uint32_t divide(uint32_t n) const {
@@ -206,13 +206,13 @@ class Divisor {
 };
 
 // RowBlocks for a kernel: 32-bit, without divisions where a row is one segment or has no short blocks.
-struct Row {
+struct RowLayout {
   int cols = 0, segment = 0, per_segment = 0, blocks = 0;
   bool seamless = false;  // block b begins at column 128 b
-  Divisor by_segment;     // block -> segment
+  FastDivmod by_segment;  // block -> segment
 
-  Row() = default;
-  explicit Row(const RowBlocks& row)
+  RowLayout() = default;
+  explicit RowLayout(const RowBlocks& row)
       : cols(static_cast<int>(row.cols)),
         segment(static_cast<int>(row.segment)),
         per_segment(static_cast<int>(row.blocks_per_segment())),
@@ -222,8 +222,8 @@ struct Row {
 
   // Lane `lane` of block `block`; a block beyond the row has no numbers.
   template <class F>
-  __device__ Place place(int block, int lane) const {
-    Place p{block, lane, 0, 0, 0, 0};
+  __device__ LaneTile place(int block, int lane) const {
+    LaneTile p{block, lane, 0, 0, 0, 0};
     if (block >= blocks) return p;
     int begin = block * static_cast<int>(kBlock), end = cols;
     if (seamless) {
@@ -245,22 +245,22 @@ struct Row {
 };
 
 // A Quantized for a kernel that knows its format; one that is not kept may still say how its rows are divided.
-struct View {
+struct QuantPtr {
   uint8_t* codes = nullptr;
   Bf16* scales = nullptr;
   int64_t row_bytes = 0;
-  Row row;
+  RowLayout row;
 
-  View() = default;
-  explicit View(const Quantized& q)
+  QuantPtr() = default;
+  explicit QuantPtr(const Quantized& q)
       : codes(q.kept() ? q.codes.raw() : nullptr),
         scales(q.scales ? static_cast<Bf16*>(q.scales.data) : nullptr),
         row_bytes(q.kept() ? q.codes.cols() : 0),
-        row(q.row.segment > 0 ? Row(q.row) : Row()) {}
+        row(q.row.segment > 0 ? RowLayout(q.row) : RowLayout()) {}
   // The same without its first rows: a kernel that goes down row by row saves the products. A step that is always the
   // same is best given in bytes and blocks, multiplied once.
-  __device__ View below(int64_t rows) const {
-    View view = *this;
+  __device__ QuantPtr below(int64_t rows) const {
+    QuantPtr view = *this;
     view.codes += rows * row_bytes;
     view.scales += rows * row.blocks;
     return view;
@@ -320,13 +320,13 @@ __device__ inline float greater_magnitude(float a, float b) {
 
 // The largest magnitude of a lane's numbers, and of the block that 16 lanes share; infinities and NaNs are largest of
 // all.
-__device__ inline float group_amax(const Numbers& x) {
+__device__ inline float group_amax(const FloatVec8& x) {
   float most = greater_magnitude(x[0], x[1]);
 #pragma unroll
   for (int i = 2; i < kGroup; ++i) most = greater_magnitude(most, x[i]);
   return most;
 }
-__device__ inline float block_amax(const Numbers& x) {
+__device__ inline float block_amax(const FloatVec8& x) {
   float most = group_amax(x);
 #pragma unroll
   for (int other = kLanes / 2; other > 0; other /= 2)
@@ -354,19 +354,19 @@ __device__ inline float amax_of_share(float (&most)[kCount], int lane) {
 }
 
 // What a kernel needs of a Rounding; the row's own blocks where the unsharded row is not given.
-struct Draws {
-  PreparedDraws prepared;
-  Origin origin;
+struct RngOffsets {
+  PreparedRng prepared;
+  GlobalOffset global_offset;
   bool stochastic = true;
 
-  Draws() = default;
-  Draws(const Rounding& rounding, const RowBlocks& row)
-      : prepared(rounding.key), origin(rounding.origin), stochastic(rounding.stochastic) {
-    if (origin.blocks_per_row == 0) origin.blocks_per_row = row.blocks();
+  RngOffsets() = default;
+  RngOffsets(const Rounding& rounding, const RowBlocks& row)
+      : prepared(rounding.key), global_offset(rounding.global_offset), stochastic(rounding.stochastic) {
+    if (global_offset.blocks_per_row == 0) global_offset.blocks_per_row = row.blocks();
   }
   // Block b of row r, counted in the whole tensor.
   __host__ __device__ int64_t block(int64_t r, int64_t b) const {
-    return origin.row(r) * origin.blocks_per_row + origin.first_block + b;
+    return global_offset.row(r) * global_offset.blocks_per_row + global_offset.first_block + b;
   }
   __device__ Stochastic of_block(int64_t whole_block, int lane) const {
     return {prepared.of(static_cast<uint64_t>(whole_block) * kLanes + static_cast<uint64_t>(lane))};
@@ -379,7 +379,8 @@ struct Draws {
 
 // x (zeros behind p.n) -> codes and scale of row r, with the draws of its group, or none.
 template <class F, class P, class Rounded>
-__device__ inline void encode_rounded(const View& q, int64_t r, const P& p, const Numbers& x, const Rounded& rounding) {
+__device__ inline void encode_rounded(const QuantPtr& q, int64_t r, const P& p, const FloatVec8& x,
+                                      const Rounded& rounding) {
   if constexpr (F::kScaled) {
     const Bf16 scale = group_scale<F>(block_amax(x));
     const Packed codes = encode_group<F>(x, group_reciprocal<F>(scale), rounding);
@@ -387,7 +388,7 @@ __device__ inline void encode_rounded(const View& q, int64_t r, const P& p, cons
     if (any(p.n) && p.lane == 0) *q.scale_of(r, p) = scale;
   } else {
     using Number = typename F::Stored;
-    Numbers rounded;
+    FloatVec8 rounded;
 #pragma unroll
     for (int i = 0; i < kGroup; ++i) {
       if constexpr (Rounded::kDraws)
@@ -400,11 +401,11 @@ __device__ inline void encode_rounded(const View& q, int64_t r, const P& p, cons
 }
 // The same to the nearest, and as `draws` says.
 template <class F, class P>
-__device__ inline void encode(const View& q, int64_t r, const P& p, const Numbers& x) {
+__device__ inline void encode(const QuantPtr& q, int64_t r, const P& p, const FloatVec8& x) {
   encode_rounded<F>(q, r, p, x, Nearest{});
 }
 template <class F, class P>
-__device__ inline void encode(const View& q, int64_t r, const P& p, const Numbers& x, const Draws& draws) {
+__device__ inline void encode(const QuantPtr& q, int64_t r, const P& p, const FloatVec8& x, const RngOffsets& draws) {
   if (draws.stochastic)
     encode_rounded<F>(q, r, p, x, draws.of(r, p));
   else
@@ -413,7 +414,7 @@ __device__ inline void encode(const View& q, int64_t r, const P& p, const Number
 
 // The same of two blocks at once, to the nearest, for less: each half of the lanes finds the scale of one of them.
 template <class F, class P>
-__device__ inline void encode_two(const View& q, int64_t r, const P (&places)[2], const Numbers (&x)[2]) {
+__device__ inline void encode_two(const QuantPtr& q, int64_t r, const P (&places)[2], const FloatVec8 (&x)[2]) {
   if constexpr (F::kScaled) {
     const bool second = places[0].lane >= kLanes / 2;
     float amax[2] = {group_amax(x[0]), group_amax(x[1])};
@@ -447,7 +448,7 @@ struct Fetched<F, false> {
 
 // Codes of row r -> x, zeros behind p.n; in two parts where several loads shall overlap.
 template <class F, class P>
-__device__ inline Fetched<F> fetch(const View& q, int64_t r, const P& p) {
+__device__ inline Fetched<F> fetch(const QuantPtr& q, int64_t r, const P& p) {
   if (!any(p.n)) return {};
   if constexpr (F::kScaled)
     return {load_codes<F>(q.codes_of(r, p), p), *q.scale_of(r, p)};
@@ -455,14 +456,14 @@ __device__ inline Fetched<F> fetch(const View& q, int64_t r, const P& p) {
     return {fetch8(reinterpret_cast<const typename F::Stored*>(q.codes_of(r, p)) + p.lane * kGroup, p.n)};
 }
 template <class F>
-__device__ inline void decode(const Fetched<F>& fetched, Numbers& x) {
+__device__ inline void decode(const Fetched<F>& fetched, FloatVec8& x) {
   if constexpr (F::kScaled)
     decode_group<F>(fetched.codes, to_float(fetched.scale), x);
   else
     unpack8(fetched.numbers, x);
 }
 template <class F, class P>
-__device__ inline void decode(const View& q, int64_t r, const P& p, Numbers& x) {
+__device__ inline void decode(const QuantPtr& q, int64_t r, const P& p, FloatVec8& x) {
   decode<F>(fetch<F>(q, r, p), x);
 }
 

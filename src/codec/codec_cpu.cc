@@ -25,13 +25,13 @@ void draw_block(const RandomKey& key, uint64_t first_group, uint16_t* draws) {
 }
 
 // The draws of consecutive blocks of one row.
-class BlockDraws {
+class BlockRng {
  public:
-  BlockDraws(const Rounding& rounding, const Quantized& q, int64_t row)
+  BlockRng(const Rounding& rounding, const Quantized& q, int64_t row)
       : rounding_(rounding),
-        first_(rounding.origin.row(row) *
-                   (rounding.origin.blocks_per_row ? rounding.origin.blocks_per_row : q.row.blocks()) +
-               rounding.origin.first_block) {}
+        first_(rounding.global_offset.row(row) *
+                   (rounding.global_offset.blocks_per_row ? rounding.global_offset.blocks_per_row : q.row.blocks()) +
+               rounding.global_offset.first_block) {}
   const uint16_t* of(int64_t block) {
     draw_block(rounding_.key, static_cast<uint64_t>(first_ + block) * kGroups, draws_);
     return draws_;
@@ -160,7 +160,7 @@ void for_blocks(const RowBlocks& row, int64_t begin, int64_t end, Visit&& visit)
 template <class F, class Number>
 void encode_blocks(const Quantized& q, int64_t row, int64_t begin, int64_t end, const Number* x,
                    const Rounding& rounding) {
-  BlockDraws draws(rounding, q, row);
+  BlockRng draws(rounding, q, row);
   uint8_t* codes = q.row_codes(row);
   Bf16* scales = F::kScaled ? q.row_scales(row) : nullptr;
   for_blocks<F>(q.row, begin, end, [&](int64_t b, int64_t n, int64_t offset) {

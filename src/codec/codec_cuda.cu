@@ -1,36 +1,36 @@
 #include "codec/codec_cuda.h"
 
-#include "codec/block_tasks.cuh"
+#include "codec/tile_schedulers.cuh"
 
 namespace agoq::codec::cuda {
 namespace {
 
 constexpr int kTurns = 4;  // blocks of a half-warp, all fetched before the first is worked on
-constexpr int kThreads = BlockTasks::kThreads;
+constexpr int kThreads = BlockScheduler::kThreads;
 
 template <class Number>
 struct Encoding {
   const Number* x;
-  View q;
-  BlockTasks tasks;
-  Draws draws;
+  QuantPtr q;
+  BlockScheduler tasks;
+  RngOffsets draws;
 };
 
 template <class F, class Number>
-__global__ void __launch_bounds__(kThreads) encode_kernel(const __grid_constant__ Given<Encoding<Number>> given) {
+__global__ void __launch_bounds__(kThreads) encode_kernel(const __grid_constant__ PdlArgs<Encoding<Number>> given) {
   const Encoding<Number>& e = given.wait();
-  const View& q = e.q;
+  const QuantPtr& q = e.q;
   Fetched8<Number> fetched[kTurns];
 #pragma unroll
   for (uint32_t i = 0; i < kTurns; ++i) {
-    const BlockTasks::Task task = e.tasks.mine(i);
-    const Place p = q.row.place<F>(task.block, task.lane);
+    const BlockScheduler::Task task = e.tasks.mine(i);
+    const LaneTile p = q.row.place<F>(task.block, task.lane);
     fetched[i] = fetch8(e.x + task.row * q.row.cols + p.col, p.n);
   }
 #pragma unroll
   for (uint32_t i = 0; i < kTurns; ++i) {
-    const BlockTasks::Task task = e.tasks.mine(i);
-    Numbers numbers;
+    const BlockScheduler::Task task = e.tasks.mine(i);
+    FloatVec8 numbers;
     unpack8(fetched[i], numbers);
     encode<F>(q, task.row, q.row.place<F>(task.block, task.lane), numbers, e.draws);
   }
@@ -38,26 +38,26 @@ __global__ void __launch_bounds__(kThreads) encode_kernel(const __grid_constant_
 
 template <class Number>
 struct Decoding {
-  View q;
+  QuantPtr q;
   Number* x;
-  BlockTasks tasks;
+  BlockScheduler tasks;
 };
 
 template <class F, class Number>
-__global__ void __launch_bounds__(kThreads) decode_kernel(const __grid_constant__ Given<Decoding<Number>> given) {
+__global__ void __launch_bounds__(kThreads) decode_kernel(const __grid_constant__ PdlArgs<Decoding<Number>> given) {
   const Decoding<Number>& d = given.wait();
-  const View& q = d.q;
+  const QuantPtr& q = d.q;
   Fetched<F> fetched[kTurns];
 #pragma unroll
   for (uint32_t i = 0; i < kTurns; ++i) {
-    const BlockTasks::Task task = d.tasks.mine(i);
+    const BlockScheduler::Task task = d.tasks.mine(i);
     fetched[i] = fetch<F>(q, task.row, q.row.place<F>(task.block, task.lane));
   }
 #pragma unroll
   for (uint32_t i = 0; i < kTurns; ++i) {
-    const BlockTasks::Task task = d.tasks.mine(i);
-    const Place p = q.row.place<F>(task.block, task.lane);
-    Numbers numbers;
+    const BlockScheduler::Task task = d.tasks.mine(i);
+    const LaneTile p = q.row.place<F>(task.block, task.lane);
+    FloatVec8 numbers;
     decode<F>(fetched[i], numbers);
     store8(d.x + task.row * q.row.cols + p.col, p.n, numbers);
   }
@@ -82,22 +82,22 @@ void copy(const Context& ctx, const void* from, const Tensor& to) {
 // A bf16 number needs no rounding, by whatever draw.
 void encode(const Context& ctx, const Tensor& x, const Quantized& out, const Rounding& rounding) {
   if (same_bytes(out, x)) return copy(ctx, x.data, out.plain());
-  const BlockTasks tasks(out.rows, out.row.blocks(), kTurns);
+  const BlockScheduler tasks(out.rows, out.row.blocks(), kTurns);
   dispatch(out.codec, [&]<class F>() {
     by_type(x.dtype, [&]<class Number>() {
       agoq::cuda::launch(ctx, encode_kernel<F, Number>, tasks.grid(), kThreads,
-                         Encoding<Number>{x.as<Number>(), View(out), tasks, Draws(rounding, out.row)});
+                         Encoding<Number>{x.as<Number>(), QuantPtr(out), tasks, RngOffsets(rounding, out.row)});
     });
   });
 }
 
 void decode(const Context& ctx, const Quantized& in, const Tensor& out) {
   if (same_bytes(in, out)) return copy(ctx, in.plain().data, out);
-  const BlockTasks tasks(in.rows, in.row.blocks(), kTurns);
+  const BlockScheduler tasks(in.rows, in.row.blocks(), kTurns);
   dispatch(in.codec, [&]<class F>() {
     by_type(out.dtype, [&]<class Number>() {
       agoq::cuda::launch(ctx, decode_kernel<F, Number>, tasks.grid(), kThreads,
-                         Decoding<Number>{View(in), out.as<Number>(), tasks});
+                         Decoding<Number>{QuantPtr(in), out.as<Number>(), tasks});
     });
   });
 }

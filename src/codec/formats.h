@@ -61,8 +61,8 @@ AGOQ_HD inline Philox4 halves_exchanged(const Philox4& words) {
   return {words[2], words[3], words[0], words[1]};
 }
 AGOQ_HD inline Philox4 rounding_draws(RandomKey key, uint64_t group) {
-  const bool second = key.purpose == Purpose::SecondMoment;
-  if (second) key.purpose = Purpose::FirstMoment;
+  const bool second = key.stream == RngStream::SecondMoment;
+  if (second) key.stream = RngStream::FirstMoment;
   const uint32_t mirror = 0u - (key.micro_batch & 1u);
   key.micro_batch &= ~1u;
   Philox4 words = key.draw(group);
@@ -72,10 +72,10 @@ AGOQ_HD inline Philox4 rounding_draws(RandomKey key, uint64_t group) {
 
 // rounding_draws for many groups of one key (not of SecondMoment): the keys of the rounds are made once, with the
 // mirror in the last of them.
-class PreparedDraws {
+class PreparedRng {
  public:
-  PreparedDraws() = default;
-  explicit PreparedDraws(const RandomKey& key) : key_(key), mirror_(0u - (key.micro_batch & 1u)) {
+  PreparedRng() = default;
+  explicit PreparedRng(const RandomKey& key) : key_(key), mirror_(0u - (key.micro_batch & 1u)) {
     key_.micro_batch &= ~1u;
     rounds_[0] = key_.first_key();
     for (size_t round = 1; round < kPhiloxRounds; ++round) rounds_[round] = next_key(rounds_[round - 1]);
@@ -114,8 +114,8 @@ struct Minifloat {
   // subnormal where the code is, and costs a GPU nothing.
   AGOQ_HD static constexpr float decode_raised(uint32_t raised) {
     constexpr int kDown = 8 - (kBits - 1 - kMantissa);
-    constexpr uint32_t kKept = (kSignBit - 1) << (23 - kMantissa) | ~kAbsMask;
-    const uint32_t moved = static_cast<uint32_t>(static_cast<int32_t>(raised) >> kDown) & kKept;
+    constexpr uint32_t kSavedTensors = (kSignBit - 1) << (23 - kMantissa) | ~kAbsMask;
+    const uint32_t moved = static_cast<uint32_t>(static_cast<int32_t>(raised) >> kDown) & kSavedTensors;
     return std::bit_cast<float>(moved) * std::bit_cast<float>(kLowest + (126u << 23));
   }
   AGOQ_HD static constexpr float decode(uint32_t code) {
@@ -276,11 +276,11 @@ struct Cubic {
     return kHasSign && code > 127 ? -cube : cube;
   }
   AGOQ_HD static constexpr uint32_t encode(float y) {
-    const Place place = place_of(y);
+    const CubeRoot place = place_of(y);
     return finish(y, place.root + (place.above + place.above > place.gap));
   }
   AGOQ_HD static uint32_t encode(float y, uint32_t draw) {
-    const Place place = place_of(y);
+    const CubeRoot place = place_of(y);
     const float s = static_cast<float>(static_cast<int32_t>(place.root)) + 0.5f;
     return finish(y, place.root + (before_part_of_cubes(place.size, s, centred(draw)) < 0.0f));
   }
@@ -289,7 +289,7 @@ struct Cubic {
   AGOQ_HD static constexpr float least() { return 1.0f; }
 
  private:
-  struct Place {
+  struct CubeRoot {
     float size;     // |y|, at most the largest
     uint32_t root;  // the largest integer whose cube is at most that
     float above;    // size - root^3, exact
@@ -299,7 +299,7 @@ struct Cubic {
     const auto r = static_cast<float>(static_cast<int32_t>(root));
     return r * r * r;
   }
-  AGOQ_HD static constexpr Place place_of(float y) {
+  AGOQ_HD static constexpr CubeRoot place_of(float y) {
     const uint32_t bits = std::bit_cast<uint32_t>(y) & kAbsMask;
     constexpr uint32_t kMost = std::bit_cast<uint32_t>(max());
     const uint32_t z_bits = bits < kMost ? bits : kMost;

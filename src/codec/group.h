@@ -20,7 +20,7 @@ namespace agoq::codec {
 inline constexpr uint32_t kOneBits = std::bit_cast<uint32_t>(1.0f);
 
 inline constexpr int kGroup = 8;  // numbers that share a call of Philox
-using Numbers = float[kGroup];
+using FloatVec8 = float[kGroup];
 
 // A group's codes as they lie in memory. 8 bits: codes 0 to 3 and 4 to 7; otherwise its nibbles, and its bits of the
 // plane above.
@@ -303,7 +303,7 @@ AGOQ_HD inline Packed with_signs(const Packed& bytes, const Words& x) {
 
 // Of x · inv, whose signs are those of x.
 template <class F, class Rounded>
-AGOQ_HD inline Packed encode_short(const Numbers& x, float inv, const Rounded& rounding) {
+AGOQ_HD inline Packed encode_short(const FloatVec8& x, float inv, const Rounded& rounding) {
   constexpr int kByte = Rounded::kDraws ? 2 : 0;
   Words signs, codes;
   for (int i = 0; i < kGroup; ++i) {
@@ -391,7 +391,7 @@ AGOQ_HD inline Packed encode_others(const Words& y, const Rounded& rounding) {
 
 // Eight numbers x of a block whose scale has the reciprocal inv -> codes.
 template <class F, class Rounded>
-AGOQ_HD inline Packed encode_group(const Numbers& x, float inv, const Rounded& rounding) {
+AGOQ_HD inline Packed encode_group(const FloatVec8& x, float inv, const Rounded& rounding) {
   if constexpr (F::kLevels == Levels::Short) {
     return encode_short<F>(x, inv, rounding);
   } else {
@@ -432,7 +432,7 @@ AGOQ_HD inline uint32_t raised_code(const Packed& packed, int i) {
 
 // F::decode of all codes, times `scale`.
 template <class F>
-AGOQ_HD inline void decode_group(const Packed& packed, float scale, Numbers& x) {
+AGOQ_HD inline void decode_group(const Packed& packed, float scale, FloatVec8& x) {
   for (int i = 0; i < kGroup; ++i) {
     if constexpr (F::kLevels == Levels::Integer && F::kBits == 8) {
       x[i] = byte_less((i < 4 ? packed.low : packed.high) ^ 0x80808080u, i & 3, 128.0f) * scale;
@@ -458,7 +458,7 @@ AGOQ_HD inline void decode_group(const Packed& packed, float scale, Numbers& x) 
 
 // Int8 codes times scale / 32768: 1 + code / 32768 comes out of one instruction; times the scale and less the scale it
 // is exact. 32768 is left to what follows, since scale · 32768 might overflow.
-AGOQ_HD inline void decode_integers(const Packed& packed, float scale, Numbers& x) {
+AGOQ_HD inline void decode_integers(const Packed& packed, float scale, FloatVec8& x) {
   constexpr float kZero = 1.0f + 0x1p-8f;  // 128 / 32768 more, so that codes are not negative
   const float zero = -kZero * scale;
   for (int i = 0; i < kGroup; ++i)
@@ -467,7 +467,7 @@ AGOQ_HD inline void decode_integers(const Packed& packed, float scale, Numbers& 
 
 // Those numbers times `factor`, each product rounded once; factor · 32768 is finite.
 template <class F>
-AGOQ_HD inline void decode_times(const Packed& packed, float scale, float factor, Numbers& x) {
+AGOQ_HD inline void decode_times(const Packed& packed, float scale, float factor, FloatVec8& x) {
   if constexpr (F::kLevels == Levels::Integer && F::kBits == 8) {
     decode_integers(packed, scale, x);
     factor *= 0x1p15f;
@@ -479,15 +479,15 @@ AGOQ_HD inline void decode_times(const Packed& packed, float scale, float factor
 
 // x += those numbers, each sum rounded once.
 template <class F>
-AGOQ_HD inline void add_group(const Packed& packed, float scale, Numbers& x) {
+AGOQ_HD inline void add_group(const Packed& packed, float scale, FloatVec8& x) {
   if constexpr (F::kLevels == Levels::Integer && F::kBits == 8) {
-    Numbers addend;
-    decode_integers(packed, scale, addend);
-    for (int i = 0; i < kGroup; ++i) x[i] = multiply_add(addend[i], 0x1p15f, x[i]);
+    FloatVec8 partial_sum;
+    decode_integers(packed, scale, partial_sum);
+    for (int i = 0; i < kGroup; ++i) x[i] = multiply_add(partial_sum[i], 0x1p15f, x[i]);
   } else {
-    Numbers addend;
-    decode_group<F>(packed, scale, addend);
-    for (int i = 0; i < kGroup; ++i) x[i] += addend[i];
+    FloatVec8 partial_sum;
+    decode_group<F>(packed, scale, partial_sum);
+    for (int i = 0; i < kGroup; ++i) x[i] += partial_sum[i];
   }
 }
 

@@ -67,7 +67,7 @@ struct Quantized {
 
 // Where a part of a tensor lies in the whole one. Of its columns it has one run of whole blocks; of its rows up to
 // three runs, since q, k and v, or gate and up, are cut each by itself.
-struct Origin {
+struct GlobalOffset {
   static constexpr int kRuns = 3;
   static constexpr int64_t kNoRow = std::numeric_limits<int64_t>::max();
 
@@ -76,8 +76,8 @@ struct Origin {
   int64_t shift[kRuns] = {};                    // what is added to them to get rows of the whole
   int64_t first_block = 0, blocks_per_row = 0;  // of a row of the whole; 0 blocks: the part's own number
 
-  Origin from_row(int64_t r) const {
-    Origin rest = *this;
+  GlobalOffset from_row(int64_t r) const {
+    GlobalOffset rest = *this;
     rest.first_row += r;
     return rest;
   }
@@ -102,10 +102,10 @@ struct Origin {
 struct Rounding {
   bool stochastic = false;
   RandomKey key;
-  Origin origin;
+  GlobalOffset global_offset;
 
   static Rounding nearest() { return {}; }
-  static Rounding random(RandomKey key, const Origin& origin = {}) { return {true, key, origin}; }
+  static Rounding random(RandomKey key, const GlobalOffset& global_offset = {}) { return {true, key, global_offset}; }
 };
 
 }  // namespace agoq::codec

@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "comm/transport.h"
+#include "comm/transport/transport.h"
 #include "device/context.h"
 
 namespace agoq::comm {

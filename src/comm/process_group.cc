@@ -2,9 +2,9 @@
 
 #include <algorithm>
 
-#include "comm/nccl_cuda.h"
-#include "comm/peers_cuda.h"
-#include "comm/staged_cuda.h"
+#include "comm/gpu/nccl_cuda.h"
+#include "comm/gpu/peers_cuda.h"
+#include "comm/gpu/staged_cuda.h"
 #include "comm/sum.h"
 #include "device/transfer.h"
 
@@ -125,23 +125,23 @@ void ProcessGroup::all_gather_now(const Context& ctx, const Tensor& mine, const 
   pending->wait();
 }
 
-void ProcessGroup::reduce_scatter_sum(const Context& ctx, const Tensor& addends, const Tensor& sum) const {
-  require(addends.dtype == sum.dtype && addends.count() == sum.count() * size_,
-          "reduce_scatter of {} {} over {} ranks does not give {} {}", name_of(addends.dtype), addends.shape.text(),
-          size_, name_of(sum.dtype), sum.shape.text());
+void ProcessGroup::reduce_scatter_sum(const Context& ctx, const Tensor& partial_sums, const Tensor& sum) const {
+  require(partial_sums.dtype == sum.dtype && partial_sums.count() == sum.count() * size_,
+          "reduce_scatter of {} {} over {} ranks does not give {} {}", name_of(partial_sums.dtype),
+          partial_sums.shape.text(), size_, name_of(sum.dtype), sum.shape.text());
   const int64_t count = sum.count();
   Scope scope(ctx);
-  const Tensor room = alone() ? Tensor{} : ctx.empty(addends.dtype, {size_ - 1, count});
+  const Tensor room = alone() ? Tensor{} : ctx.empty(partial_sums.dtype, {size_ - 1, count});
   std::vector<Tensor> parts;
   std::vector<Message> sends, receives;
   for (int i = 0; i < size_; ++i) {
     if (i == rank_) {
-      parts.push_back(part_of(addends, i, size_));
+      parts.push_back(part_of(partial_sums, i, size_));
       continue;
     }
     const int64_t row = i - (i > rank_);
     parts.push_back(room.row_range(row, row + 1));
-    sends.push_back({i, part_of(addends, i, size_)});
+    sends.push_back({i, part_of(partial_sums, i, size_)});
     receives.push_back({i, parts.back()});
   }
   exchange(ctx, sends, receives);

@@ -56,9 +56,10 @@ class ProcessGroup {
 
   // mine [n] of every rank -> all [size · n], in rank order. `mine` may be its own part of `all`.
   void all_gather(const Context& ctx, const Tensor& mine, const Tensor& all) const;
-  // addends [size · n] (fp32, fp64 or bf16) -> sum [n] of part `rank` of every rank's addends. Parts are equal.
-  void reduce_scatter_sum(const Context& ctx, const Tensor& addends, const Tensor& sum) const;
-  // x := Σ over ranks of x. For small tensors: every rank gets all addends.
+  // partial_sums [size · n] (fp32, fp64 or bf16) -> sum [n] of part `rank` of every rank's partial sums. Parts are
+  // equal.
+  void reduce_scatter_sum(const Context& ctx, const Tensor& partial_sums, const Tensor& sum) const;
+  // x := Σ over ranks of x. For small tensors: every rank gets all partial sums.
   void all_reduce_sum(const Context& ctx, const Tensor& x) const;
   void send(const Context& ctx, int peer, const Tensor& x) const;
   void receive(const Context& ctx, int peer, const Tensor& x) const;

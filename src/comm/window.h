@@ -4,7 +4,7 @@
 
 #include <memory>
 
-#include "comm/transport.h"
+#include "comm/transport/transport.h"
 
 namespace agoq {
 class Context;
@@ -18,9 +18,9 @@ class Window {
  public:
   virtual ~Window() = default;
   // All-to-all in place: part j <- part `rank` of rank j, for all j.
-  virtual std::unique_ptr<Pending> swap(const Context& ctx) = 0;
+  virtual std::unique_ptr<Pending> all_to_all(const Context& ctx) = 0;
   // All-gather in place: part j <- part j of rank j.
-  virtual std::unique_ptr<Pending> gather(const Context& ctx) = 0;
+  virtual std::unique_ptr<Pending> all_gather(const Context& ctx) = 0;
 };
 
 }  // namespace agoq::comm

@@ -61,9 +61,9 @@ inline constexpr bool kOverlapLaunches = std::min({__CUDA_ARCH_LIST__}) >= 900;
 // ended and can be seen, so it cannot touch memory too early, and launch() knows that it may be started early. Called
 // first, by all threads.
 template <class T>
-class Given {
+class PdlArgs {
  public:
-  Given(const T& given) : given_(given) {}
+  PdlArgs(const T& given) : given_(given) {}
   __device__ const T& wait() const {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
     cudaGridDependencySynchronize();
@@ -75,9 +75,9 @@ class Given {
   T given_;
 };
 template <class Parameter>
-inline constexpr bool kIsGiven = false;
+inline constexpr bool kIsPdlArgs = false;
 template <class T>
-inline constexpr bool kIsGiven<Given<T>> = true;
+inline constexpr bool kIsPdlArgs<PdlArgs<T>> = true;
 
 // Beyond 48 KiB, with what it declares itself, a kernel must be allowed to have it.
 inline constexpr size_t kUnaskedSharedMemory = size_t{32} << 10;
@@ -93,7 +93,7 @@ void launch_with(const Context& ctx, void (*kernel)(Parameters...), dim3 grid, d
   cudaLaunchAttribute early{};
   early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   early.val.programmaticStreamSerializationAllowed = 1;
-  const bool overlap = kOverlapLaunches && (kIsGiven<Parameters> && ...);
+  const bool overlap = kOverlapLaunches && (kIsPdlArgs<Parameters> && ...);
   const cudaLaunchConfig_t config{grid, block, shared, stream(ctx), &early, overlap ? 1u : 0u};
   AGOQ_CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, std::forward<Arguments>(arguments)...));
 }

@@ -28,7 +28,7 @@ class Staging {
   void load(const Context& ctx, std::initializer_list<Copy> copies);
 
  private:
-  struct Buffer {
+  struct PinnedBuffer {
     uint8_t* data = nullptr;
     CUevent_st* copied = nullptr;  // in the stream, behind the last copy out of it
   };
@@ -37,7 +37,7 @@ class Staging {
   void load_pinned(const Context& ctx, std::initializer_list<Copy> copies);
 
   size_t bytes_;
-  std::array<Buffer, 2> buffers_;
+  std::array<PinnedBuffer, 2> buffers_;
   size_t next_ = 0;
 };
 

@@ -6,21 +6,21 @@
 namespace agoq {
 
 void Staging::open_buffers() {
-  for (Buffer& buffer : buffers_) {
+  for (PinnedBuffer& buffer : buffers_) {
     AGOQ_CUDA_CHECK(cudaMallocHost(reinterpret_cast<void**>(&buffer.data), bytes_));
     AGOQ_CUDA_CHECK(cudaEventCreateWithFlags(&buffer.copied, cudaEventDisableTiming));
   }
 }
 
 void Staging::close_buffers() noexcept {
-  for (Buffer& buffer : buffers_) {
+  for (PinnedBuffer& buffer : buffers_) {
     if (buffer.copied) cudaEventDestroy(buffer.copied);
     if (buffer.data) cudaFreeHost(buffer.data);
   }
 }
 
 void Staging::load_pinned(const Context& ctx, std::initializer_list<Copy> copies) {
-  Buffer& buffer = buffers_[next_];
+  PinnedBuffer& buffer = buffers_[next_];
   next_ = (next_ + 1) % buffers_.size();
   ctx.gpu().wait_for(buffer.copied);
   uint8_t* at = buffer.data;

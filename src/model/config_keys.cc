@@ -59,7 +59,7 @@ constexpr auto kIdle = std::to_array<std::string_view>({
     "tf_legacy_loss",
     "unsloth_fixed",
     "unsloth_version",
-    "agoq_tokenizer",  // exports of ours (train/tokenizer.h)
+    "agoq_tokenizer",  // exports of ours (train/data/tokenizer_choice.h)
     // What forward returns beside the logits.
     "use_cache",
     "return_dict",

@@ -6,9 +6,9 @@
 
 #include "model/norm.h"
 #include "model/parameters.h"
-#include "model/saved.h"
-#include "ops/accumulate.h"
-#include "ops/attention.h"
+#include "model/saved_tensors.h"
+#include "ops/attention/attention.h"
+#include "ops/gradient/accumulate.h"
 
 namespace agoq::model {
 
@@ -19,24 +19,25 @@ class DecoderLayer {
   DecoderLayer(const ModelConfig& config, const LayerSpec& spec, Tensor rope_table);
 
   // x [T / ranks, H]: the residual stream, updated in place from the layer's input to its output.
-  void forward(const Context& ctx, const Tensor& x, const LayerWeights& w, const Saved& saved) const;
+  void forward(const Context& ctx, const Tensor& x, const LayerWeights& w, const SavedTensors& saved) const;
   // dx [T / ranks, H]: the gradient of the layer's output, updated in place to that of its input. Weight gradients
   // accumulate; those of norms are sums over this rank's tokens and heads alone.
-  void backward(const Context& ctx, const Tensor& dx, const LayerWeights& w, const Saved& saved,
+  void backward(const Context& ctx, const Tensor& dx, const LayerWeights& w, const SavedTensors& saved,
                 const LayerGradients& grads) const;
   // The same when only x1 was kept: forward runs again from x1.
-  void backward_from_x1(const Context& ctx, const Tensor& dx, const LayerWeights& w, const Saved& saved,
+  void backward_from_x1(const Context& ctx, const Tensor& dx, const LayerWeights& w, const SavedTensors& saved,
                         const LayerGradients& grads) const;
 
  private:
-  void attention_forward(const Context& ctx, const Tensor& x, const LayerWeights& w, const Saved& saved) const;
-  void mlp_forward(const Context& ctx, const Tensor& x, const LayerWeights& w, const Saved& saved) const;
-  void attention_backward(const Context& ctx, const Tensor& dx, const LayerWeights& w, const Saved& saved,
+  void attention_forward(const Context& ctx, const Tensor& x, const LayerWeights& w, const SavedTensors& saved) const;
+  void mlp_forward(const Context& ctx, const Tensor& x, const LayerWeights& w, const SavedTensors& saved) const;
+  void attention_backward(const Context& ctx, const Tensor& dx, const LayerWeights& w, const SavedTensors& saved,
                           const LayerGradients& grads) const;
-  void mlp_backward(const Context& ctx, const Tensor& dx, const LayerWeights& w, const Saved& saved,
+  void mlp_backward(const Context& ctx, const Tensor& dx, const LayerWeights& w, const SavedTensors& saved,
                     const LayerGradients& grads) const;
-  Tensor norm_again(const Context& ctx, const Saved& saved, Kept x, Kept rstd, const Tensor& w) const;
-  Tensor rotated_qkv(const Context& ctx, const LayerWeights& w, const Saved& saved) const;
+  Tensor recompute_norm(const Context& ctx, const SavedTensors& saved, SavedTensor x, SavedTensor rstd,
+                        const Tensor& w) const;
+  Tensor rotated_qkv(const Context& ctx, const LayerWeights& w, const SavedTensors& saved) const;
 
   const LayerSpec& spec_;
   ops::AttentionSpec attention_;

@@ -91,18 +91,18 @@ LayerSpec::LayerSpec(const ModelConfig& c, TensorShard tensor_shard) : shard(ten
   heads = {all_heads.query / shard.size, all_heads.kv / shard.size, d};
   const int64_t own_ffn = ffn / shard.size, qk_heads = c.qk_norm ? heads.query + heads.kv : 0;
   kept = {{
-      {Kept::X1, "x1", hidden, hidden, KeptGroup::Norm, true},
-      {Kept::Rstd1, "rstd1", 1, 1, KeptGroup::Stat, true},
-      {Kept::N1, "n1", hidden, hidden, KeptGroup::GemmInput, true},
-      {Kept::Qkv, "qkv", heads.cols(), d, KeptGroup::Attention},  // a head is never cut: one segment each
-      {Kept::QkRstd, "qk_rstd", qk_heads, qk_heads, KeptGroup::Stat},
-      {Kept::O, "o", heads.q_cols(), d, KeptGroup::Attention},
-      {Kept::Lse, "lse", heads.query, heads.query, KeptGroup::Stat},
-      {Kept::X2, "x2", hidden, hidden, KeptGroup::Norm, true},
-      {Kept::Rstd2, "rstd2", 1, 1, KeptGroup::Stat, true},
-      {Kept::N2, "n2", hidden, hidden, KeptGroup::GemmInput, true},
-      {Kept::GateUp, "gate_up", 2 * own_ffn, down_segment, KeptGroup::Mlp},
-      {Kept::Hidden, "h", own_ffn, down_segment, KeptGroup::GemmInput},
+      {SavedTensor::X1, "x1", hidden, hidden, SavedTensorGroup::Norm, true},
+      {SavedTensor::Rstd1, "rstd1", 1, 1, SavedTensorGroup::Stat, true},
+      {SavedTensor::N1, "n1", hidden, hidden, SavedTensorGroup::GemmInput, true},
+      {SavedTensor::Qkv, "qkv", heads.cols(), d, SavedTensorGroup::Attention},  // a head is never cut: one segment each
+      {SavedTensor::QkRstd, "qk_rstd", qk_heads, qk_heads, SavedTensorGroup::Stat},
+      {SavedTensor::O, "o", heads.q_cols(), d, SavedTensorGroup::Attention},
+      {SavedTensor::Lse, "lse", heads.query, heads.query, SavedTensorGroup::Stat},
+      {SavedTensor::X2, "x2", hidden, hidden, SavedTensorGroup::Norm, true},
+      {SavedTensor::Rstd2, "rstd2", 1, 1, SavedTensorGroup::Stat, true},
+      {SavedTensor::N2, "n2", hidden, hidden, SavedTensorGroup::GemmInput, true},
+      {SavedTensor::GateUp, "gate_up", 2 * own_ffn, down_segment, SavedTensorGroup::Mlp},
+      {SavedTensor::Hidden, "h", own_ffn, down_segment, SavedTensorGroup::GemmInput},
   }};
 }
 
@@ -110,17 +110,17 @@ int64_t LayerSpec::own_tokens(int64_t tokens) const {
   return ops::own_tokens(tokens, shard.size);
 }
 
-codec::Origin ParamRow::origin() const {
-  codec::Origin origin;
-  if (one_dimensional()) return origin;
+codec::GlobalOffset ParamRow::global_offset() const {
+  codec::GlobalOffset global_offset;
+  if (one_dimensional()) return global_offset;
   for (size_t i = 0; i < pieces.size(); ++i) {
-    origin.begin[i] = pieces[i].local_begin;
-    origin.shift[i] = pieces[i].global_begin - pieces[i].local_begin;
+    global_offset.begin[i] = pieces[i].local_begin;
+    global_offset.shift[i] = pieces[i].global_begin - pieces[i].local_begin;
   }
   const codec::RowBlocks whole(logical_cols, segment);
-  origin.first_block = first_col / segment * whole.blocks_per_segment();
-  origin.blocks_per_row = whole.blocks();
-  return origin;
+  global_offset.first_block = first_col / segment * whole.blocks_per_segment();
+  global_offset.blocks_per_row = whole.blocks();
+  return global_offset;
 }
 
 std::vector<ParamId> all_params(const ModelConfig& config, const LayerSpec& spec) {

@@ -29,15 +29,21 @@ enum class Param : uint8_t {
   Count
 };
 // What a layer's forward may keep. Stats (rstd, lse) are always fp32; the others follow the recipe.
-enum class Kept : uint8_t { X1, Rstd1, N1, Qkv, QkRstd, O, Lse, X2, Rstd2, N2, GateUp, Hidden, Count };
+enum class SavedTensor : uint8_t { X1, Rstd1, N1, Qkv, QkRstd, O, Lse, X2, Rstd2, N2, GateUp, Hidden, Count };
 
 inline constexpr size_t kParams = static_cast<size_t>(Param::Count);
-inline constexpr size_t kKept = static_cast<size_t>(Kept::Count);
+inline constexpr size_t kSavedTensors = static_cast<size_t>(SavedTensor::Count);
 
 enum class Cut : uint8_t { None, Rows, Columns };  // over the tensor axis; elements of a 1-D parameter count as rows
-enum class Reduction : uint8_t { Data, DataAndTensor, DataAndEnds };       // which ranks hold addends of its gradient
-enum class Init : uint8_t { Normal, ResidualNormal, Ones, Zeros };         // ResidualNormal: std / sqrt(2 L)
-enum class KeptGroup : uint8_t { Stat, Norm, Attention, Mlp, GemmInput };  // what a recipe's override can name at once
+enum class Reduction : uint8_t { Data, DataAndTensor, DataAndEnds };  // which ranks hold partial sums of its gradient
+enum class Init : uint8_t { Normal, ResidualNormal, Ones, Zeros };    // ResidualNormal: std / sqrt(2 L)
+enum class SavedTensorGroup : uint8_t {
+  Stat,
+  Norm,
+  Attention,
+  Mlp,
+  GemmInput
+};  // what a recipe's override can name at once
 
 // A rank's place on the tensor axis.
 struct TensorShard {
@@ -86,15 +92,15 @@ struct ParamRow {
   bool present() const { return rows > 0; }
   int64_t count() const { return rows * cols; }
   codec::RowBlocks blocks() const { return {cols, segment}; }
-  codec::Origin origin() const;  // of the shard, for draws
+  codec::GlobalOffset global_offset() const;  // of the shard, for draws
 };
 
-struct KeptRow {
-  Kept kept{};
+struct SavedTensorSpec {
+  SavedTensor kept{};
   std::string_view name;  // "x1"
   int64_t cols = 0;       // of this rank, per token; 0: this architecture has none
   int64_t segment = 0;
-  KeptGroup group{};
+  SavedTensorGroup group{};
   bool own_tokens = false;  // a rank of the tensor axis holds its part of the tokens (sequence parallel), not all
   bool present() const { return cols > 0; }
 };
@@ -106,12 +112,14 @@ struct LayerSpec {
   // Of T tokens of a micro-batch, those of the residual stream that a rank holds. An error if they cannot be divided.
   int64_t own_tokens(int64_t tokens) const;
   // The rows of a kept tensor that a rank has of them.
-  int64_t kept_rows(const KeptRow& row, int64_t tokens) const { return row.own_tokens ? own_tokens(tokens) : tokens; }
+  int64_t saved_rows(const SavedTensorSpec& row, int64_t tokens) const {
+    return row.own_tokens ? own_tokens(tokens) : tokens;
+  }
   const ParamRow& operator[](Param p) const { return params[static_cast<size_t>(p)]; }
-  const KeptRow& operator[](Kept k) const { return kept[static_cast<size_t>(k)]; }
+  const SavedTensorSpec& operator[](SavedTensor k) const { return kept[static_cast<size_t>(k)]; }
 
   std::array<ParamRow, kParams> params;
-  std::array<KeptRow, kKept> kept;
+  std::array<SavedTensorSpec, kSavedTensors> kept;
   TensorShard shard;
   ops::Heads heads;  // of this rank
   Range vocabulary;  // the tokens whose rows of the embedding and the head this rank has

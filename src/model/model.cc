@@ -3,8 +3,8 @@
 #include "comm/process_group.h"
 #include "device/transfer.h"
 #include "model/norm.h"
-#include "ops/embedding.h"
-#include "ops/linear.h"
+#include "ops/head/embedding.h"
+#include "ops/linear/linear.h"
 #include "ops/sequence_parallel.h"
 
 namespace agoq::model {
@@ -19,8 +19,8 @@ Tensor make_rope_table(Arena& arena, const ModelConfig& config, int64_t position
   return table;
 }
 
-const Saved& nothing_kept() {
-  static const Saved nothing;
+const SavedTensors& nothing_kept() {
+  static const SavedTensors nothing;
   return nothing;
 }
 
@@ -50,7 +50,7 @@ void Model::embed(const Context& ctx, const Parameters& params, const Tensor& to
 }
 
 void Model::forward(const Context& ctx, const Parameters& params, const Tensor& x, int64_t begin, int64_t end,
-                    const std::vector<Saved>& saved) const {
+                    const std::vector<SavedTensors>& saved) const {
   for (int64_t l = begin; l < end; ++l) {
     Scope scope(ctx);
     layer_.forward(ctx, x, params.acquire(ctx, l),
@@ -59,12 +59,12 @@ void Model::forward(const Context& ctx, const Parameters& params, const Tensor& 
 }
 
 void Model::backward(const Context& ctx, const Parameters& params, const Tensor& dx, int64_t begin, int64_t end,
-                     const std::vector<Saved>& saved, GradientSource& grads) const {
+                     const std::vector<SavedTensors>& saved, GradientSource& grads) const {
   for (int64_t l = end - 1; l >= begin; --l) {
     Scope scope(ctx);
-    const Saved& kept = saved[static_cast<size_t>(l - begin)];
+    const SavedTensors& kept = saved[static_cast<size_t>(l - begin)];
     const LayerWeights w = params.acquire(ctx, l);
-    if (kept.kept(Kept::Qkv))
+    if (kept.kept(SavedTensor::Qkv))
       layer_.backward(ctx, dx, w, kept, layer_gradients(l, grads));
     else
       layer_.backward_from_x1(ctx, dx, w, kept, layer_gradients(l, grads));
@@ -77,7 +77,7 @@ void Model::loss(const Context& ctx, const Parameters& params, const Tensor& x, 
                  const Tensor& nll) const {
   Scope scope(ctx);
   const Tensor norm = params.acquire(ctx, {-1, Param::FinalNorm});
-  const Tensor n = ops::gather_tokens(ctx, Norm(config_).forward(ctx, x, norm));  // [T, H]
+  const Tensor n = ops::all_gather_tokens(ctx, Norm(config_).forward(ctx, x, norm));  // [T, H]
   ops::head_loss(ctx, n, params.acquire(ctx, params.head_id()), of_vocabulary(targets), nll);
 }
 
@@ -88,11 +88,11 @@ void Model::loss_backward(const Context& ctx, const Parameters& params, const Te
   const Tensor rstd = ctx.empty(DType::F32, {x.rows()});
   const codec::Codec plain = ctx.compute() == DType::BF16 ? codec::Codec::Bf16 : codec::Codec::Fp32;
   const codec::Quantized kept_x = codec::push(ctx, plain, x.rows(), codec::RowBlocks(x.cols()));
-  const Tensor n = ops::gather_tokens(ctx, Norm(config_).forward(ctx, x, norm, kept_x, rstd));  // [T, H]
+  const Tensor n = ops::all_gather_tokens(ctx, Norm(config_).forward(ctx, x, norm, kept_x, rstd));  // [T, H]
   const Tensor head = params.acquire(ctx, params.head_id());
-  const Tensor addend =
+  const Tensor partial_sum =
       ops::head_loss_backward(ctx, n, head, of_vocabulary(targets), scale, nll, grads.acquire(params.head_id()));
-  const Tensor dn = ops::scatter_tokens(ctx, addend);  // [T / ranks, H]
+  const Tensor dn = ops::reduce_scatter_tokens(ctx, partial_sum);  // [T / ranks, H]
   const ops::MainGrad d_norm = norm ? grads.acquire({-1, Param::FinalNorm}) : ops::MainGrad{};
   Norm(config_).backward(ctx, dn, kept_x, rstd, norm, {}, x, d_norm);
   grads.contributed(ctx, params.head_id());

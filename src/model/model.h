@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "model/decoder_layer.h"
-#include "ops/cross_entropy.h"
+#include "ops/head/cross_entropy.h"
 
 namespace agoq::model {
 
@@ -31,9 +31,9 @@ class Model {
   void embed(const Context& ctx, const Parameters& params, const Tensor& tokens, const Tensor& x) const;
   // Layers [begin, end) on x in place; saved[layer - begin], or nothing kept if `saved` is empty.
   void forward(const Context& ctx, const Parameters& params, const Tensor& x, int64_t begin, int64_t end,
-               const std::vector<Saved>& saved) const;
+               const std::vector<SavedTensors>& saved) const;
   void backward(const Context& ctx, const Parameters& params, const Tensor& dx, int64_t begin, int64_t end,
-                const std::vector<Saved>& saved, GradientSource& grads) const;
+                const std::vector<SavedTensors>& saved, GradientSource& grads) const;
   // Final norm, head and loss: nll [T] of every token.
   void loss(const Context& ctx, const Parameters& params, const Tensor& x, const ops::Targets& targets,
             const Tensor& nll) const;

@@ -9,8 +9,8 @@
 #include <vector>
 
 #include "base/dtype.h"
+#include "ops/attention/rope.h"
 #include "ops/heads.h"
-#include "ops/rope.h"
 
 namespace agoq::model {
 

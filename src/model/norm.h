@@ -3,8 +3,8 @@
 #pragma once
 
 #include "model/model_config.h"
-#include "ops/layer_norm.h"
-#include "ops/rms_norm.h"
+#include "ops/norm/layer_norm.h"
+#include "ops/norm/rms_norm.h"
 
 namespace agoq::model {
 
@@ -20,7 +20,7 @@ class Norm {
   }
   // n again, from what was kept.
   Tensor again(const Context& ctx, const codec::Quantized& kept_x, const Tensor& rstd, const Tensor& w) const {
-    return layer_norm_ ? ops::layer_norm_again(ctx, kept_x, rstd) : ops::rms_norm_again(ctx, kept_x, rstd, w);
+    return layer_norm_ ? ops::recompute_layer_norm(ctx, kept_x, rstd) : ops::recompute_rms_norm(ctx, kept_x, rstd, w);
   }
   // dx = residual + d(norm)(dn); dx may be the residual, which may be empty. dw accumulates.
   void backward(const Context& ctx, const Tensor& dn, const codec::Quantized& kept_x, const Tensor& rstd,

@@ -107,7 +107,7 @@ void Parameters::initialize(const Context& ctx, uint64_t seed) {
       store_rows(ctx, id, {0, row.rows}, values.data());
       continue;
     }
-    const RandomKey key{seed, Purpose::Initialization, 0, 0, id.tensor()};
+    const RandomKey key{seed, RngStream::Initialization, 0, 0, id.tensor()};
     const float deviation = standard_deviation(config_, row.init);
     for (const RowPiece& piece : row.pieces)
       visit_rows(id, {piece.local_begin, piece.local_begin + piece.count}, [&](const ops::Weight& w, int64_t first) {

@@ -6,9 +6,9 @@
 #include <string>
 #include <vector>
 
-#include "comm/transport.h"
+#include "comm/transport/transport.h"
 #include "model/layer_spec.h"
-#include "ops/weight.h"
+#include "ops/linear/weight.h"
 
 namespace agoq::model {
 

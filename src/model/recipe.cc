@@ -9,14 +9,14 @@ namespace agoq::model {
 namespace {
 
 using codec::Codec;
-using Codecs = std::array<Codec, kKept>;
+using Codecs = std::array<Codec, kSavedTensors>;
 
-Codec& slot(Codecs& codecs, Kept kept) {
+Codec& slot(Codecs& codecs, SavedTensor kept) {
   return codecs[static_cast<size_t>(kept)];
 }
 
-Codec group_codec(Policy policy, KeptGroup group) {
-  using enum KeptGroup;
+Codec group_codec(Policy policy, SavedTensorGroup group) {
+  using enum SavedTensorGroup;
   if (group == Stat || policy == Policy::Fp32) return Codec::Fp32;
   if (group == Attention || policy == Policy::Bf16) return Codec::Bf16;
   switch (policy) {
@@ -31,18 +31,18 @@ Codec group_codec(Policy policy, KeptGroup group) {
 
 Codecs policy_codecs(const LayerSpec& spec, Policy policy) {
   Codecs codecs{};
-  for (const KeptRow& row : spec.kept)
+  for (const SavedTensorSpec& row : spec.kept)
     slot(codecs, row.kept) = row.present() ? group_codec(policy, row.group) : Codec::None;
   return codecs;
 }
 
 void drop_recomputed(Codecs& codecs, Recompute recompute) {
   if (recompute == Recompute::Full) {
-    const Codec x1 = slot(codecs, Kept::X1);
+    const Codec x1 = slot(codecs, SavedTensor::X1);
     codecs.fill(Codec::None);
-    slot(codecs, Kept::X1) = x1;
+    slot(codecs, SavedTensor::X1) = x1;
   } else if (recompute == Recompute::Selective) {
-    slot(codecs, Kept::O) = slot(codecs, Kept::Lse) = Codec::None;
+    slot(codecs, SavedTensor::O) = slot(codecs, SavedTensor::Lse) = Codec::None;
   }
 }
 
@@ -65,26 +65,26 @@ LayerRange parse_layers(const std::string& value, int64_t layers) {
   return {first, last + 1};
 }
 
-std::string_view group_name(KeptGroup group) {
+std::string_view group_name(SavedTensorGroup group) {
   switch (group) {
-    case KeptGroup::Norm:
+    case SavedTensorGroup::Norm:
       return "norm";
-    case KeptGroup::Attention:
+    case SavedTensorGroup::Attention:
       return "attention";
-    case KeptGroup::Mlp:
+    case SavedTensorGroup::Mlp:
       return "mlp";
-    case KeptGroup::GemmInput:
+    case SavedTensorGroup::GemmInput:
       return "input";
     default:
       return "";
   }
 }
 
-std::vector<Kept> matching(const LayerSpec& spec, const std::string& key) {
-  std::vector<Kept> found;
+std::vector<SavedTensor> matching(const LayerSpec& spec, const std::string& key) {
+  std::vector<SavedTensor> found;
   std::vector<std::string> names = {"layers", "norm", "attention", "mlp", "input"};
-  for (const KeptRow& row : spec.kept) {
-    if (row.group == KeptGroup::Stat) continue;
+  for (const SavedTensorSpec& row : spec.kept) {
+    if (row.group == SavedTensorGroup::Stat) continue;
     names.emplace_back(row.name);
     if (row.name == key || group_name(row.group) == key) found.push_back(row.kept);
   }
@@ -119,15 +119,15 @@ void apply_clause(std::vector<Codecs>& layers, const LayerSpec& spec, const std:
   require(!choices.empty(), "activation override: '{}' chooses nothing; add for example mlp=fp8", clause);
   for (const auto& [key, value] : choices) {
     const Codec codec = parse_codec(key, value);
-    for (const Kept kept : matching(spec, key))
+    for (const SavedTensor kept : matching(spec, key))
       for (int64_t l = range.begin; l < range.end; ++l) slot(layers[static_cast<size_t>(l)], kept) = codec;
   }
 }
 
 // What backward cannot make again must be kept.
 void check(const Codecs& codecs, const LayerSpec& spec, int64_t layer, Recompute recompute) {
-  for (const Kept kept : {Kept::X1, Kept::Qkv, Kept::X2, Kept::GateUp}) {
-    const bool needed = kept == Kept::X1 || recompute != Recompute::Full;
+  for (const SavedTensor kept : {SavedTensor::X1, SavedTensor::Qkv, SavedTensor::X2, SavedTensor::GateUp}) {
+    const bool needed = kept == SavedTensor::X1 || recompute != Recompute::Full;
     require(!needed || codecs[static_cast<size_t>(kept)] != Codec::None,
             "layer {}: {} cannot be recomputed by itself; keep it in some codec, or use --recompute-granularity full",
             layer, spec[kept].name);
@@ -163,7 +163,7 @@ Recipe make_recipe(const ModelConfig& config, const LayerSpec& spec, Policy poli
     Codecs& codecs = recipe.layers[layer];
     drop_recomputed(codecs, recompute);
     // Attention's output and its log-sum-exp are made again together or not at all.
-    if (slot(codecs, Kept::O) == Codec::None) slot(codecs, Kept::Lse) = Codec::None;
+    if (slot(codecs, SavedTensor::O) == Codec::None) slot(codecs, SavedTensor::Lse) = Codec::None;
     check(codecs, spec, static_cast<int64_t>(layer), recompute);
   }
   return recipe;
@@ -171,7 +171,7 @@ Recipe make_recipe(const ModelConfig& config, const LayerSpec& spec, Policy poli
 
 double Recipe::bytes_per_token(const LayerSpec& spec, int64_t layer) const {
   double bytes = 0;
-  for (const KeptRow& row : spec.kept) {
+  for (const SavedTensorSpec& row : spec.kept) {
     const Codec codec = at(layer, row.kept);
     if (codec == Codec::None) continue;
     const codec::RowBlocks blocks(row.cols, row.segment);
@@ -188,7 +188,7 @@ std::string Recipe::to_json(const LayerSpec& spec) const {
                                                                       : "none";
   for (size_t layer = 0; layer < layers.size(); ++layer) {
     nlohmann::ordered_json row;
-    for (const KeptRow& kept : spec.kept)
+    for (const SavedTensorSpec& kept : spec.kept)
       if (kept.present()) row[std::string(kept.name)] = codec::name_of(at(static_cast<int64_t>(layer), kept.kept));
     json["layers"].push_back(row);
   }

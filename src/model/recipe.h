@@ -22,13 +22,13 @@ Policy policy_from_name(const std::string& name);
 Recompute recompute_from_name(const std::string& name);
 
 struct Recipe {
-  std::vector<std::array<codec::Codec, kKept>> layers;
+  std::vector<std::array<codec::Codec, kSavedTensors>> layers;
   Recompute recompute = Recompute::None;
 
-  codec::Codec at(int64_t layer, Kept kept) const {
+  codec::Codec at(int64_t layer, SavedTensor kept) const {
     return layers[static_cast<size_t>(layer)][static_cast<size_t>(kept)];
   }
-  void set(int64_t layer, Kept kept, codec::Codec codec) {
+  void set(int64_t layer, SavedTensor kept, codec::Codec codec) {
     layers[static_cast<size_t>(layer)][static_cast<size_t>(kept)] = codec;
   }
   std::string to_json(const LayerSpec& spec) const;  // recipe.json of a run folder

@@ -34,10 +34,10 @@ void parallel_for(int64_t n, Body&& body) {
 }
 
 // Part `i` of `parts` nearly equal parts of [0, n).
-struct Range {
+struct ThreadRange {
   int64_t begin, end;
 };
-inline Range part(int64_t n, int64_t parts, int64_t i) {
+inline ThreadRange part(int64_t n, int64_t parts, int64_t i) {
   return {n * i / parts, n * (i + 1) / parts};
 }
 
@@ -59,20 +59,21 @@ inline float* thread_row(const Tensor& per_thread, int thread) {
   return per_thread.as<float>() + thread * per_thread.cols();
 }
 
-// A row as fp32 numbers: the row itself if it holds them, otherwise widened into `room`.
+// A row as fp32 numbers: the row itself if it holds them, otherwise widened into `workspace`.
 inline const float* load_row(const float* x, int64_t, float*) {
   return x;
 }
-inline const float* load_row(const Bf16* x, int64_t n, float* room) {
-  for (int64_t i = 0; i < n; ++i) room[i] = to_float(x[i]);
-  return room;
+inline const float* load_row(const Bf16* x, int64_t n, float* workspace) {
+  for (int64_t i = 0; i < n; ++i) workspace[i] = to_float(x[i]);
+  return workspace;
 }
-// Where to compute a row that will be stored as T: the row itself, or `room`; store_row then rounds it into its place.
+// Where to compute a row that will be stored as T: the row itself, or `workspace`; store_row then rounds it into its
+// place.
 inline float* open_row(float* y, float*) {
   return y;
 }
-inline float* open_row(Bf16*, float* room) {
-  return room;
+inline float* open_row(Bf16*, float* workspace) {
+  return workspace;
 }
 inline void store_row(const float* from, int64_t n, float* y) {
   if (from != y) std::memcpy(y, from, static_cast<size_t>(n) * sizeof(float));

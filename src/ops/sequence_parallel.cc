@@ -5,7 +5,7 @@
 #include "codec/codec.h"
 #include "comm/process_group.h"
 #include "comm/sum.h"
-#include "ops/linear.h"
+#include "ops/linear/linear.h"
 
 namespace agoq::ops {
 namespace {
@@ -30,14 +30,14 @@ int tensor_ranks(const Context& ctx) {
   return ctx.tensor ? ctx.tensor->size() : 1;
 }
 
-Tensor gather_tokens(const Context& ctx, const Tensor& x) {
+Tensor all_gather_tokens(const Context& ctx, const Tensor& x) {
   if (alone(ctx)) return x;
   const Tensor all = room_for_all(ctx, x);
   ctx.tensor->all_gather(ctx, x, all);
   return all;
 }
 
-codec::Quantized gather_tokens(const Context& ctx, const codec::Quantized& x) {
+codec::Quantized all_gather_tokens(const Context& ctx, const codec::Quantized& x) {
   if (alone(ctx)) return x;
   const codec::Quantized all = codec::push(ctx, x.codec, x.rows * tensor_ranks(ctx), x.row);
   ctx.tensor->all_gather(ctx, x.codes, all.codes);
@@ -45,25 +45,26 @@ codec::Quantized gather_tokens(const Context& ctx, const codec::Quantized& x) {
   return all;
 }
 
-Tensor scatter_tokens(const Context& ctx, const Tensor& addend) {
-  if (alone(ctx)) return addend;
-  const Tensor own = ctx.empty(addend.dtype, {own_tokens(addend.shape[0], tensor_ranks(ctx)), addend.cols()});
-  scatter_tokens_into(ctx, addend, own);
+Tensor reduce_scatter_tokens(const Context& ctx, const Tensor& partial_sum) {
+  if (alone(ctx)) return partial_sum;
+  const Tensor own =
+      ctx.empty(partial_sum.dtype, {own_tokens(partial_sum.shape[0], tensor_ranks(ctx)), partial_sum.cols()});
+  scatter_tokens_into(ctx, partial_sum, own);
   return own;
 }
 
-void scatter_tokens_into(const Context& ctx, const Tensor& addend, const Tensor& own) {
+void scatter_tokens_into(const Context& ctx, const Tensor& partial_sum, const Tensor& own) {
   require(!alone(ctx), "there is nobody to scatter tokens to");
-  ctx.tensor->reduce_scatter_sum(ctx, addend, own);
+  ctx.tensor->reduce_scatter_sum(ctx, partial_sum, own);
 }
 
 Tensor row_of_token(const Context& ctx, const Tensor& x, int64_t token) {
   const int64_t own = x.shape[0], row = token % own, rank = token / own;
-  const Tensor rows = gather_tokens(ctx, x.row_range(row, row + 1));  // of every rank, which is little
+  const Tensor rows = all_gather_tokens(ctx, x.row_range(row, row + 1));  // of every rank, which is little
   return rows.row_range(rank, rank + 1);
 }
 
-void linear_add_scattered(const Context& ctx, const Tensor& x, const Tensor& w, const Tensor& y) {
+void row_parallel_linear_add(const Context& ctx, const Tensor& x, const Tensor& w, const Tensor& y) {
   if (alone(ctx)) return linear_add(ctx, x, w, y);
   Scope scope(ctx);
   const Tensor own = ctx.empty(y.dtype, y.shape);

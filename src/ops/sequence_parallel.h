@@ -19,19 +19,19 @@ inline bool alone(const Context& ctx) {
 }
 
 // x [T / ranks, ...] of every rank -> [T, ...]. Alone: x itself.
-Tensor gather_tokens(const Context& ctx, const Tensor& x);
+Tensor all_gather_tokens(const Context& ctx, const Tensor& x);
 // The same of what is kept: its codes and scales travel.
-codec::Quantized gather_tokens(const Context& ctx, const codec::Quantized& x);
-// Σ over ranks of their addends [T, H] -> own tokens of it, [T / ranks, H]. Alone: the addend itself.
-Tensor scatter_tokens(const Context& ctx, const Tensor& addend);
+codec::Quantized all_gather_tokens(const Context& ctx, const codec::Quantized& x);
+// Σ over ranks of their partial sums [T, H] -> own tokens of it, [T / ranks, H]. Alone: the partial sum itself.
+Tensor reduce_scatter_tokens(const Context& ctx, const Tensor& partial_sum);
 // The same into a given tensor.
-void scatter_tokens_into(const Context& ctx, const Tensor& addend, const Tensor& own);
+void scatter_tokens_into(const Context& ctx, const Tensor& partial_sum, const Tensor& own);
 // Row `token` of the T that all ranks' x [T / ranks, H] are together, on every rank: [1, H].
 Tensor row_of_token(const Context& ctx, const Tensor& x, int64_t token);
 
-// Products with a weight that is cut by its inner dimension, so that each rank has an addend of every token's result.
-// y [T / ranks, out] += x·wᵀ: how a layer adds to the residual stream. x [T, in / ranks], w [out, in / ranks].
-void linear_add_scattered(const Context& ctx, const Tensor& x, const Tensor& w, const Tensor& y);
+// Products with a weight that is cut by its inner dimension, so that each rank has an partial sum of every token's
+// result. y [T / ranks, out] += x·wᵀ: how a layer adds to the residual stream. x [T, in / ranks], w [out, in / ranks].
+void row_parallel_linear_add(const Context& ctx, const Tensor& x, const Tensor& w, const Tensor& y);
 // dy·w -> [T / ranks, in]; dy [T, out / ranks], w [out / ranks, in].
 Tensor linear_dx_scattered(const Context& ctx, const Tensor& dy, const Tensor& w);
 

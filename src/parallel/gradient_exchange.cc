@@ -4,15 +4,15 @@
 
 #include "codec/codec.h"
 #include "device/transfer.h"
-#include "ops/reduce_pieces.h"
+#include "ops/gradient/reduce_pieces.h"
 
 namespace agoq::parallel {
 namespace {
 
 using codec::Quantized;
 
-constexpr int64_t kPadding = 512;                  // behind codes and behind scales
-constexpr int64_t kLaneBytes = int64_t{32} << 20;  // more makes nothing faster
+constexpr int64_t kPadding = 512;                     // behind codes and behind scales
+constexpr int64_t kStagingBytes = int64_t{32} << 20;  // more makes nothing faster
 
 void add(std::vector<comm::Message>& messages, int peer, const Quantized& q) {
   if (q.rows == 0) return;
@@ -34,22 +34,22 @@ void copy_rows(const Context& ctx, const Quantized& from, const Quantized& to) {
 
 }  // namespace
 
-GradientExchange::GradientExchange(Arena& arena, codec::Codec wire, bool wire_differs, int64_t lane_bytes)
+GradientExchange::GradientExchange(Arena& arena, codec::Codec wire, bool wire_differs, int64_t staging_bytes)
     : wire_(wire), wire_differs_(wire_differs) {
-  if (lane_bytes == 0) return;
-  for (Lane& lane : lanes_) {
-    lane.out = arena.allocate("communication", DType::U8, {lane_bytes});
-    if (wire_differs) lane.in = arena.allocate("communication", DType::U8, {lane_bytes});
+  if (staging_bytes == 0) return;
+  for (StagingBuffer& buffer : buffers_) {
+    buffer.out = arena.allocate("communication", DType::U8, {staging_bytes});
+    if (wire_differs) buffer.in = arena.allocate("communication", DType::U8, {staging_bytes});
   }
 }
 
-int64_t GradientExchange::lane_bytes(codec::Codec wire, int64_t rows, const codec::RowBlocks& row) {
+int64_t GradientExchange::staging_bytes(codec::Codec wire, int64_t rows, const codec::RowBlocks& row) {
   return rows * codec::full_row_bytes(wire, row) + kPadding;
 }
 
-int64_t GradientExchange::usual_lane_bytes(codec::Codec wire, int64_t rows, int ranks, const codec::RowBlocks& row) {
-  const auto of_slices = [&](int64_t slice) { return lane_bytes(wire, ranks * slice, row); };
-  return std::clamp(kLaneBytes, of_slices(1), of_slices(slice_rows(rows, ranks)));
+int64_t GradientExchange::usual_staging_bytes(codec::Codec wire, int64_t rows, int ranks, const codec::RowBlocks& row) {
+  const auto of_slices = [&](int64_t slice) { return staging_bytes(wire, ranks * slice, row); };
+  return std::clamp(kStagingBytes, of_slices(1), of_slices(slice_rows(rows, ranks)));
 }
 
 void GradientExchange::start(const Context& ctx, const comm::ProcessGroup& group, const SlicedGradient& gradient) {
@@ -58,7 +58,7 @@ void GradientExchange::start(const Context& ctx, const comm::ProcessGroup& group
   require(kept == expected, "gradients in {} cannot travel in {}: use the same format for both, or keep them in fp32",
           codec::name_of(kept), codec::name_of(wire_));
   if (comm::Window* here = window(ctx, group, gradient)) {
-    in_place_.push_back(here->swap(ctx));
+    in_place_.push_back(here->all_to_all(ctx));
     return;
   }
   beside_.emplace(side_.behind(ctx));
@@ -69,38 +69,38 @@ void GradientExchange::start(const Context& ctx, const comm::ProcessGroup& group
   advance();
 }
 
-// Of each slice, that a lane holds.
+// Of each slice, that a staging buffer holds.
 int64_t GradientExchange::rows_at_once(const comm::ProcessGroup& group, const SlicedGradient& gradient) const {
-  const int64_t bytes = lanes_[0].out.count(), of_a_row = codec::full_row_bytes(wire_, gradient.storage.row);
+  const int64_t bytes = buffers_[0].out.count(), of_a_row = codec::full_row_bytes(wire_, gradient.storage.row);
   const int64_t rows = (bytes - kPadding) / of_a_row / group.size();
-  require(rows > 0, "a lane of {} bytes has no room for a row of {} columns from each of {} ranks", bytes,
+  require(rows > 0, "a staging buffer of {} bytes has no room for a row of {} columns from each of {} ranks", bytes,
           gradient.storage.row.cols, group.size());
   return rows;
 }
 
 void GradientExchange::advance() {
-  const auto free = [](const Lane& lane) { return !lane.pending || lane.pending->ready(); };
-  while (!waiting_.empty() && free(lanes_[next_])) begin_round();
+  const auto free = [](const StagingBuffer& buffer) { return !buffer.pending || buffer.pending->ready(); };
+  while (!waiting_.empty() && free(buffers_[next_])) begin_bucket();
 }
 
-void GradientExchange::begin_round() {
-  Lane& lane = lanes_[next_];
+void GradientExchange::begin_bucket() {
+  StagingBuffer& buffer = buffers_[next_];
   next_ = 1 - next_;
-  empty(lane);
-  send(*beside_, waiting_.front(), lane);
+  empty(buffer);
+  send(*beside_, waiting_.front(), buffer);
   waiting_.pop_front();
 }
 
-void GradientExchange::send(const Context& ctx, const Round& round, Lane& lane) const {
-  const comm::ProcessGroup& group = *round.group;
-  const SlicedGradient& gradient = round.gradient;
-  const int64_t begin = round.begin, end = round.end;
+void GradientExchange::send(const Context& ctx, const Bucket& bucket, StagingBuffer& buffer) const {
+  const comm::ProcessGroup& group = *bucket.group;
+  const SlicedGradient& gradient = bucket.gradient;
+  const int64_t begin = bucket.begin, end = bucket.end;
   const Quantized& storage = gradient.storage;
   const int ranks = group.size(), own = group.rank();
   const auto rows_of = [&](int j) { return rows_of_slice(gradient, j, begin, end); };
   const int64_t arriving = rows_of(own).count();
-  const Quantized out = codec::view_in(lane.out, wire_, ranks * (end - begin), storage.row);
-  const Quantized in = wire_differs_ ? codec::view_in(lane.in, wire_, ranks * (end - begin), storage.row) : storage;
+  const Quantized out = codec::view_in(buffer.out, wire_, ranks * (end - begin), storage.row);
+  const Quantized in = wire_differs_ ? codec::view_in(buffer.in, wire_, ranks * (end - begin), storage.row) : storage;
   const int64_t in_stride = wire_differs_ ? end - begin : gradient.slice, in_begin = wire_differs_ ? 0 : begin;
 
   std::vector<comm::Message> sends, receives;
@@ -109,45 +109,46 @@ void GradientExchange::send(const Context& ctx, const Round& round, Lane& lane) 
     const Quantized from = storage.row_range(rows.begin, rows.end);
     const Quantized arrival = in.row_range(j * in_stride + in_begin, j * in_stride + in_begin + arriving);
     if (j == own) {
-      if (wire_differs_ && arriving > 0) encode_addend(ctx, own, gradient, rows, arrival);
+      if (wire_differs_ && arriving > 0) encode_partial_sum(ctx, own, gradient, rows, arrival);
       continue;
     }
     const Quantized staged = out.row_range(j * (end - begin), j * (end - begin) + rows.count());
     if (!wire_differs_) copy_rows(ctx, from, staged);
-    if (wire_differs_ && rows.count() > 0) encode_addend(ctx, own, gradient, rows, staged);
+    if (wire_differs_ && rows.count() > 0) encode_partial_sum(ctx, own, gradient, rows, staged);
     add(sends, j, staged);
     add(receives, j, arrival);
   }
-  lane.pending = group.start(ctx, sends, receives);
+  buffer.pending = group.start(ctx, sends, receives);
   if (!wire_differs_ || arriving == 0) return;
-  lane.arrived = {in.row_range(0, arriving), ranks, in_stride};
+  buffer.arrived = {in.row_range(0, arriving), ranks, in_stride};
   const model::Range rows = rows_of(own);
-  lane.sum = storage.row_range(rows.begin, rows.end);
+  buffer.sum = storage.row_range(rows.begin, rows.end);
 }
 
-// An fp32 addend in the wire's format.
-void GradientExchange::encode_addend(const Context& ctx, int rank, const SlicedGradient& gradient, model::Range rows,
-                                     const Quantized& to) const {
+// An fp32 partial sum in the wire's format.
+void GradientExchange::encode_partial_sum(const Context& ctx, int rank, const SlicedGradient& gradient,
+                                          model::Range rows, const Quantized& to) const {
   codec::encode(ctx, gradient.storage.row_range(rows.begin, rows.end).plain(), to,
-                rounding(ctx, gradient, {Purpose::WireGradient, rows.begin, static_cast<uint32_t>(rank)}));
+                rounding(ctx, gradient, {RngStream::WireGradient, rows.begin, static_cast<uint32_t>(rank)}));
 }
 
-codec::Rounding GradientExchange::rounding(const Context& ctx, const SlicedGradient& gradient, Draws draws) const {
+codec::Rounding GradientExchange::rounding(const Context& ctx, const SlicedGradient& gradient,
+                                           RoundingRng draws) const {
   if (!gradient.stochastic || wire_ == codec::Codec::Fp32) return codec::Rounding::nearest();
   RandomKey key = ctx.random;
-  key.purpose = draws.purpose;
+  key.stream = draws.stream;
   key.micro_batch = 2 * draws.rank;  // an even one: only micro-batches of one rank mirror each other
   key.tensor = gradient.tensor;
-  return codec::Rounding::random(key, gradient.origin.from_row(draws.first_row));
+  return codec::Rounding::random(key, gradient.global_offset.from_row(draws.first_row));
 }
 
 // Waits until what it carries has arrived.
-void GradientExchange::empty(Lane& lane) {
-  if (!lane.pending) return;
-  lane.pending->wait();
-  lane.pending.reset();
-  if (lane.sum.kept()) ops::sum_pieces(*beside_, lane.arrived, lane.sum, codec::Rounding::nearest());
-  lane.sum = {};
+void GradientExchange::empty(StagingBuffer& buffer) {
+  if (!buffer.pending) return;
+  buffer.pending->wait();
+  buffer.pending.reset();
+  if (buffer.sum.kept()) ops::sum_pieces(*beside_, buffer.arrived, buffer.sum, codec::Rounding::nearest());
+  buffer.sum = {};
 }
 
 comm::Window* GradientExchange::window(const Context& ctx, const comm::ProcessGroup& group,
@@ -165,8 +166,8 @@ comm::Window* GradientExchange::window(const Context& ctx, const comm::ProcessGr
 void GradientExchange::finish(const Context& ctx) {
   for (const auto& exchange : in_place_) exchange->wait();
   in_place_.clear();
-  while (!waiting_.empty()) begin_round();
-  for (size_t i = 0; i < lanes_.size(); ++i) empty(lanes_[(next_ + i) % lanes_.size()]);
+  while (!waiting_.empty()) begin_bucket();
+  for (size_t i = 0; i < buffers_.size(); ++i) empty(buffers_[(next_ + i) % buffers_.size()]);
   side_.join(ctx);
 }
 
@@ -188,12 +189,12 @@ void GradientExchange::gather_stored(const Context& ctx, const comm::ProcessGrou
   };
   const Quantized own = rows_of(group.rank());
   if (own.rows > 0) {
-    // The addends of this rank's slice lie in all slices; their sum goes where the slice itself lies.
+    // The partial sums of this rank's slice lie in all slices; their sum goes where the slice itself lies.
     ops::sum_pieces(ctx, {storage.row_range(0, own.rows), group.size(), gradient.slice}, own,
-                    rounding(ctx, gradient, {Purpose::ReducedGradient, group.rank() * gradient.slice}));
+                    rounding(ctx, gradient, {RngStream::ReducedGradient, group.rank() * gradient.slice}));
   }
   if (comm::Window* here = window(ctx, group, gradient))
-    return expose(ctx, Exposed::Gradients, [&] { here->gather(ctx)->wait(); });
+    return expose(ctx, Exposed::Gradients, [&] { here->all_gather(ctx)->wait(); });
   std::vector<comm::Message> sends, receives;
   for (int j = 0; j < group.size(); ++j) {
     if (j == group.rank()) continue;
@@ -204,19 +205,19 @@ void GradientExchange::gather_stored(const Context& ctx, const comm::ProcessGrou
 }
 
 // All ranks keep what the codes say, also the one that has the sum itself.
-void GradientExchange::gather_encoded(const Context& ctx, const Round& round) const {
-  const comm::ProcessGroup& group = *round.group;
-  const Quantized& storage = round.gradient.storage;
-  const int64_t count = round.end - round.begin;
-  const Quantized codes = codec::view_in(lanes_[0].in, wire_, group.size() * count, storage.row);
-  const auto rows_of = [&](int j) { return rows_of_slice(round.gradient, j, round.begin, round.end); };
+void GradientExchange::gather_encoded(const Context& ctx, const Bucket& bucket) const {
+  const comm::ProcessGroup& group = *bucket.group;
+  const Quantized& storage = bucket.gradient.storage;
+  const int64_t count = bucket.end - bucket.begin;
+  const Quantized codes = codec::view_in(buffers_[0].in, wire_, group.size() * count, storage.row);
+  const auto rows_of = [&](int j) { return rows_of_slice(bucket.gradient, j, bucket.begin, bucket.end); };
   const auto codes_of = [&](int j) { return codes.row_range(j * count, j * count + rows_of(j).count()); };
   const auto numbers_of = [&](int j) { return storage.row_range(rows_of(j).begin, rows_of(j).end).plain(); };
 
   const int own = group.rank();
   if (rows_of(own).count() > 0)
     codec::encode(ctx, numbers_of(own), codes_of(own),
-                  rounding(ctx, round.gradient, {Purpose::ReducedGradient, rows_of(own).begin}));
+                  rounding(ctx, bucket.gradient, {RngStream::ReducedGradient, rows_of(own).begin}));
   std::vector<comm::Message> sends, receives;
   for (int j = 0; j < group.size(); ++j) {
     if (j == own) continue;

@@ -11,21 +11,21 @@ using model::Param;
 constexpr int64_t kVectorAlignment = 64;  // numbers
 
 // Of the largest that a gradient asks for.
-int64_t lane_bytes(const Groups& groups, const std::vector<model::ParamId>& ids, const model::LayerSpec& spec,
-                   codec::Codec wire) {
+int64_t staging_bytes(const Groups& groups, const std::vector<model::ParamId>& ids, const model::LayerSpec& spec,
+                      codec::Codec wire) {
   int64_t bytes = 0;
   for (const model::ParamId& id : ids) {
     const model::ParamRow& row = spec[id.param];
     const int ranks = groups.of(row.reduction).size();
     if (row.one_dimensional() || ranks == 1) continue;
-    bytes = std::max(bytes, GradientExchange::usual_lane_bytes(wire, row.rows, ranks, row.blocks()));
+    bytes = std::max(bytes, GradientExchange::usual_staging_bytes(wire, row.rows, ranks, row.blocks()));
   }
   return bytes;
 }
 
 }  // namespace
 
-Gradients::Gradients(Arena& arena, const model::LayerSpec& spec, const Part& part, const Precision& precision,
+Gradients::Gradients(Arena& arena, const model::LayerSpec& spec, const StageShard& part, const Precision& precision,
                      const Parallelism& parallelism, const Groups& groups)
     : spec_(spec),
       groups_(groups),
@@ -33,7 +33,7 @@ Gradients::Gradients(Arena& arena, const model::LayerSpec& spec, const Part& par
       stochastic_(precision.stochastic),
       ids_(part.ids),
       exchange_(arena, parallelism.grad_reduce, parallelism.grad_reduce != precision.main_grads,
-                lane_bytes(groups, part.ids, spec, parallelism.grad_reduce)) {
+                staging_bytes(groups, part.ids, spec, parallelism.grad_reduce)) {
   size_t tensors = 0;
   for (const model::ParamId& id : ids_) tensors = std::max(tensors, size_t{id.tensor()} + 1);
   grads_.resize(tensors);
@@ -45,7 +45,8 @@ Gradients::Gradients(Arena& arena, const model::LayerSpec& spec, const Part& par
   head_alone_ = !part.embedding && part.head && tied;
   Grad& embedding = grads_[model::ParamId{-1, Param::Embedding}.tensor()];
   if (tied_here_) embedding.per_micro_batch = 2;
-  // The last stage would wait for the first one's addend, which needs what the last stage still has to send backward.
+  // The last stage would wait for the first one's partial sum, which needs what the last stage still has to send
+  // backward.
   if (tied && part.embedding != part.head) embedding.per_micro_batch = 0;
 }
 
@@ -57,7 +58,7 @@ Gradients::Grad Gradients::allocate(Arena& arena, const model::ParamId& id, cons
   grad.main.data = codec::allocate(arena, "main gradients", precision.main_grads, padded, row.blocks());
   grad.main.tensor = id.tensor();
   grad.main.stochastic = precision.stochastic;
-  grad.main.origin = row.origin();
+  grad.main.global_offset = row.global_offset();
   grad.rows = row.rows;
   grad.update = sharded_ ? row_slice(row.rows, group.size(), group.rank()) : model::Range{0, row.rows};
   return grad;
@@ -125,7 +126,7 @@ void Gradients::exchange(const Context& ctx, const model::ParamId& id) {
 
 SlicedGradient Gradients::sliced(const Grad& grad, const model::ParamId& id) const {
   const int ranks = groups_.of(spec_[id.param].reduction).size();
-  return {grad.main.data, grad.rows, slice_rows(grad.rows, ranks), id.tensor(), grad.main.origin, stochastic_};
+  return {grad.main.data, grad.rows, slice_rows(grad.rows, ranks), id.tensor(), grad.main.global_offset, stochastic_};
 }
 
 void Gradients::end_step(const Context& ctx) {

@@ -1,25 +1,25 @@
 // Main gradients of all parameters of this process, in the chosen format, and their sums over the ranks that hold
-// addends (QuanGrad, design 4; the paper's section on the precision-preserving all-reduce).
+// partial sums (QuanGrad, design 4; the paper's section on the precision-preserving all-reduce).
 //
 // A matrix is cut by rows into a slice for each rank of its reduction group. An exchange sends every rank the codes of
-// its slice; what arrives overwrites the gradient's own storage, so that afterwards it holds the addends of all ranks
-// for this rank's slice, to be decoded and summed in fp32 by whoever reads them: no second quantization, and no fp32
-// copy. 1-D parameters keep fp32 and are summed on all ranks.
+// its slice; what arrives overwrites the gradient's own storage, so that afterwards it holds the partial sums of all
+// ranks for this rank's slice, to be decoded and summed in fp32 by whoever reads them: no second quantization, and no
+// fp32 copy. 1-D parameters keep fp32 and are summed on all ranks.
 #pragma once
 
 #include <vector>
 
 #include "model/model.h"
-#include "ops/gradient_sum.h"
+#include "ops/gradient/gradient_sum.h"
 #include "parallel/gradient_exchange.h"
-#include "parallel/part.h"
 #include "parallel/precision.h"
+#include "parallel/stage_shard.h"
 
 namespace agoq::parallel {
 
 class Gradients : public model::GradientSource {
  public:
-  Gradients(Arena& arena, const model::LayerSpec& spec, const Part& part, const Precision& precision,
+  Gradients(Arena& arena, const model::LayerSpec& spec, const StageShard& part, const Precision& precision,
             const Parallelism& parallelism, const Groups& groups);
 
   // From here on all sums are zero. Memory is cleared only where a backward pass may leave parts alone (the rows of the
@@ -33,7 +33,7 @@ class Gradients : public model::GradientSource {
   // gradient.
   void end_step(const Context& ctx);
 
-  // This process's own addend, before end_step: all rows.
+  // This process's own partial sum, before end_step: all rows.
   codec::Quantized data(const model::ParamId& id) const { return own_rows(grads_[id.tensor()]); }
   // Whether each rank of a group updates a slice of a matrix (ZeRO-1), or all of them all of it.
   bool sharded() const { return sharded_; }

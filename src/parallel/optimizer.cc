@@ -4,7 +4,7 @@
 #include <cmath>
 
 #include "device/transfer.h"
-#include "ops/gradient_norm.h"
+#include "ops/gradient/gradient_norm.h"
 
 namespace agoq::parallel {
 
@@ -42,7 +42,7 @@ ops::AdamWState Optimizer::make_state(Arena& arena, const model::ParamId& id, co
   state.v = moments(precision.exp_avg_sq);
   state.tensor = id.tensor();
   state.decay = row.decay;
-  state.origin = row.origin().from_row(rows.begin);
+  state.global_offset = row.global_offset().from_row(rows.begin);
   return state;
 }
 

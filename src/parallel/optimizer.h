@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "ops/adamw.h"
+#include "ops/optimizer/adamw.h"
 #include "parallel/gradients.h"
 
 namespace agoq::parallel {

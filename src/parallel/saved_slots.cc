@@ -6,7 +6,7 @@ namespace agoq::parallel {
 namespace {
 
 // The j-th layers of all chunks, which share a place in a slot.
-std::vector<int64_t> layers_at(const Part& part, int64_t j) {
+std::vector<int64_t> layers_at(const StageShard& part, int64_t j) {
   std::vector<int64_t> layers;
   for (const LayerRange& chunk : part.chunks)
     if (j < chunk.count()) layers.push_back(chunk.begin + j);
@@ -15,7 +15,7 @@ std::vector<int64_t> layers_at(const Part& part, int64_t j) {
 
 }  // namespace
 
-SavedSlots::SavedSlots(Arena& arena, const model::LayerSpec& spec, const model::Recipe& recipe, const Part& part,
+SavedSlots::SavedSlots(Arena& arena, const model::LayerSpec& spec, const model::Recipe& recipe, const StageShard& part,
                        int64_t tokens, int slots)
     : slots_(static_cast<size_t>(slots)) {
   int64_t places = 0;
@@ -23,7 +23,8 @@ SavedSlots::SavedSlots(Arena& arena, const model::LayerSpec& spec, const model::
   for (Slot& slot : slots_) {
     slot.chunks.resize(part.chunks.size());
     for (int64_t j = 0; j < places; ++j) {
-      std::vector<model::Saved> shared = model::Saved::sharing(arena, spec, recipe, layers_at(part, j), tokens);
+      std::vector<model::SavedTensors> shared =
+          model::SavedTensors::sharing(arena, spec, recipe, layers_at(part, j), tokens);
       size_t next = 0;
       for (size_t c = 0; c < part.chunks.size(); ++c)
         if (j < part.chunks[c].count()) slot.chunks[c].push_back(shared[next++]);
@@ -31,7 +32,7 @@ SavedSlots::SavedSlots(Arena& arena, const model::LayerSpec& spec, const model::
   }
 }
 
-const std::vector<model::Saved>& SavedSlots::take(int chunk, int micro_batch) {
+const std::vector<model::SavedTensors>& SavedSlots::take(int chunk, int micro_batch) {
   const auto free = std::find_if(slots_.begin(), slots_.end(), [](const Slot& slot) { return !slot.used; });
   require(free != slots_.end(), "chunk {} begins micro-batch {} while all {} slots for activations are in use", chunk,
           micro_batch, slots());
@@ -42,7 +43,7 @@ const std::vector<model::Saved>& SavedSlots::take(int chunk, int micro_batch) {
   return free->chunks[static_cast<size_t>(chunk)];
 }
 
-const std::vector<model::Saved>& SavedSlots::find(int chunk, int micro_batch) const {
+const std::vector<model::SavedTensors>& SavedSlots::find(int chunk, int micro_batch) const {
   return slots_[at(chunk, micro_batch)].chunks[static_cast<size_t>(chunk)];
 }
 

@@ -4,20 +4,20 @@
 
 #include <vector>
 
-#include "model/saved.h"
-#include "parallel/part.h"
+#include "model/saved_tensors.h"
 #include "parallel/schedule.h"
+#include "parallel/stage_shard.h"
 
 namespace agoq::parallel {
 
 class SavedSlots {
  public:
-  SavedSlots(Arena& arena, const model::LayerSpec& spec, const model::Recipe& recipe, const Part& part, int64_t tokens,
-             int slots);
+  SavedSlots(Arena& arena, const model::LayerSpec& spec, const model::Recipe& recipe, const StageShard& part,
+             int64_t tokens, int slots);
 
   // What the layers of a chunk keep of a micro-batch, from its forward step on to the end of its backward step.
-  const std::vector<model::Saved>& take(int chunk, int micro_batch);
-  const std::vector<model::Saved>& find(int chunk, int micro_batch) const;
+  const std::vector<model::SavedTensors>& take(int chunk, int micro_batch);
+  const std::vector<model::SavedTensors>& find(int chunk, int micro_batch) const;
   void release(int chunk, int micro_batch);
 
   int slots() const { return static_cast<int>(slots_.size()); }
@@ -25,7 +25,7 @@ class SavedSlots {
 
  private:
   struct Slot {
-    std::vector<std::vector<model::Saved>> chunks;  // [chunk][layer]: views of the same memory
+    std::vector<std::vector<model::SavedTensors>> chunks;  // [chunk][layer]: views of the same memory
     bool used = false;
     int chunk = 0, micro_batch = 0;
   };

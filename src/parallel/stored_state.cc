@@ -9,7 +9,7 @@ using codec::RowBlocks;
 using model::Range;
 
 // How many of an array's columns `cols` numbers of a row take: themselves, bytes of codes, or scales.
-struct Columns {
+struct ColumnUnits {
   enum class Unit : uint8_t { Numbers, CodeBytes, Scales } unit = Unit::Numbers;
   codec::Codec codec = codec::Codec::None;
 
@@ -24,7 +24,7 @@ struct Columns {
 struct Array {
   Tensor data;
   Range held;
-  Columns columns;
+  ColumnUnits columns;
   bool vector_shape = false;  // [n] and not [1, n]
 };
 
@@ -75,7 +75,7 @@ void add(std::vector<StoredTensor>& all, std::string name, const model::ParamRow
 
 void add_quantized(std::vector<StoredTensor>& all, const std::string& kind, const std::string& name,
                    const model::ParamRow& row, const codec::Quantized& q, const HeldParameter& held) {
-  using Unit = Columns::Unit;
+  using Unit = ColumnUnits::Unit;
   add(all, kind + ".codes/" + name, row, {q.codes, held.updated, {Unit::CodeBytes, q.codec}}, held.saved);
   if (q.scales) add(all, kind + ".scales/" + name, row, {q.scales, held.updated, {Unit::Scales, q.codec}}, held.saved);
 }

@@ -6,7 +6,7 @@
 
 #include "base/stored_tensor.h"
 #include "model/parameters.h"
-#include "ops/adamw.h"
+#include "ops/optimizer/adamw.h"
 
 namespace agoq::parallel {
 

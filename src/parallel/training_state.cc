@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "device/transfer.h"
-#include "ops/weighted_sum.h"
+#include "ops/head/weighted_sum.h"
 #include "parallel/documents.h"
 
 namespace agoq::parallel {
@@ -28,9 +28,9 @@ std::vector<Action> actions_of(const Parallelism& p, int micro_batches) {
 }
 
 // GEMMs in bf16 need no more than the bf16 halves of what other ranks update.
-model::Holding holding(const Job& job, const Part& part, const Groups& groups) {
-  model::Holding holding{part.ids, job.precision.master, job.precision.compute, {}};
-  if (job.training && job.parallelism.shard_optimizer)
+model::Holding holding(const RunSpec& run_spec, const StageShard& part, const Groups& groups) {
+  model::Holding holding{part.ids, run_spec.precision.master, run_spec.precision.compute, {}};
+  if (run_spec.training && run_spec.parallelism.shard_optimizer)
     holding.exact_rows = [&groups](const model::ParamRow& row) {
       const comm::ProcessGroup& group = groups.of(row.reduction);
       return row_slice(row.rows, group.size(), group.rank());
@@ -57,14 +57,14 @@ size_t bytes_of(const MicroBatch& batch) {
 
 // Any tokens, each sequence one document.
 struct InventedBatch {
-  explicit InventedBatch(const Job& job)
-      : ints_(static_cast<size_t>(3 * job.tokens())), weights_(ints_.size() / 3, 1.0f) {
-    const int64_t tokens = job.tokens();
+  explicit InventedBatch(const RunSpec& run_spec)
+      : ints_(static_cast<size_t>(3 * run_spec.tokens())), weights_(ints_.size() / 3, 1.0f) {
+    const int64_t tokens = run_spec.tokens();
     int32_t *ids = ints_.data(), *positions = ids + tokens, *starts = positions + tokens;
     for (int64_t t = 0; t < tokens; ++t) {
-      ids[t] = static_cast<int32_t>(t * 7919 % job.model.vocab_size);
-      positions[t] = static_cast<int32_t>(t % job.sequence_length);
-      starts[t] = static_cast<int32_t>(t - t % job.sequence_length);
+      ids[t] = static_cast<int32_t>(t * 7919 % run_spec.model.vocab_size);
+      positions[t] = static_cast<int32_t>(t % run_spec.sequence_length);
+      starts[t] = static_cast<int32_t>(t - t % run_spec.sequence_length);
     }
     const auto tensor = [&](auto* data) { return host_tensor(data, {tokens}); };
     arrays = {tensor(ids), tensor(ids), tensor(weights_.data()), tensor(positions), tensor(starts)};
@@ -78,34 +78,34 @@ struct InventedBatch {
 
 }  // namespace
 
-int peak_in_flight(const Job& job) {
-  return job.training ? peak_in_flight(actions_of(job.parallelism, job.parallelism.micro_batches)) : 0;
+int peak_in_flight(const RunSpec& run_spec) {
+  return run_spec.training ? peak_in_flight(actions_of(run_spec.parallelism, run_spec.parallelism.micro_batches)) : 0;
 }
 
-TrainingState::TrainingState(Arena& arena, Device target, const Job& job, comm::Transport* transport)
-    : job_(job),
-      groups_(transport ? Groups(*transport, job.parallelism) : Groups::planned(job.parallelism)),
-      spec_(job_.model, job.parallelism.tensor()),
-      part_(job_.model, spec_, job.parallelism),
-      ctx_(arena, target, job.precision.compute),
-      params_(arena, job_.model, spec_, holding(job_, part_, groups_)),
-      model_(arena, job_.model, spec_, job.sequence_length),
-      saved_(arena, spec_, job_.recipe, part_, job.tokens(), peak_in_flight(job_)),
-      inputs_(allocate_inputs(arena, job.tokens())),
+TrainingState::TrainingState(Arena& arena, Device target, const RunSpec& run_spec, comm::Transport* transport)
+    : run_spec_(run_spec),
+      groups_(transport ? Groups(*transport, run_spec.parallelism) : Groups::planned(run_spec.parallelism)),
+      spec_(run_spec_.model, run_spec.parallelism.tensor()),
+      stage_shard_(run_spec_.model, spec_, run_spec.parallelism),
+      ctx_(arena, target, run_spec.precision.compute),
+      params_(arena, run_spec_.model, spec_, holding(run_spec_, stage_shard_, groups_)),
+      model_(arena, run_spec_.model, spec_, run_spec.sequence_length),
+      saved_(arena, spec_, run_spec_.recipe, stage_shard_, run_spec.tokens(), peak_in_flight(run_spec_)),
+      inputs_(allocate_inputs(arena, run_spec.tokens())),
       staging_(arena, bytes_of(inputs_)),
-      nll_(arena.allocate("batch", DType::F32, {job.tokens()})),
+      nll_(arena.allocate("batch", DType::F32, {run_spec.tokens()})),
       loss_(arena.allocate("batch", DType::F64, {1})) {
-  if (job_.training) {
-    grads_.emplace(arena, spec_, part_, job.precision, job_.parallelism, groups_);
-    optimizer_.emplace(arena, params_, *grads_, spec_, job.precision, groups_, all_params(job_.model, spec_));
+  if (run_spec_.training) {
+    grads_.emplace(arena, spec_, stage_shard_, run_spec.precision, run_spec_.parallelism, groups_);
+    optimizer_.emplace(arena, params_, *grads_, spec_, run_spec.precision, groups_, all_params(run_spec_.model, spec_));
   }
   allocate_streams(arena);
-  if (target == Device::Cuda) document_offsets_ = arena.allocate("batch", DType::I32, {job.tokens() + 1});
+  if (target == Device::Cuda) document_offsets_ = arena.allocate("batch", DType::I32, {run_spec.tokens() + 1});
   ctx_.tensor = &groups_.tensor;
   ctx_.positions = inputs_.positions;
   ctx_.document_start = inputs_.document_start;
-  ctx_.documents.sequence_length = job.sequence_length;
-  ctx_.deterministic = job.deterministic;
+  ctx_.documents.sequence_length = run_spec.sequence_length;
+  ctx_.deterministic = run_spec.deterministic;
   if (transport) groups_.open(ctx_);
 }
 
@@ -117,22 +117,23 @@ TrainingState::~TrainingState() {
 // The residual stream of the last chunk stays from its forward to its backward step, while another may arrive. Those of
 // the other chunks take turns: one is computed in, one is on its way out, and one on its way in where any comes in.
 void TrainingState::allocate_streams(Arena& arena) {
-  const Shape shape = {spec_.own_tokens(job_.tokens()), job_.model.hidden_size};
+  const Shape shape = {spec_.own_tokens(run_spec_.tokens()), run_spec_.model.hidden_size};
   const auto allocate = [&](const char* owner) { return arena.allocate(owner, ctx_.compute(), shape); };
-  if (part_.head) {
-    const int last_chunk = job_.parallelism.chunks - 1;
-    const int in_flight = peak_in_flight(actions_of(job_.parallelism, job_.parallelism.micro_batches), last_chunk);
-    const int arriving = job_.parallelism.stages() > 1 ? 1 : 0;
-    for (int i = 0; i < (job_.training ? in_flight + arriving : 1); ++i)
+  if (stage_shard_.head) {
+    const int last_chunk = run_spec_.parallelism.chunks - 1;
+    const int in_flight =
+        peak_in_flight(actions_of(run_spec_.parallelism, run_spec_.parallelism.micro_batches), last_chunk);
+    const int arriving = run_spec_.parallelism.stages() > 1 ? 1 : 0;
+    for (int i = 0; i < (run_spec_.training ? in_flight + arriving : 1); ++i)
       outputs_.push_back({allocate("residual stream"), nullptr});
   }
-  if (job_.parallelism.stages() == 1) return;
+  if (run_spec_.parallelism.stages() == 1) return;
   int in_turn = 0;
-  for (int chunk = 0; chunk < job_.parallelism.chunks; ++chunk)
-    if (!part_.last(chunk)) in_turn = std::max(in_turn, part_.first(chunk) ? 2 : 3);
+  for (int chunk = 0; chunk < run_spec_.parallelism.chunks; ++chunk)
+    if (!stage_shard_.last(chunk)) in_turn = std::max(in_turn, stage_shard_.first(chunk) ? 2 : 3);
   for (int i = 0; i < in_turn; ++i) {
     forward_.add(allocate("residual stream"));
-    if (job_.training) backward_.add(allocate("residual stream"));
+    if (run_spec_.training) backward_.add(allocate("residual stream"));
   }
 }
 
@@ -142,14 +143,14 @@ void TrainingState::forward_backward(std::span<const MicroBatch> batches, float 
   // what has been expected ahead may wait for a stage that does the same.
   may_look_ahead_ = !document_offsets_ || std::all_of(batches.begin(), batches.end(),
                                                       [&](const MicroBatch& batch) { return whole_sequences(batch); });
-  const std::vector<Action> actions = actions_of(job_.parallelism, static_cast<int>(batches.size()));
+  const std::vector<Action> actions = actions_of(run_spec_.parallelism, static_cast<int>(batches.size()));
   for (size_t i = 0; i < actions.size(); ++i)
     run(actions[i], i + 1 < actions.size() ? &actions[i + 1] : nullptr,
         batches[static_cast<size_t>(actions[i].micro_batch)], scale);
 }
 
 void TrainingState::forward_backward(const MicroBatch& batch, int index, float scale) {
-  require(job_.parallelism.stages() == 1, "a pipeline takes all micro-batches of a step together");
+  require(run_spec_.parallelism.stages() == 1, "a pipeline takes all micro-batches of a step together");
   loaded_ = nullptr;
   for (const Step step : {Step::Forward, Step::Backward}) run({step, 0, index}, nullptr, batch, scale);
 }
@@ -157,7 +158,7 @@ void TrainingState::forward_backward(const MicroBatch& batch, int index, float s
 void TrainingState::run(const Action& action, const Action* next, const MicroBatch& batch, float scale) {
   if (loaded_ != batch.tokens.data) load_whole(batch);
   loaded_ = batch.tokens.data;
-  ctx_.random.micro_batch = job_.parallelism.global_index(action.micro_batch);
+  ctx_.random.micro_batch = run_spec_.parallelism.global_index(action.micro_batch);
   Scope scope(ctx_);
   if (action.step == Step::Forward)
     forward(action, next);
@@ -167,35 +168,35 @@ void TrainingState::run(const Action& action, const Action* next, const MicroBat
 
 void TrainingState::forward(const Action& action, const Action* next) {
   const int chunk = action.chunk;
-  const LayerRange& layers = part_.chunks[static_cast<size_t>(chunk)];
-  Boundary& out = receives(action) ? input(action) : buffer(action);
+  const LayerRange& layers = stage_shard_.chunks[static_cast<size_t>(chunk)];
+  PipelineBuffer& out = receives(action) ? input(action) : buffer(action);
   const Tensor& x = out.free(ctx_);
   look_ahead(action, next);
-  if (part_.first(chunk)) model_.embed(ctx_, params_, inputs_.tokens, x);
+  if (stage_shard_.first(chunk)) model_.embed(ctx_, params_, inputs_.tokens, x);
   model_.forward(ctx_, params_, x, layers.begin, layers.end, saved_.take(chunk, action.micro_batch));
-  if (!part_.last(chunk)) out.send(ctx_, link(Step::Forward, job_.parallelism.stage()), next_stage(), x);
+  if (!stage_shard_.last(chunk)) out.send(ctx_, link(Step::Forward, run_spec_.parallelism.stage()), next_stage(), x);
 }
 
 void TrainingState::backward(const Action& action, const Action* next, float scale) {
   const int chunk = action.chunk;
-  const LayerRange& layers = part_.chunks[static_cast<size_t>(chunk)];
-  Boundary& out = receives(action) ? input(action) : buffer(action);
+  const LayerRange& layers = stage_shard_.chunks[static_cast<size_t>(chunk)];
+  PipelineBuffer& out = receives(action) ? input(action) : buffer(action);
   const Tensor& dx = out.x;
   look_ahead(action, next);
-  if (part_.last(chunk)) {
+  if (stage_shard_.last(chunk)) {
     model_.loss_backward(ctx_, params_, dx, {inputs_.targets, inputs_.loss_weights}, scale, nll_, grads());
     ops::add_weighted_sum(ctx_, nll_, inputs_.loss_weights, loss_);
   }
   model_.backward(ctx_, params_, dx, layers.begin, layers.end, saved_.find(chunk, action.micro_batch), grads());
   saved_.release(chunk, action.micro_batch);
-  if (part_.first(chunk))
+  if (stage_shard_.first(chunk))
     model_.embed_backward(ctx_, inputs_.tokens, dx, grads());
   else
-    out.send(ctx_, link(Step::Backward, job_.parallelism.stage()), previous_stage(), dx);
+    out.send(ctx_, link(Step::Backward, run_spec_.parallelism.stage()), previous_stage(), dx);
 }
 
 bool TrainingState::receives(const Action& action) const {
-  return action.step == Step::Forward ? !part_.first(action.chunk) : !part_.last(action.chunk);
+  return action.step == Step::Forward ? !stage_shard_.first(action.chunk) : !stage_shard_.last(action.chunk);
 }
 
 void TrainingState::expect(const Action& action) {
@@ -206,7 +207,7 @@ void TrainingState::expect(const Action& action) {
   expected_.arrival = link(action.step, from).start(ctx_, {}, {&message, 1});
 }
 
-Boundary& TrainingState::input(const Action& action) {
+PipelineBuffer& TrainingState::input(const Action& action) {
   if (!expected_.to) expect(action);
   expose(ctx_, Exposed::Pipeline, [&] { expected_.arrival->wait(); });
   expected_.arrival.reset();
@@ -222,22 +223,23 @@ void TrainingState::look_ahead(const Action& action, const Action* next) {
 // Each is one document.
 bool TrainingState::whole_sequences(const MicroBatch& batch) const {
   const auto tokens = static_cast<size_t>(batch.document_start.count());
-  const size_t sequences = tokens / static_cast<size_t>(job_.sequence_length);
-  return document_offsets({batch.document_start.as<int32_t>(), tokens}, job_.sequence_length).size() == sequences + 1;
+  const size_t sequences = tokens / static_cast<size_t>(run_spec_.sequence_length);
+  return document_offsets({batch.document_start.as<int32_t>(), tokens}, run_spec_.sequence_length).size() ==
+         sequences + 1;
 }
 
 Tensor TrainingState::forward_only(const Context& ctx, const Tensor& tokens) {
   Tensor x;
-  for (int chunk = 0; chunk < static_cast<int>(part_.chunks.size()); ++chunk) {
-    const LayerRange& layers = part_.chunks[static_cast<size_t>(chunk)];
-    Boundary& out = part_.last(chunk) ? outputs_.front() : forward_.next();
+  for (int chunk = 0; chunk < static_cast<int>(stage_shard_.chunks.size()); ++chunk) {
+    const LayerRange& layers = stage_shard_.chunks[static_cast<size_t>(chunk)];
+    PipelineBuffer& out = stage_shard_.last(chunk) ? outputs_.front() : forward_.next();
     x = out.free(ctx).row_range(0, spec_.own_tokens(tokens.count()));
-    if (part_.first(chunk))
+    if (stage_shard_.first(chunk))
       model_.embed(ctx, params_, tokens, x);
     else
       link(Step::Forward, previous_stage()).receive(ctx, previous_stage(), x);
     model_.forward(ctx, params_, x, layers.begin, layers.end, {});
-    if (!part_.last(chunk)) out.send(ctx, link(Step::Forward, job_.parallelism.stage()), next_stage(), x);
+    if (!stage_shard_.last(chunk)) out.send(ctx, link(Step::Forward, run_spec_.parallelism.stage()), next_stage(), x);
   }
   return x;
 }
@@ -246,7 +248,7 @@ void TrainingState::evaluate(const MicroBatch& batch) {
   load_whole(batch);
   Scope scope(ctx_);
   const Tensor x = forward_only(ctx_, inputs_.tokens);
-  if (!part_.head) return;
+  if (!stage_shard_.head) return;
   model_.loss(ctx_, params_, x, {inputs_.targets, inputs_.loss_weights}, nll_);
   ops::add_weighted_sum(ctx_, nll_, inputs_.loss_weights, loss_);
 }
@@ -269,7 +271,7 @@ void TrainingState::logits(const MicroBatch& batch, int64_t row,
   Scope scope(ctx);
   const Tensor x = forward_only(ctx, loaded.tokens);
   const Tensor logits =
-      part_.head ? model_.logits(ctx, params_, x, row) : ctx.empty(DType::F32, {1, job_.model.vocab_size});
+      stage_shard_.head ? model_.logits(ctx, params_, x, row) : ctx.empty(DType::F32, {1, run_spec_.model.vocab_size});
   share_from_last_stage(ctx, logits);
   if (ctx.meta()) return;
   std::vector<float> on_host(static_cast<size_t>(logits.count()));
@@ -278,21 +280,21 @@ void TrainingState::logits(const MicroBatch& batch, int64_t row,
 }
 
 void TrainingState::share_from_last_stage(const Context& ctx, const Tensor& x) const {
-  const int last = job_.parallelism.stages() - 1;
-  if (!part_.head) return groups_.forward.receive(ctx, last, x);
+  const int last = run_spec_.parallelism.stages() - 1;
+  if (!stage_shard_.head) return groups_.forward.receive(ctx, last, x);
   std::vector<comm::Message> sends;
   for (int stage = 0; stage < last; ++stage) sends.push_back({stage, x});
   groups_.forward.exchange(ctx, sends, {});
 }
 
-Traffic TrainingState::rehearse() {
-  const InventedBatch batch(job_);
+Traffic TrainingState::dry_run() {
+  const InventedBatch batch(run_spec_);
   const Traffic before = groups_.sent();
-  if (job_.training) {
+  if (run_spec_.training) {
     grads().begin_step(ctx_, 1);
     // Nothing is received ahead: to load a kernel may wait for all that the GPU does, and that would be for this step.
     loaded_ = nullptr;
-    for (const Action& action : actions_of(job_.parallelism, 1)) run(action, nullptr, batch.arrays, 1.0f);
+    for (const Action& action : actions_of(run_spec_.parallelism, 1)) run(action, nullptr, batch.arrays, 1.0f);
     if (ctx_.meta())
       optimizer().step(ctx_, 0.0, {});
     else
@@ -300,8 +302,8 @@ Traffic TrainingState::rehearse() {
   }
   // Every micro-batch passes layers and stages; gradients and weights are exchanged once a step.
   Traffic step = groups_.sent() - before;
-  step.tensor *= static_cast<uint64_t>(job_.parallelism.micro_batches);
-  step.pipeline *= static_cast<uint64_t>(job_.parallelism.micro_batches);
+  step.tensor *= static_cast<uint64_t>(run_spec_.parallelism.micro_batches);
+  step.pipeline *= static_cast<uint64_t>(run_spec_.parallelism.micro_batches);
   evaluate(batch.arrays);
   logits(batch.arrays, 0, [](std::span<const float>) {});
   take_loss();
@@ -309,21 +311,22 @@ Traffic TrainingState::rehearse() {
 }
 
 // What an action computes in, and sends. The last chunk's backward step finds there what its forward step has left.
-Boundary& TrainingState::buffer(const Action& action) {
-  if (part_.last(action.chunk)) return outputs_[static_cast<size_t>(action.micro_batch) % outputs_.size()];
+PipelineBuffer& TrainingState::buffer(const Action& action) {
+  if (stage_shard_.last(action.chunk)) return outputs_[static_cast<size_t>(action.micro_batch) % outputs_.size()];
   return (action.step == Step::Forward ? forward_ : backward_).next();
 }
 
 const comm::ProcessGroup& TrainingState::link(Step step, int from) const {
-  if (step == Step::Forward) return from == job_.parallelism.stages() - 1 ? groups_.forward_around : groups_.forward;
+  if (step == Step::Forward)
+    return from == run_spec_.parallelism.stages() - 1 ? groups_.forward_around : groups_.forward;
   return from == 0 ? groups_.backward_around : groups_.backward;
 }
 
 int TrainingState::next_stage() const {
-  return (job_.parallelism.stage() + 1) % job_.parallelism.stages();
+  return (run_spec_.parallelism.stage() + 1) % run_spec_.parallelism.stages();
 }
 int TrainingState::previous_stage() const {
-  return (job_.parallelism.stage() + job_.parallelism.stages() - 1) % job_.parallelism.stages();
+  return (run_spec_.parallelism.stage() + run_spec_.parallelism.stages() - 1) % run_spec_.parallelism.stages();
 }
 
 std::vector<StoredTensor> TrainingState::named_tensors() {
@@ -339,7 +342,7 @@ HeldParameter TrainingState::held(const model::ParamId& id) {
   held.weight = params_.at(id);
   held.exact = params_.exact(id);
   held.saved = {0, spec_[id.param].rows};
-  if (!job_.training) return held;
+  if (!run_spec_.training) return held;
   held.updated = grads().rows(id);
   held.saved = grads().counted_elsewhere(id) ? model::Range{0, 0} : held.updated;
   held.state = optimizer().state(id);
@@ -374,8 +377,8 @@ MicroBatch TrainingState::padded(const MicroBatch& loaded) const {
 // What padded() adds is a document of its own.
 Documents TrainingState::load_documents(const Tensor& document_start) {
   std::vector<int32_t> offsets = document_offsets(
-      {document_start.as<int32_t>(), static_cast<size_t>(document_start.count())}, job_.sequence_length);
-  Documents documents{job_.sequence_length, 0, 0, document_offsets_};
+      {document_start.as<int32_t>(), static_cast<size_t>(document_start.count())}, run_spec_.sequence_length);
+  Documents documents{run_spec_.sequence_length, 0, 0, document_offsets_};
   if (offsets.empty()) return documents;
   const int64_t tokens = divisible(document_start.count(), spec_.shard.size);
   if (tokens > document_start.count()) offsets.push_back(static_cast<int32_t>(tokens));
@@ -389,7 +392,7 @@ Documents TrainingState::load_documents(const Tensor& document_start) {
 }
 
 void TrainingState::load_whole(const MicroBatch& batch) {
-  require(batch.tokens.count() == job_.tokens(), "a micro-batch has {} tokens, not {}", job_.tokens(),
+  require(batch.tokens.count() == run_spec_.tokens(), "a micro-batch has {} tokens, not {}", run_spec_.tokens(),
           batch.tokens.count());
   load(batch);
 }

@@ -11,9 +11,9 @@
 
 #include "device/staging.h"
 #include "model/model.h"
-#include "parallel/boundary.h"
 #include "parallel/gradients.h"
 #include "parallel/optimizer.h"
+#include "parallel/pipeline_buffer.h"
 #include "parallel/saved_slots.h"
 #include "parallel/schedule.h"
 #include "parallel/stored_state.h"
@@ -21,7 +21,7 @@
 namespace agoq::parallel {
 
 // What has to be known before step 0 to lay out memory.
-struct Job {
+struct RunSpec {
   model::ModelConfig model;
   model::Recipe recipe;
   Precision precision;
@@ -35,7 +35,7 @@ struct Job {
 
 // The most activations, of one chunk and one micro-batch each, that this process keeps at a time; each needs a saved
 // slot.
-int peak_in_flight(const Job& job);
+int peak_in_flight(const RunSpec& run_spec);
 
 // Host arrays of one micro-batch, each [T].
 struct MicroBatch {
@@ -47,20 +47,20 @@ struct MicroBatch {
 class TrainingState {
  public:
   // `transport`: to the other processes of job.parallelism's mesh; may be null where there are none, or for a dry run.
-  TrainingState(Arena& arena, Device target, const Job& job, comm::Transport* transport = nullptr);
+  TrainingState(Arena& arena, Device target, const RunSpec& run_spec, comm::Transport* transport = nullptr);
   TrainingState(const TrainingState&) = delete;
   TrainingState& operator=(const TrainingState&) = delete;
   // After an error exchanges are given up first: freeing memory would wait for those that other ranks never answer.
   ~TrainingState();
 
-  const Job& job() const { return job_; }
+  const RunSpec& run_spec() const { return run_spec_; }
   const model::LayerSpec& spec() const { return spec_; }
   model::Parameters& params() { return params_; }
   Gradients& grads() { return grads_.value(); }
   Optimizer& optimizer() { return optimizer_.value(); }
   Context& context() { return ctx_; }
   const Groups& groups() const { return groups_; }
-  const Part& part() const { return part_; }
+  const StageShard& stage_shard() const { return stage_shard_; }
   const SavedSlots& saved() const { return saved_; }
 
   // Where several processes hold the model, all calls below are made by all of them alike.
@@ -80,7 +80,7 @@ class TrainingState {
   // Every call above and one update on no data: what a dry run on Meta executes. On a GPU, before step 0: loads what
   // libraries load, chooses GEMM algorithms; weights and optimizer state stay what they are, gradients do not.
   // On Meta it returns what this process sends in a step of all its micro-batches.
-  Traffic rehearse();
+  Traffic dry_run();
 
   // All tensors that a checkpoint saves and fills, by logical name: "weights/layers.0.qkv",
   // "exp_avg.codes/layers.0.qkv", ... (without moments where the job is not for training). What is saved is the same
@@ -103,22 +103,22 @@ class TrainingState {
   // Of an action whose input another stage sends: where it arrives. expect() begins to receive it, input() waits.
   bool receives(const Action& action) const;
   void expect(const Action& action);
-  Boundary& input(const Action& action);
+  PipelineBuffer& input(const Action& action);
   void look_ahead(const Action& action, const Action* next);
   bool whole_sequences(const MicroBatch& batch) const;
   // Through all chunks without keeping anything; returns what the head reads, where the head is.
   Tensor forward_only(const Context& ctx, const Tensor& tokens);
   void share_from_last_stage(const Context& ctx, const Tensor& x) const;
   void allocate_streams(Arena& arena);
-  Boundary& buffer(const Action& action);
+  PipelineBuffer& buffer(const Action& action);
   const comm::ProcessGroup& link(Step step, int from) const;  // that carries what stage `from` sends
   int next_stage() const;
   int previous_stage() const;
 
-  Job job_;
+  RunSpec run_spec_;
   Groups groups_;
   model::LayerSpec spec_;
-  Part part_;
+  StageShard stage_shard_;
   Context ctx_;
   model::Parameters params_;
   std::optional<Gradients> grads_;  // of a training job
@@ -126,8 +126,8 @@ class TrainingState {
   model::Model model_;
   SavedSlots saved_;
   // The residual stream [T / ranks, H]: of the last chunk's micro-batches in flight; on its way to the stages beside.
-  std::vector<Boundary> outputs_;
-  BoundaryRing forward_, backward_;
+  std::vector<PipelineBuffer> outputs_;
+  PipelineBufferRing forward_, backward_;
   Incoming expected_;  // by the next action
   bool may_look_ahead_ = true;
   int exceptions_ = std::uncaught_exceptions();

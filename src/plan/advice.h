@@ -12,7 +12,7 @@ namespace agoq::plan {
 struct Change {
   std::string what;  // "--main-grads-dtype int8"
   std::string cost;  // what it costs besides the bytes: "none measured", "a third more compute"
-  parallel::Job job;
+  parallel::RunSpec run_spec;
 };
 
 struct Advice {
@@ -27,6 +27,6 @@ struct Advice {
 std::vector<Advice> advise(const std::vector<Change>& candidates, size_t total, size_t budget, Device target);
 
 // The longest sequence, a multiple of `unit` below the job's own, that fits into `budget`; 0 if none does.
-int64_t longest_sequence(const parallel::Job& job, Device target, size_t budget, int64_t unit);
+int64_t longest_sequence(const parallel::RunSpec& run_spec, Device target, size_t budget, int64_t unit);
 
 }  // namespace agoq::plan

@@ -19,10 +19,10 @@ size_t Layout::model_state() const {
   return of("weights") + of("corrections") + of("fp32 master") + of("main gradients") + of("moments");
 }
 
-Layout plan_layout(const parallel::Job& job, Device target) {
+Layout plan_layout(const parallel::RunSpec& run_spec, Device target) {
   Arena arena(Device::Meta, 0);
-  parallel::TrainingState state(arena, target, job);
-  const parallel::Traffic sent = state.rehearse();
+  parallel::TrainingState state(arena, target, run_spec);
+  const parallel::Traffic sent = state.dry_run();
   return {arena.by_owner(), arena.total_bytes(), sent};
 }
 
@@ -30,14 +30,14 @@ size_t beside_the_arena(Device target) {
   return target == Device::Cuda ? size_t{512} << 20 : 0;
 }
 
-parallel::Job reference_job(const parallel::Job& job) {
-  parallel::Job reference = job;
+parallel::RunSpec reference_run_spec(const parallel::RunSpec& run_spec) {
+  parallel::RunSpec reference = run_spec;
   reference.precision.compute = DType::BF16;
   reference.precision.master = model::MasterForm::Fp32;
   reference.precision.main_grads = reference.parallelism.grad_reduce = codec::Codec::Fp32;
   reference.precision.exp_avg = reference.precision.exp_avg_sq = codec::Codec::Fp32;
-  reference.recipe =
-      model::make_recipe(job.model, model::LayerSpec(job.model), model::Policy::Bf16, model::Recompute::None, "");
+  reference.recipe = model::make_recipe(run_spec.model, model::LayerSpec(run_spec.model), model::Policy::Bf16,
+                                        model::Recompute::None, "");
   return reference;
 }
 

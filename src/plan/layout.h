@@ -21,7 +21,7 @@ struct Layout {
 };
 
 // `target`: the device that the layout is for (Cpu needs scratch that Cuda does not).
-Layout plan_layout(const parallel::Job& job, Device target);
+Layout plan_layout(const parallel::RunSpec& run_spec, Device target);
 
 // What a process holds on the device beside its arena: CUDA context, kernels and libraries. An estimate, measured on an
 // H200 with CUDA 13, so it is named apart and in no total of ours.
@@ -29,6 +29,6 @@ size_t beside_the_arena(Device target);
 
 // What the same model holds under plain mixed-precision training: bf16 weights, fp32 master, fp32 gradients and moments
 // (18 bytes per parameter, Megatron-LM's default), activations in bf16 with nothing recomputed.
-parallel::Job reference_job(const parallel::Job& job);
+parallel::RunSpec reference_run_spec(const parallel::RunSpec& run_spec);
 
 }  // namespace agoq::plan

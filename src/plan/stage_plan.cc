@@ -15,9 +15,9 @@ using codec::Codec;
 
 // Of the ranks of a stage, the last of a tensor group has the most of the vocabulary, and the first of a data group the
 // most rows to update.
-parallel::Job at_stage(const parallel::Job& job, int stage) {
-  const comm::Mesh& mesh = job.parallelism.mesh;
-  return at_rank(job, mesh.rank({mesh.size(comm::Axis::Tensor) - 1, 0, stage}));
+parallel::RunSpec at_stage(const parallel::RunSpec& run_spec, int stage) {
+  const comm::Mesh& mesh = run_spec.parallelism.mesh;
+  return at_rank(run_spec, mesh.rank({mesh.size(comm::Axis::Tensor) - 1, 0, stage}));
 }
 
 // The widths of one stage and what they take. Its total is the bytes of its saved tensors, a workspace, and what no
@@ -25,11 +25,12 @@ parallel::Job at_stage(const parallel::Job& job, int stage) {
 // choice is the largest that one of its widths needs; what each needs, a dry run with this width alone tells.
 class StageWidths {
  public:
-  StageWidths(const parallel::Job& job, Device target) : job_(job), target_(target) {
-    const model::LayerSpec spec(job.model, job.parallelism.tensor());
-    const SlotPool slots{parallel::Part(job.model, spec, job.parallelism).chunks, parallel::peak_in_flight(job)};
-    items_ = width_items(spec, job.recipe, {&slots, 1}, job.tokens());
-    const Layout layout = plan_layout(job, target);
+  StageWidths(const parallel::RunSpec& run_spec, Device target) : run_spec_(run_spec), target_(target) {
+    const model::LayerSpec spec(run_spec.model, run_spec.parallelism.tensor());
+    const SlotPool slots{parallel::StageShard(run_spec.model, spec, run_spec.parallelism).chunks,
+                         parallel::peak_in_flight(run_spec)};
+    items_ = width_items(spec, run_spec.recipe, {&slots, 1}, run_spec.tokens());
+    const Layout layout = plan_layout(run_spec, target);
     fixed_ = bytes(layout.total) - bytes(layout.of("workspace")) - total_bytes(choose_widths(items_, 0));
     workspaces_ = {bytes(layout.of("workspace"))};
   }
@@ -50,14 +51,14 @@ class StageWidths {
     return narrowed(std::move(best), limit);
   }
 
-  parallel::Job with(std::span<const Choice> choices) const {
-    parallel::Job wider = job_;
-    wider.recipe = with_widths(job_.recipe, choices);
+  parallel::RunSpec with(std::span<const Choice> choices) const {
+    parallel::RunSpec wider = run_spec_;
+    wider.recipe = with_widths(run_spec_.recipe, choices);
     return wider;
   }
 
  private:
-  using Width = std::pair<model::Kept, Codec>;
+  using Width = std::pair<model::SavedTensor, Codec>;
   static int64_t bytes(size_t count) { return static_cast<int64_t>(count); }
   int64_t total(std::span<const Choice> choices) const { return bytes(plan_layout(with(choices), target_).total); }
 
@@ -86,7 +87,7 @@ class StageWidths {
     return choices;
   }
 
-  const parallel::Job& job_;
+  const parallel::RunSpec& run_spec_;
   Device target_;
   std::vector<WidthItem> items_;
   int64_t fixed_ = 0;
@@ -96,50 +97,50 @@ class StageWidths {
 
 }  // namespace
 
-parallel::Job at_rank(parallel::Job job, int rank) {
-  job.parallelism.rank = rank;
-  return job;
+parallel::RunSpec at_rank(parallel::RunSpec run_spec, int rank) {
+  run_spec.parallelism.rank = rank;
+  return run_spec;
 }
 
-parallel::Job with_stage_widths(const parallel::Job& job, Device target) {
-  const parallel::Parallelism& p = job.parallelism;
-  if (!p.stage_widths || !job.training || p.stages() == 1) return job;
-  const auto limit = static_cast<int64_t>(plan_layout(at_stage(job, 0), target).total);
-  parallel::Job wider = job;
+parallel::RunSpec with_stage_widths(const parallel::RunSpec& run_spec, Device target) {
+  const parallel::Parallelism& p = run_spec.parallelism;
+  if (!p.stage_widths || !run_spec.training || p.stages() == 1) return run_spec;
+  const auto limit = static_cast<int64_t>(plan_layout(at_stage(run_spec, 0), target).total);
+  parallel::RunSpec wider = run_spec;
   for (int stage = 1; stage < p.stages(); ++stage) {
-    const parallel::Job here = at_stage(wider, stage);
+    const parallel::RunSpec here = at_stage(wider, stage);
     StageWidths widths(here, target);
     wider.recipe = widths.with(widths.best(limit)).recipe;
   }
   return wider;
 }
 
-RankPlan plan_rank(const parallel::Job& job, Device target) {
-  const parallel::Parallelism& p = job.parallelism;
-  const model::LayerSpec spec(job.model, p.tensor());
-  const parallel::Part part(job.model, spec, p);
+RankPlan plan_rank(const parallel::RunSpec& run_spec, Device target) {
+  const parallel::Parallelism& p = run_spec.parallelism;
+  const model::LayerSpec spec(run_spec.model, p.tensor());
+  const parallel::StageShard part(run_spec.model, spec, p);
   RankPlan plan;
   plan.rank = p.rank;
   plan.stage = p.stage();
   plan.chunks = part.chunks;
   for (const model::ParamId& id : part.ids) plan.parameters += spec[id.param].count();
-  plan.in_flight = parallel::peak_in_flight(job);
-  plan.widths = width_histogram(spec, job.recipe, part.chunks);
-  plan.layout = plan_layout(job, target);
+  plan.in_flight = parallel::peak_in_flight(run_spec);
+  plan.widths = width_histogram(spec, run_spec.recipe, part.chunks);
+  plan.layout = plan_layout(run_spec, target);
   return plan;
 }
 
-std::vector<RankPlan> plan_stages(const parallel::Job& job, Device target) {
+std::vector<RankPlan> plan_stages(const parallel::RunSpec& run_spec, Device target) {
   std::vector<RankPlan> plans;
-  for (int stage = 0; stage < job.parallelism.stages(); ++stage)
-    plans.push_back(plan_rank(at_stage(job, stage), target));
+  for (int stage = 0; stage < run_spec.parallelism.stages(); ++stage)
+    plans.push_back(plan_rank(at_stage(run_spec, stage), target));
   return plans;
 }
 
-std::vector<RankPlan> plan_ranks(const parallel::Job& job, Device target) {
+std::vector<RankPlan> plan_ranks(const parallel::RunSpec& run_spec, Device target) {
   std::vector<RankPlan> plans;
-  for (int rank = 0; rank < job.parallelism.mesh.ranks(); ++rank)
-    plans.push_back(plan_rank(at_rank(job, rank), target));
+  for (int rank = 0; rank < run_spec.parallelism.mesh.ranks(); ++rank)
+    plans.push_back(plan_rank(at_rank(run_spec, rank), target));
   return plans;
 }
 
@@ -149,10 +150,10 @@ const RankPlan& largest(std::span<const RankPlan> plans) {
                            [](const RankPlan& a, const RankPlan& b) { return a.layout.total < b.layout.total; });
 }
 
-size_t largest_total(const parallel::Job& job, Device target) {
+size_t largest_total(const parallel::RunSpec& run_spec, Device target) {
   size_t most = 0;
-  for (int stage = 0; stage < job.parallelism.stages(); ++stage)
-    most = std::max(most, plan_layout(at_stage(job, stage), target).total);
+  for (int stage = 0; stage < run_spec.parallelism.stages(); ++stage)
+    most = std::max(most, plan_layout(at_stage(run_spec, stage), target).total);
   return most;
 }
 

@@ -14,7 +14,7 @@ namespace agoq::plan {
 // with which it needs no more memory than the first (or than the job's own recipe, if that is more already). A layer
 // has one stage, so the recipe is the same on all ranks: those of a tensor group exchange the codes that they keep.
 // Unchanged where job.parallelism asks for no widths of stages, or has one stage. `target` as in plan_layout.
-parallel::Job with_stage_widths(const parallel::Job& job, Device target);
+parallel::RunSpec with_stage_widths(const parallel::RunSpec& run_spec, Device target);
 
 struct RankPlan {
   int rank = 0, stage = 0;
@@ -25,14 +25,14 @@ struct RankPlan {
   Layout layout;
 };
 
-parallel::Job at_rank(parallel::Job job, int rank);
+parallel::RunSpec at_rank(parallel::RunSpec run_spec, int rank);
 // Of the rank job.parallelism.rank; the recipe as it is.
-RankPlan plan_rank(const parallel::Job& job, Device target);
+RankPlan plan_rank(const parallel::RunSpec& run_spec, Device target);
 // Of one rank of each stage: that which holds the most, if ranks of a stage have unequal parts.
-std::vector<RankPlan> plan_stages(const parallel::Job& job, Device target);
-std::vector<RankPlan> plan_ranks(const parallel::Job& job, Device target);  // of all
+std::vector<RankPlan> plan_stages(const parallel::RunSpec& run_spec, Device target);
+std::vector<RankPlan> plan_ranks(const parallel::RunSpec& run_spec, Device target);  // of all
 const RankPlan& largest(std::span<const RankPlan> plans);
 // Bytes of the rank that holds the most. Widths of stages do not change it.
-size_t largest_total(const parallel::Job& job, Device target);
+size_t largest_total(const parallel::RunSpec& run_spec, Device target);
 
 }  // namespace agoq::plan

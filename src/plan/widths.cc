@@ -14,8 +14,8 @@ using codec::Codec;
 
 constexpr std::array kWidths = {Codec::Fp5, Codec::Fp6, Codec::Int8, Codec::Bf16};
 
-bool adjustable(const model::KeptRow& row) {
-  return row.present() && (row.group == model::KeptGroup::Norm || row.group == model::KeptGroup::Mlp);
+bool adjustable(const model::SavedTensorSpec& row) {
+  return row.present() && (row.group == model::SavedTensorGroup::Norm || row.group == model::SavedTensorGroup::Mlp);
 }
 
 // What a layer stores that the recipe gives `own` and a choice `chosen`; None has no bits.
@@ -24,16 +24,17 @@ Codec widened(Codec own, Codec chosen) {
 }
 
 // Asked of the arena itself, which knows how it aligns.
-int64_t arena_bytes(const model::KeptRow& row, Codec codec, int64_t rows) {
+int64_t arena_bytes(const model::SavedTensorSpec& row, Codec codec, int64_t rows) {
   Arena arena(Device::Meta, 0);
   codec::allocate(arena, "saved", codec, rows, {row.cols, row.segment});
   return static_cast<int64_t>(arena.owned_bytes());
 }
 
 // The options of one saved tensor of layers that share a choice.
-class Options {
+class WidthOptions {
  public:
-  Options(const model::KeptRow& row, int64_t rows, int64_t slots) : row_(row), rows_(rows), slots_(slots) {}
+  WidthOptions(const model::SavedTensorSpec& row, int64_t rows, int64_t slots)
+      : row_(row), rows_(rows), slots_(slots) {}
 
   void add_layer(Codec own, double weight) { layers_.push_back({own, weight}); }
   std::vector<WidthOption> all() const {
@@ -47,7 +48,7 @@ class Options {
   }
 
  private:
-  struct Layer {
+  struct LayerWidth {
     Codec own{};
     double weight = 0;
   };
@@ -63,9 +64,9 @@ class Options {
     return option;
   }
 
-  const model::KeptRow& row_;
+  const model::SavedTensorSpec& row_;
   int64_t rows_, slots_;
-  std::vector<Layer> layers_;
+  std::vector<LayerWidth> layers_;
 };
 
 // The layers at place j of the chunks that have so many.
@@ -154,12 +155,12 @@ double relative_error(Codec codec) {
   }
 }
 
-double measured_weight(int64_t /*layer*/, model::Kept kept) {
+double measured_weight(int64_t /*layer*/, model::SavedTensor kept) {
   const auto squared_ratio = [](double gradient_error) {
     const double ratio = gradient_error / relative_error(Codec::Fp4);
     return ratio * ratio;
   };
-  return kept == model::Kept::GateUp ? squared_ratio(.0585) : squared_ratio(.0692) / 2;
+  return kept == model::SavedTensor::GateUp ? squared_ratio(.0585) : squared_ratio(.0692) / 2;
 }
 
 std::vector<WidthItem> width_items(const model::LayerSpec& spec, const model::Recipe& recipe,
@@ -167,9 +168,9 @@ std::vector<WidthItem> width_items(const model::LayerSpec& spec, const model::Re
   std::vector<WidthItem> items;
   for (const SlotPool& pool : pools)
     for (int64_t place = 0; place < most_layers(pool); ++place)
-      for (const model::KeptRow& row : spec.kept) {
+      for (const model::SavedTensorSpec& row : spec.kept) {
         if (!adjustable(row)) continue;
-        Options options(row, spec.kept_rows(row, tokens), pool.slots);
+        WidthOptions options(row, spec.saved_rows(row, tokens), pool.slots);
         WidthItem item{layers_at(pool, place), row.kept, {}};
         for (const int64_t layer : item.layers) options.add_layer(recipe.at(layer, row.kept), weight(layer, row.kept));
         item.options = options.all();
@@ -219,7 +220,7 @@ double total_error(std::span<const Choice> choices) {
 std::string width_histogram(const model::LayerSpec& spec, const model::Recipe& recipe,
                             std::span<const parallel::LayerRange> chunks) {
   std::string text;
-  for (const model::KeptRow& row : spec.kept) {
+  for (const model::SavedTensorSpec& row : spec.kept) {
     if (!adjustable(row)) continue;
     std::map<Codec, int64_t, std::greater<>> layers_with;  // narrow ones first
     for (const parallel::LayerRange& chunk : chunks)

@@ -21,9 +21,9 @@ double relative_error(codec::Codec codec);
 
 // How strongly the error of a saved tensor of a layer shows in the gradient: (relative error of the gradient / relative
 // error of the tensor)^2, but for a factor that all share.
-using Weight = std::function<double(int64_t layer, model::Kept kept)>;
+using Weight = std::function<double(int64_t layer, model::SavedTensor kept)>;
 // The same for all layers, from bench/results/gradient_error.md; a norm input has half of what both showed together.
-double measured_weight(int64_t layer, model::Kept kept);
+double measured_weight(int64_t layer, model::SavedTensor kept);
 
 // Saved slots that some chunks of a stage share. Place j of a slot serves the j-th layer of each chunk, so these layers
 // share a choice; a chunk with slots of its own is a pool of one.
@@ -42,13 +42,13 @@ struct WidthOption {
 // recipe's.
 struct WidthItem {
   std::vector<int64_t> layers;
-  model::Kept kept{};
+  model::SavedTensor kept{};
   std::vector<WidthOption> options;
 };
 
 struct Choice {
   std::vector<int64_t> layers;
-  model::Kept kept{};
+  model::SavedTensor kept{};
   WidthOption option;
 };
 

@@ -9,8 +9,9 @@
 
 #include "plan/comparison.h"
 #include "plan/stage_plan.h"
+#include "train/config/settings.h"
 #include "train/inference.h"
-#include "train/settings.h"
+#include "train/init_source.h"
 #include "train/trainer.h"
 
 namespace agoq {
@@ -82,10 +83,11 @@ MemoryPlan plan_memory(const Settings& settings, Target target, const PlannedPro
   const int first = process.rank.value_or(0);
   require(first >= 0 && first < world, "there is no rank {} among {} processes", first, world);
   const train::TrainConfig config = train::resolved(given, model, device, world);
-  const parallel::Job job = plan::with_stage_widths(train::make_job(config, model, {first, world}), device);
+  const parallel::RunSpec run_spec =
+      plan::with_stage_widths(train::make_run_spec(config, model, {first, world}), device);
   const plan::RankPlan own =
-      process.rank ? plan::plan_rank(job, device) : plan::largest(plan::plan_stages(job, device));
-  const plan::Layout reference = plan::plan_layout(plan::at_rank(plan::reference_job(job), own.rank), device);
+      process.rank ? plan::plan_rank(run_spec, device) : plan::largest(plan::plan_stages(run_spec, device));
+  const plan::Layout reference = plan::plan_layout(plan::at_rank(plan::reference_run_spec(run_spec), own.rank), device);
   MemoryPlan result;
   result.total = own.layout.total;
   result.reference_total = reference.total;

@@ -8,9 +8,9 @@ namespace agoq::train {
 namespace {
 
 // The last tokens of the text, as one short micro-batch.
-class Window {
+class ContextWindow {
  public:
-  explicit Window(int64_t length)
+  explicit ContextWindow(int64_t length)
       : zeros_(static_cast<size_t>(length)), positions_(zeros_.size()), weights_(zeros_.size()) {
     std::iota(positions_.begin(), positions_.end(), 0);
   }
@@ -53,7 +53,7 @@ int32_t sample(std::span<const float> logits, const SamplingOptions& options, ui
   const auto choices = candidates(logits, options);
   float total = 0;
   for (const auto& choice : choices) total += choice.first;
-  const RandomKey key{options.seed, Purpose::Sampling, 0, 0, 0};
+  const RandomKey key{options.seed, RngStream::Sampling, 0, 0, 0};
   float left = uniform01(key.draw(draw_index)[0]) * total;
   for (const auto& [mass, id] : choices) {
     left -= mass;
@@ -67,11 +67,11 @@ int32_t sample(std::span<const float> logits, const SamplingOptions& options, ui
 std::vector<int32_t> generate(parallel::TrainingState& state, std::vector<int32_t> prompt,
                               const SamplingOptions& options, const std::function<bool(int32_t)>& on_token) {
   require(!prompt.empty(), "generation needs a prompt of at least one token");
-  const int64_t vocab = state.job().model.vocab_size;
+  const int64_t vocab = state.run_spec().model.vocab_size;
   for (const int32_t id : prompt)
     require(id >= 0 && id < vocab, "prompt token {} is outside the vocabulary of {}", id, vocab);
   require(options.top_k >= 0 && options.top_p > 0 && options.top_p <= 1, "need --top-k >= 0 and 0 < --top-p <= 1");
-  Window window(state.job().sequence_length);
+  ContextWindow window(state.run_spec().sequence_length);
   std::vector<int32_t> text = std::move(prompt), fresh;
   for (int64_t n = 0; n < options.max_new_tokens; ++n) {
     const parallel::MicroBatch batch = window.end_of(text);

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <numeric>
 
-#include "train/micro_batch.h"
+#include "train/data/micro_batch.h"
 
 namespace agoq::train {
 namespace {
@@ -45,19 +45,20 @@ double held_out_loss(parallel::TrainingState& state, const Dataset& dataset, int
   return state.take_loss() / weight;
 }
 
-HeldOut measure_held_out(const Crew& crew, parallel::TrainingState& state, const Dataset& dataset, int64_t samples) {
+HeldOut measure_held_out(const Coordinator& coordinator, parallel::TrainingState& state, const Dataset& dataset,
+                         int64_t samples) {
   const comm::ProcessGroup& data_ranks = state.groups().data;
   double own = 0;
   const std::string problem =
-      crew.problem([&] { own = held_out_targets(dataset, samples, data_ranks.rank(), data_ranks.size()); });
+      coordinator.problem([&] { own = held_out_targets(dataset, samples, data_ranks.rank(), data_ranks.size()); });
   if (!problem.empty()) return {0, problem};
   const std::vector<double> of_ranks = data_ranks.values(own);
   if (std::accumulate(of_ranks.begin(), of_ranks.end(), 0.0) == 0) return {0, "no held-out token counts for the loss"};
   try {
     return {held_out_loss(state, dataset, samples), ""};
   } catch (const std::exception& error) {
-    if (!crew.alone()) throw;  // the others are waiting for this rank
-    state.take_loss();         // a part of it
+    if (!coordinator.alone()) throw;  // the others are waiting for this rank
+    state.take_loss();                // a part of it
     return {0, error.what()};
   }
 }

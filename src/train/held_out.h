@@ -4,8 +4,8 @@
 #include <string>
 
 #include "parallel/training_state.h"
-#include "train/crew.h"
-#include "train/dataset.h"
+#include "train/coordinator.h"
+#include "train/data/dataset.h"
 
 namespace agoq::train {
 
@@ -19,6 +19,7 @@ struct HeldOut {
 };
 // The same in a run, where a failure is an answer. What a rank alone can fail in, reading, is done before the ranks
 // wait for each other. Throws only for what ends the run anyway: a peer that is gone.
-HeldOut measure_held_out(const Crew& crew, parallel::TrainingState& state, const Dataset& dataset, int64_t samples);
+HeldOut measure_held_out(const Coordinator& coordinator, parallel::TrainingState& state, const Dataset& dataset,
+                         int64_t samples);
 
 }  // namespace agoq::train

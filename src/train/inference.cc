@@ -7,14 +7,14 @@
 #include "device/memory.h"
 #include "model/hf_folder.h"
 #include "plan/layout.h"
-#include "train/dataset.h"
+#include "train/checkpoint/run_metadata.h"
+#include "train/checkpoint/state_io.h"
+#include "train/data/dataset.h"
+#include "train/data/micro_batch.h"
+#include "train/data/tokenizer_choice.h"
 #include "train/held_out.h"
-#include "train/micro_batch.h"
-#include "train/rehearsal.h"
 #include "train/run_companions.h"
-#include "train/run_metadata.h"
-#include "train/state_io.h"
-#include "train/tokenizer.h"
+#include "train/warm_up.h"
 
 namespace agoq::train {
 namespace {
@@ -37,7 +37,7 @@ class LoadedModel::Impl {
       model_folder = source;
       model = model::find_config(source, config.ignore_config_keys);
       make_state({tokenizer_in(source, model), "", source});
-      model::import_weights(state->context(), source, state->job().model, state->spec(), state->params());
+      model::import_weights(state->context(), source, state->run_spec().model, state->spec(), state->params());
       return;
     }
     const RunMetadata metadata = read_metadata(checkpoint->manifest(), checkpoint->path());
@@ -54,10 +54,10 @@ class LoadedModel::Impl {
     require_own_tokens(config, tokens);
     const SettledTokenizer settled = settle_tokenizer(config, model, tokens);
     if (!settled.warning.empty()) log_warning("{}", settled.warning);
-    parallel::Job job = make_job(config, model);
-    job.training = false;
-    Arena& arena = memory.emplace(device).reserve(plan::plan_layout(job, device).total);
-    state = std::make_unique<parallel::TrainingState>(arena, device, job);
+    parallel::RunSpec run_spec = make_run_spec(config, model);
+    run_spec.training = false;
+    Arena& arena = memory.emplace(device).reserve(plan::plan_layout(run_spec, device).total);
+    state = std::make_unique<parallel::TrainingState>(arena, device, run_spec);
     check_attention(*state, /*packed=*/true);  // a prompt shorter than a sequence counts as packed
   }
 
@@ -111,7 +111,7 @@ std::string LoadedModel::export_folder(const std::string& destination, DType dty
   require(source.empty() || !fs::equivalent(destination, source, ignored),
           "cannot export to {}: the model's tokenizer and config come from there; name another folder", destination);
   const model::Companions companions = companions_of(impl_->config.tokenizer, source);
-  const model::ModelConfig& plain = impl_->state->job().model;
+  const model::ModelConfig& plain = impl_->state->run_spec().model;
   const bool bytes = impl_->config.tokenizer == kByteTokenizer;
   model::export_folder(impl_->state->context(), destination, bytes ? marked_as_bytes(plain) : plain,
                        impl_->state->spec(), impl_->state->params(), dtype, companions);

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "parallel/training_state.h"
-#include "train/config.h"
+#include "train/config/config.h"
 
 namespace agoq::train {
 

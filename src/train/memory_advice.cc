@@ -3,7 +3,7 @@
 #include <optional>
 
 #include "plan/stage_plan.h"
-#include "train/settings.h"
+#include "train/config/settings.h"
 
 namespace agoq::train {
 namespace {
@@ -26,13 +26,14 @@ constexpr SettingChange kByRisingCost[] = {
 };
 
 // Nothing if the settings contradict each other, or ask for a division that the model does not allow.
-std::optional<parallel::Job> possible_job(const TrainConfig& config, const model::ModelConfig& model, int world) {
+std::optional<parallel::RunSpec> possible_run_spec(const TrainConfig& config, const model::ModelConfig& model,
+                                                   int world) {
   try {
-    parallel::Job job = make_job(config, model, {0, world});
-    const model::LayerSpec spec(job.model, job.parallelism.tensor());
-    spec.own_tokens(job.tokens());
-    const parallel::Part part(job.model, spec, job.parallelism);
-    return job;
+    parallel::RunSpec run_spec = make_run_spec(config, model, {0, world});
+    const model::LayerSpec spec(run_spec.model, run_spec.parallelism.tensor());
+    spec.own_tokens(run_spec.tokens());
+    const parallel::StageShard part(run_spec.model, spec, run_spec.parallelism);
+    return run_spec;
   } catch (const Error&) {
     return std::nullopt;
   }
@@ -106,8 +107,8 @@ class Candidates {
     add(std::move(what), std::move(cost), changed, world_);
   }
   void add(std::string what, std::string cost, const TrainConfig& changed, int world) {
-    if (std::optional<parallel::Job> job = possible_job(changed, model_, world))
-      changes_.push_back({std::move(what), std::move(cost), std::move(*job)});
+    if (std::optional<parallel::RunSpec> run_spec = possible_run_spec(changed, model_, world))
+      changes_.push_back({std::move(what), std::move(cost), std::move(*run_spec)});
   }
   void add_processes(std::string_view name, const TrainConfig& changed, const char* cost) {
     add(fmt::format("--world-size {} --{} {}", 2 * world_, name, text_of(changed, find_setting(name))), cost, changed,
@@ -128,8 +129,8 @@ int64_t smaller_micro_batch(const TrainConfig& config, const model::ModelConfig&
     if (sequences % size != 0) continue;
     TrainConfig smaller = config;
     smaller.micro_batch_size = size;
-    const std::optional<parallel::Job> job = possible_job(smaller, model, world);
-    if (job && plan::largest_total(*job, target) <= budget) return size;
+    const std::optional<parallel::RunSpec> run_spec = possible_run_spec(smaller, model, world);
+    if (run_spec && plan::largest_total(*run_spec, target) <= budget) return size;
   }
   return 1;
 }
@@ -138,7 +139,7 @@ int64_t smaller_micro_batch(const TrainConfig& config, const model::ModelConfig&
 
 std::vector<plan::Advice> memory_advice(const TrainConfig& config, const model::ModelConfig& model, int world,
                                         size_t budget, Device target) {
-  const parallel::Job job = make_job(config, model, {0, world});
+  const parallel::RunSpec run_spec = make_run_spec(config, model, {0, world});
   Candidates candidates(config, model, world);
   if (!config.baseline.empty()) candidates.add_without_baseline();
   candidates.add_8bit_moments();
@@ -146,10 +147,10 @@ std::vector<plan::Advice> memory_advice(const TrainConfig& config, const model::
   if (config.micro_batch_size > 1)
     candidates.add_micro_batch(smaller_micro_batch(config, model, world, budget, target));
   const int64_t unit = config.seq_length > 1024 ? 1024 : 64;
-  if (const int64_t length = plan::longest_sequence(job, target, budget, unit); length > 0)
+  if (const int64_t length = plan::longest_sequence(run_spec, target, budget, unit); length > 0)
     candidates.add_sequence(length);
   candidates.add_processes();
-  return plan::advise(candidates.take(), plan::largest_total(job, target), budget, target);
+  return plan::advise(candidates.take(), plan::largest_total(run_spec, target), budget, target);
 }
 
 }  // namespace agoq::train

@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "plan/advice.h"
-#include "train/config.h"
+#include "train/config/config.h"
 
 namespace agoq::train {
 

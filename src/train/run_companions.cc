@@ -6,11 +6,11 @@
 #include "base/atomic_file.h"
 #include "base/error.h"
 #include "base/log.h"
-#include "train/byte_tokenizer.h"
-#include "train/checkpoint_folder.h"
+#include "train/checkpoint/checkpoint_folder.h"
+#include "train/data/byte_tokenizer.h"
+#include "train/data/token_file.h"
+#include "train/data/tokenizer_choice.h"
 #include "train/run_folder.h"
-#include "train/token_file.h"
-#include "train/tokenizer.h"
 
 namespace agoq::train {
 namespace {
@@ -53,10 +53,10 @@ model::Companions companions_of(const std::string& tokenizer, const std::string&
   return files;
 }
 
-void keep_companions(const Crew& crew, TrainConfig& config, std::string& model_folder, bool goes_on) {
+void keep_companions(const Coordinator& coordinator, TrainConfig& config, std::string& model_folder, bool goes_on) {
   const std::string own = RunFolder::companions_in(config.save);
   std::string found;
-  if (crew.leads()) {
+  if (coordinator.is_rank0()) {
     const bool complete = goes_on && exists(own) && (config.tokenizer.empty() || holds_tokenizer(own));
     const model::Companions files = complete ? model::Companions{} : companions_of(config.tokenizer, model_folder);
     std::error_code ignored;
@@ -64,12 +64,12 @@ void keep_companions(const Crew& crew, TrainConfig& config, std::string& model_f
     if (!files.empty()) write_folder(files, own);
     found = !exists(own) ? "" : holds_tokenizer(own) ? "tokenizer" : "others";
   }
-  found = crew.told(found);
+  found = coordinator.broadcast(found);
   if (!found.empty()) model_folder = own;
   if (config.tokenizer.empty() || config.tokenizer == kByteTokenizer) return;
   if (found == "tokenizer")
     config.tokenizer = own;
-  else if (crew.leads())
+  else if (coordinator.is_rank0())
     log_warning("the tokenizer {} cannot be copied into the run folder: it is not there, or holds no tokenizer.json",
                 config.tokenizer);
 }

@@ -5,8 +5,8 @@
 #include <string>
 
 #include "model/companions.h"
-#include "train/config.h"
-#include "train/crew.h"
+#include "train/config/config.h"
+#include "train/coordinator.h"
 
 namespace agoq::train {
 
@@ -18,6 +18,6 @@ model::Companions companions_of(const std::string& tokenizer, const std::string&
 // Copies them into the run folder of `config` (resolved, its tokenizer settled) when the run begins, and leaves them as
 // they are when it goes on, if it has them. From then on tokenizer and model folder are the run's own copies, on all
 // ranks alike.
-void keep_companions(const Crew& crew, TrainConfig& config, std::string& model_folder, bool goes_on);
+void keep_companions(const Coordinator& coordinator, TrainConfig& config, std::string& model_folder, bool goes_on);
 
 }  // namespace agoq::train

@@ -13,23 +13,23 @@
 #include "base/log.h"
 #include "base/text.h"
 #include "device/memory.h"
-#include "ops/gemm_algorithms.h"
+#include "ops/linear/gemm_algorithms.h"
 #include "plan/stage_plan.h"
-#include "train/crew_saver.h"
-#include "train/fitted_schedule.h"
+#include "train/async_checkpointer.h"
+#include "train/checkpoint/run_metadata.h"
+#include "train/checkpoint/state_io.h"
+#include "train/config/fitted_schedule.h"
+#include "train/config/settings.h"
+#include "train/data/micro_batch.h"
+#include "train/data/run_data.h"
+#include "train/data/tokenizer_choice.h"
 #include "train/held_out.h"
-#include "train/micro_batch.h"
-#include "train/origin.h"
+#include "train/init_source.h"
 #include "train/peak_flops.h"
-#include "train/rehearsal.h"
 #include "train/run_clock.h"
 #include "train/run_companions.h"
-#include "train/run_data.h"
 #include "train/run_folder.h"
-#include "train/run_metadata.h"
-#include "train/settings.h"
-#include "train/state_io.h"
-#include "train/tokenizer.h"
+#include "train/warm_up.h"
 
 namespace agoq::train {
 namespace {
@@ -44,8 +44,8 @@ double seconds_since(Clock::time_point start) {
 }
 
 // Ranks that do not run the same thing would wait for each other for ever, or spoil each other's numbers.
-comm::Agreement settings_of(const TrainConfig& config) {
-  comm::Agreement items = {{"the version", std::string(kVersion)}};
+comm::ConsistencyCheck settings_of(const TrainConfig& config) {
+  comm::ConsistencyCheck items = {{"the version", std::string(kVersion)}};
   for (const Setting& setting : all_settings())
     items.push_back({"--" + std::string(setting.name), text_of(config, setting)});
   return items;
@@ -92,10 +92,10 @@ class Trainer::Run : public RunPlan {
   void write_beside(const char* name, const std::function<void()>& write) const;
   void write_memory() const;
   void keep_decay(const TrainConfig& begun);
-  struct Boundary {
+  struct StepDecision {
     bool stop = false, time_is_up = false, save = false;
   };
-  Boundary boundary(const std::atomic<bool>& stop) const;
+  StepDecision step_decision(const std::atomic<bool>& stop) const;
   void validate();
   void begin_save();
   void write_summary(const Summary& result) const;
@@ -107,14 +107,14 @@ class Trainer::Run : public RunPlan {
   Summary summary() const;
   std::string metadata_json() const;
   void note(const std::string& text) const {
-    if (crew_.leads() && observer_.on_note) observer_.on_note(text);
+    if (coordinator_.is_rank0() && observer_.on_note) observer_.on_note(text);
   }
 
-  Crew crew_;
+  Coordinator coordinator_;
   RunClock clock_;
   Observer observer_;
-  std::optional<RunFolder> folder_;  // the leader's
-  std::optional<CrewSaver> saver_;
+  std::optional<RunFolder> folder_;  // rank 0's
+  std::optional<AsyncCheckpointer> saver_;
   std::optional<Checkpoint> latest_;  // that the run goes on from, until it does
   std::optional<Datasets> data_;
   std::optional<StepBatches> batches_;
@@ -141,56 +141,57 @@ class Trainer::Run : public RunPlan {
 };
 
 Trainer::Run::Run(const TrainConfig& given, Observer watcher, const Processes& processes)
-    : crew_(processes.transport),
+    : coordinator_(processes.transport),
       clock_(given.save_interval_minutes, given.exit_duration_in_mins),
       observer_(std::move(watcher)),
       decay_given_(given.lr_decay_iters > 0) {
   require_recordable(given);
-  crew_.agree(settings_of(given));
-  const Origin origin = find_origin(given);
+  coordinator_.agree(settings_of(given));
+  const InitSource origin = find_init_source(given);
   const Device target = resolve_device(given.device);
   model = origin.model;
   model_folder_ = origin.model_folder;
-  config = resolved(given, model, target, crew_.size());
+  config = resolved(given, model, target, coordinator_.size());
   require_recordable(config);  // with the folder that this process runs in
   if (config.threads > 0) omp_set_num_threads(static_cast<int>(config.threads));
   require(!config.data_path.empty(),
           "no training data: give --data-path FILE (text, flat .bin, or Megatron-LM prefix)");
   const SettledTokenizer settled = settle_tokenizer(config, model, origin.tokens);
-  if (crew_.leads() && !settled.warning.empty()) log_warning("{}", settled.warning);
+  if (coordinator_.is_rank0() && !settled.warning.empty()) log_warning("{}", settled.warning);
   vocabulary_ = settled.vocabulary;
   if (!settled.own_tokens) model = ending_with(model, config.eod_token);
-  stop_tokens = common_stop_tokens(crew_, config, model, settled.own_tokens ? model_folder_ : "");
-  const parallel::Job job = plan::with_stage_widths(make_job(config, model, crew_.place()), target);
-  parallelism = job.parallelism;
-  const plan::RankPlan own = plan::plan_rank(job, target);
+  stop_tokens = common_stop_tokens(coordinator_, config, model, settled.own_tokens ? model_folder_ : "");
+  const parallel::RunSpec run_spec =
+      plan::with_stage_widths(make_run_spec(config, model, coordinator_.place()), target);
+  parallelism = run_spec.parallelism;
+  const plan::RankPlan own = plan::plan_rank(run_spec, target);
   layout = own.layout;
   parameters = own.parameters;
   for (const parallel::LayerRange& chunk : own.chunks)
     kept_layers = std::max(kept_layers, own.in_flight * chunk.count());
-  reference = plan::plan_layout(plan::reference_job(job), target);
+  reference = plan::plan_layout(plan::reference_run_spec(run_spec), target);
   memory.emplace(target, processes.local_rank);
   device = memory->gpu() ? memory->gpu()->name() : "cpu";
-  if (crew_.leads() && observer_.on_plan) observer_.on_plan(*this);
+  if (coordinator_.is_rank0() && observer_.on_plan) observer_.on_plan(*this);
   reserve_memory();
   if (!config.save.empty()) {
-    if (crew_.leads()) folder_.emplace(config.save);
-    saver_.emplace(crew_, RunFolder::checkpoints_in(config.save), config.keep_checkpoints);
-    latest_ = open_latest_checkpoint(RunFolder::checkpoints_in(config.save), crew_.readers());
+    if (coordinator_.is_rank0()) folder_.emplace(config.save);
+    saver_.emplace(coordinator_, RunFolder::checkpoints_in(config.save), config.keep_checkpoints);
+    latest_ = open_latest_checkpoint(RunFolder::checkpoints_in(config.save), coordinator_.readers());
   }
   open_data(processes.local_rank);
   agree();
-  state = std::make_unique<parallel::TrainingState>(memory->arena(), target, job, crew_.transport());
+  state = std::make_unique<parallel::TrainingState>(memory->arena(), target, run_spec, coordinator_.transport());
   state->context().random.seed = config.seed;
   check_attention(*state, data_->resets_attention());
-  if (!crew_.alone()) exposed_.emplace(state->context());
+  if (!coordinator_.alone()) exposed_.emplace(state->context());
   const std::vector<size_t> totals = state->groups().world.values(layout.total);
   highest_total_ = *std::max_element(totals.begin(), totals.end());
   resume_or_start();
-  rehearse(*state, crew_);
+  warm_up(*state, coordinator_);
   if (saver_) metadata_json();  // what cannot be written down fails here, not after days of training
   if (memory->gpu()) tell_memory_in_use();
-  if (memory->gpu()) peak_ = crew_.size() * datasheet_peak_flops(memory->gpu()->name());
+  if (memory->gpu()) peak_ = coordinator_.size() * datasheet_peak_flops(memory->gpu()->name());
 }
 
 // A run that goes on reads its data as it began to.
@@ -203,10 +204,10 @@ void Trainer::Run::open_data(int local_rank) {
   }
   BatchSpec spec = batch_spec(config, model);
   spec.only_eod_token = only_eod_token;
-  data_.emplace(open_run_data(crew_, local_rank, config, spec));
+  data_.emplace(open_run_data(coordinator_, local_rank, config, spec));
   batches_.emplace(data_->train, config.global_batch_size, parallelism.data_rank(), parallelism.data_ranks());
   identity_ = identity_json(config, model, data_->train);
-  if (!crew_.leads()) return;
+  if (!coordinator_.is_rank0()) return;
   std::vector<std::string> warnings = data_->train.warnings();
   if (!config.valid_data_path.empty())
     for (std::string& warning : data_->valid->warnings()) warnings.push_back(std::move(warning));
@@ -215,12 +216,12 @@ void Trainer::Run::open_data(int local_rank) {
 
 // What the machine of each rank has made of the settings, and what lies there under the same names.
 void Trainer::Run::agree() const {
-  comm::Agreement items = settings_of(config);
+  comm::ConsistencyCheck items = settings_of(config);
   const Json identity = Json::parse(identity_);
   for (const auto& [name, value] : identity.items()) items.push_back({name, value.dump()});
   items.push_back({"the vocabulary", vocabulary_});
   if (!config.valid_data_path.empty()) items.push_back({"held-out data", data_->valid->identity()});
-  crew_.agree(items);
+  coordinator_.agree(items);
 }
 
 void Trainer::Run::tell_memory_in_use() const {
@@ -247,13 +248,13 @@ void Trainer::Run::resume_or_start() {
     take_over(*latest_);
     latest_.reset();
   } else {
-    const std::string told = load_first_weights(config, *state, crew_.readers());
+    const std::string told = load_first_weights(config, *state, coordinator_.readers());
     if (!told.empty()) note(told);
-    if (saver_) keep_companions(crew_, config, model_folder_, false);
+    if (saver_) keep_companions(coordinator_, config, model_folder_, false);
   }
   if (!folder_) return;
   folder_->write("config.toml", to_toml(config));
-  folder_->write_json("recipe.json", state->job().recipe.to_json(state->spec()));
+  folder_->write_json("recipe.json", state->run_spec().recipe.to_json(state->spec()));
   if (step_ < config.train_iters) std::filesystem::remove(folder_->summary());  // of an earlier, shorter run
   metrics_.emplace(folder_->metrics(), step_);
 }
@@ -279,7 +280,7 @@ void Trainer::Run::take_over(const Checkpoint& checkpoint) {
           checkpoint.path(), metadata.settings.tokenizer, metadata.vocabulary, config.tokenizer, vocabulary_);
   take_over_fit(metadata);
   load_state(checkpoint, *state);
-  keep_companions(crew_, config, model_folder_, true);
+  keep_companions(coordinator_, config, model_folder_, true);
   note(fmt::format("resumed from {} at step {}", checkpoint.path(), checkpoint.manifest().step));
   const std::string& source = config.model.empty() ? config.model_config : config.model;
   if (source.find('/') != std::string::npos && !std::filesystem::exists(source))
@@ -349,10 +350,10 @@ void Trainer::Run::keep_decay(const TrainConfig& begun) {
 void Trainer::Run::write_memory() const {
   if (!saver_) return;
   Json json;
-  json["rank"] = crew_.rank();
+  json["rank"] = coordinator_.rank();
   json["predicted"] = bytes_by_owner(layout.owners);
   json["allocated"] = bytes_by_owner(memory->arena().by_owner());
-  const std::vector<std::string> of_ranks = crew_.gather(json.dump());
+  const std::vector<std::string> of_ranks = coordinator_.gather(json.dump());
   if (!folder_) return;
   json["reference_bytes"] = bytes_by_owner(reference.owners);
   for (size_t rank = 1; rank < of_ranks.size(); ++rank) json["other_ranks"].push_back(Json::parse(of_ranks[rank]));
@@ -369,14 +370,14 @@ void Trainer::Run::write_beside(const char* name, const std::function<void()>& w
 }
 
 // What all ranks do between two steps: a signal to any of them counts, and the clock is rank 0's.
-Trainer::Run::Boundary Trainer::Run::boundary(const std::atomic<bool>& stop) const {
+Trainer::Run::StepDecision Trainer::Run::step_decision(const std::atomic<bool>& stop) const {
   std::string mine = stop ? "s" : "";
-  if (crew_.leads() && timed_steps_ > 0) {
+  if (coordinator_.is_rank0() && timed_steps_ > 0) {
     if (clock_.time_is_up()) mine += "t";
     if (saver_ && begun_step_ != step_ && clock_.save_is_due()) mine += "c";
   }
-  Boundary here;
-  for (const std::string& of_rank : crew_.gather(mine)) {
+  StepDecision here;
+  for (const std::string& of_rank : coordinator_.gather(mine)) {
     here.stop |= of_rank.find('s') != std::string::npos;
     here.time_is_up |= of_rank.find('t') != std::string::npos;
     here.save |= of_rank.find('c') != std::string::npos;
@@ -386,9 +387,9 @@ Trainer::Run::Boundary Trainer::Run::boundary(const std::atomic<bool>& stop) con
 
 Summary Trainer::Run::run(const std::atomic<bool>& stop) {
   start_ = Clock::now();
-  Boundary here;
+  StepDecision here;
   while (step_ < config.train_iters) {
-    here = boundary(stop);
+    here = step_decision(stop);
     if (here.stop || here.time_is_up) break;
     if (here.save) begin_save();
     const StepMetrics metrics = train_step();
@@ -404,7 +405,7 @@ Summary Trainer::Run::run(const std::atomic<bool>& stop) {
   const bool ended = step_ >= config.train_iters;
   // Killed between the last step and its summary: the held-out loss is yet to be measured.
   const bool summed_up = folder_ && timed_steps_ == 0 && std::filesystem::exists(folder_->summary());
-  if (ended && (timed_steps_ > 0 || (saver_ && crew_.told(summed_up ? "y" : "").empty()))) validate();
+  if (ended && (timed_steps_ > 0 || (saver_ && coordinator_.broadcast(summed_up ? "y" : "").empty()))) validate();
   Summary result = summary();
   result.stopped_early = !ended;
   result.time_is_up = !ended && !here.stop;
@@ -504,7 +505,7 @@ void Trainer::Run::report(const StepMetrics& m) {
   if (!m.counted && m.without_targets == 1)
     note(fmt::format("in step {} nothing counts for the loss: it changes nothing; further such steps are counted",
                      m.step));
-  if (crew_.leads() && observer_.on_step) observer_.on_step(m);
+  if (coordinator_.is_rank0() && observer_.on_step) observer_.on_step(m);
 }
 
 // History that cannot be written (a full disk) is told once; it does not end the run.
@@ -522,16 +523,17 @@ void Trainer::Run::record(const std::function<void()>& write) {
 void Trainer::Run::validate() {
   if (!data_->valid) return;
   const int64_t samples = evaluated_samples(config, *data_->valid);
-  const HeldOut measured = measure_held_out(crew_, *state, *data_->valid, samples);
+  const HeldOut measured = measure_held_out(coordinator_, *state, *data_->valid, samples);
   valid_loss_.reset();
   evaluation_error_ = measured.problem;
   if (!evaluation_error_.empty()) {
-    if (crew_.leads()) log_warning("NO HELD-OUT LOSS at step {}: {}; the run goes on", step_, evaluation_error_);
+    if (coordinator_.is_rank0())
+      log_warning("NO HELD-OUT LOSS at step {}: {}; the run goes on", step_, evaluation_error_);
     return;
   }
   valid_loss_ = measured.loss;
   record([&] { metrics_->valid(step_, measured.loss); });
-  if (crew_.leads() && observer_.on_valid) observer_.on_valid(step_, measured.loss);
+  if (coordinator_.is_rank0() && observer_.on_valid) observer_.on_valid(step_, measured.loss);
 }
 
 void Trainer::Run::begin_save() {

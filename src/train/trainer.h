@@ -8,9 +8,9 @@
 #include <string>
 #include <vector>
 
-#include "comm/transport.h"
+#include "comm/transport/transport.h"
 #include "plan/layout.h"
-#include "train/config.h"
+#include "train/config/config.h"
 #include "train/metrics.h"
 
 namespace agoq::train {

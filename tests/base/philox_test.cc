@@ -43,12 +43,12 @@ TEST(Philox, EqualsAnIndependentImplementation) {
 }
 
 TEST(RandomKey, EveryFieldChangesTheDraw) {
-  const RandomKey base{.seed = 7, .purpose = Purpose::Gradient, .step = 3, .micro_batch = 2, .tensor = 5};
+  const RandomKey base{.seed = 7, .stream = RngStream::Gradient, .step = 3, .micro_batch = 2, .tensor = 5};
   std::set<Philox4> draws = {base.draw(11), base.draw(12), base.draw(11 + (uint64_t{1} << 32))};
   RandomKey key = base;
   key.seed = 8, draws.insert(key.draw(11)), key = base;
   key.seed = 7 + (uint64_t{1} << 32), draws.insert(key.draw(11)), key = base;
-  key.purpose = Purpose::Sampling, draws.insert(key.draw(11)), key = base;
+  key.stream = RngStream::Sampling, draws.insert(key.draw(11)), key = base;
   key.step = 4, draws.insert(key.draw(11)), key = base;
   key.micro_batch = 3, draws.insert(key.draw(11)), key = base;
   key.tensor = 6, draws.insert(key.draw(11)), key = base;
@@ -101,7 +101,7 @@ TEST(NormalPair, IsStandardNormal) {
   constexpr size_t kPairs = 50000;
   std::vector<double> x;
   double mean = 0, variance = 0, kurtosis = 0, correlation = 0;
-  const RandomKey key{.seed = 1, .purpose = Purpose::Initialization};
+  const RandomKey key{.seed = 1, .stream = RngStream::Initialization};
   for (uint64_t i = 0; i < kPairs / 2; ++i) {
     const Philox4 w = key.draw(i);
     for (const auto& [p, q] : {normal_pair(w[0], w[1]), normal_pair(w[2], w[3])}) {

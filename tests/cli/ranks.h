@@ -20,7 +20,7 @@
 #include "base/error.h"
 #include "base/file_descriptor.h"
 #include "cli/program.h"
-#include "comm/sockets.h"
+#include "comm/transport/sockets.h"
 
 namespace agoq::test {
 

@@ -11,9 +11,9 @@
 #include <set>
 
 #include "cli/program.h"
-#include "train/checkpoint.h"
+#include "train/checkpoint/checkpoint.h"
+#include "train/config/settings.h"
 #include "train/data_files.h"
-#include "train/settings.h"
 
 namespace agoq {
 namespace {

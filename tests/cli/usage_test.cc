@@ -8,7 +8,7 @@
 
 #include "base/text.h"
 #include "cli/program.h"
-#include "train/settings.h"
+#include "train/config/settings.h"
 
 namespace agoq {
 namespace {

@@ -101,8 +101,8 @@ class Moments {
       new_m[i] = 0.9f * new_m[i] + 0.1f * g;
       new_s[i] = std::sqrt(0.999f * new_s[i] * new_s[i] + 0.001f * g * g);
     }
-    m_.encode(new_m, Rounding::random({.seed = 9, .purpose = Purpose::FirstMoment, .step = step_}));
-    s_.encode(new_s, Rounding::random({.seed = 9, .purpose = Purpose::SecondMoment, .step = step_}));
+    m_.encode(new_m, Rounding::random({.seed = 9, .stream = RngStream::FirstMoment, .step = step_}));
+    s_.encode(new_s, Rounding::random({.seed = 9, .stream = RngStream::SecondMoment, .step = step_}));
     ++step_;
   }
 

@@ -96,7 +96,7 @@ void expect_equal_to_reference(Codec codec, RowBlocks row, const std::vector<flo
   const reference::Format f = reference::format_of(codec);
   size_t code_at = 0, scale_at = 0;
   for (int64_t r = 0; r < rows; ++r) {
-    const reference::Row want =
+    const reference::RowLayout want =
         reference::encode_row(codec, row.cols, row.segment, x.data() + r * row.cols, rounding, r);
     for (uint16_t scale : want.scales) ASSERT_EQ(q.scales()[scale_at++], scale) << "scale " << scale_at - 1;
     for (uint8_t byte : want.codes) {

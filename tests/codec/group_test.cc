@@ -93,7 +93,7 @@ TEST_P(Group, EncodesAsTheFormatDoes) {
     if constexpr (F::kScaled) {
       std::mt19937 engine(2);
       for (int round = 0; round < 200000; ++round) {
-        Numbers x;
+        FloatVec8 x;
         std::array<uint32_t, kGroup> nearest{}, drawn{};
         const float inv = round % 3 == 0 ? 1.0f : round % 3 == 1 ? 0x1p20f : 0x1p-7f;
         Stochastic rounding{{}};
@@ -125,7 +125,7 @@ TEST_P(Group, BoundedNumbersNeedNoLimit) {
         ASSERT_EQ(bounds_numbers<F>(scale), bounded) << bits;
         if (!bounded || bits < 0x0080) continue;  // no scale is below 2^-126
         const float largest = F::max() * to_float(scale), inv = reciprocal(scale);
-        Numbers x;
+        FloatVec8 x;
         for (int i = 0; i < kGroup; ++i) {
           const auto near = std::bit_cast<float>(std::bit_cast<uint32_t>(largest) - static_cast<uint32_t>(i / 2));
           const float size = i < 6 ? near : largest * (static_cast<float>(engine()) * 0x1p-32f);
@@ -161,7 +161,7 @@ TEST_P(Group, AddsEveryCodeAsTheFormatDoes) {
         if (round % 50 == 1) bits = 0x0080 + round / 50 % 8;
         if (round % 50 == 2) bits = 0, codes = {};
         const float scale = to_float(Bf16{static_cast<uint16_t>(bits)});
-        Numbers x, want;
+        FloatVec8 x, want;
         for (size_t i = 0; i < kGroup; ++i) {
           const float decoded = F::decode(codes[i]) * scale;
           const auto other = static_cast<float>(engine()) * 0x1p-32f - 0.5f;
@@ -182,24 +182,24 @@ TEST_P(Group, AddsEveryCodeAsTheFormatDoes) {
   });
 }
 
-TEST(Draws, PreparedOnesAreTheSame) {
+TEST(RngOffsets, PreparedOnesAreTheSame) {
   std::mt19937_64 engine(8);
   for (int round = 0; round < 1000; ++round) {
-    const RandomKey key{engine(), Purpose::FirstMoment, static_cast<uint32_t>(engine()),
+    const RandomKey key{engine(), RngStream::FirstMoment, static_cast<uint32_t>(engine()),
                         static_cast<uint32_t>(engine()), static_cast<uint32_t>(engine() & 0xffffff)};
     const uint64_t group = engine() >> 24;
-    ASSERT_EQ(PreparedDraws(key).of(group), rounding_draws(key, group));
+    ASSERT_EQ(PreparedRng(key).of(group), rounding_draws(key, group));
   }
 }
 
 // One call serves both of a number's moments: its two draws, as a pair, are uniform on 16 x 16 squares. The pairs of
 // the last four numbers are those of the first four turned round.
-TEST(Draws, OfBothMomentsAreIndependent) {
+TEST(RngOffsets, OfBothMomentsAreIndependent) {
   constexpr int kGroups = 20000, kBins = 16;
   std::vector<double> pairs(kBins * kBins);
-  const RandomKey first{.seed = 3, .purpose = Purpose::FirstMoment, .step = 7, .tensor = 5};
+  const RandomKey first{.seed = 3, .stream = RngStream::FirstMoment, .step = 7, .tensor = 5};
   RandomKey second = first;
-  second.purpose = Purpose::SecondMoment;
+  second.stream = RngStream::SecondMoment;
   for (uint64_t group = 0; group < kGroups; ++group) {
     const Philox4 m = rounding_draws(first, group), v = rounding_draws(second, group);
     ASSERT_EQ(halves_exchanged(m), v);
@@ -220,7 +220,7 @@ TEST_P(Group, DecodesEveryCodeAsTheFormatDoes) {
         for (uint32_t& code : codes) code = static_cast<uint32_t>(engine()) % (1u << F::kBits);
         const uint32_t most = max_scale_bits<F>();
         const Bf16 scale{static_cast<uint16_t>(round % 100 ? 0x0080 + engine() % (most - 0x80) : kNanScale)};
-        Numbers x;
+        FloatVec8 x;
         decode_group<F>(planes(GetParam(), codes), to_float(scale), x);
         for (size_t i = 0; i < kGroup; ++i) {
           const float want = F::decode(codes[i]) * to_float(scale);

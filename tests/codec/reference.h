@@ -211,30 +211,32 @@ inline int64_t block_bytes(const Format& f, int64_t n) {
   return (n + 1) / 2 + ((f.bits - 4) * n + 7) / 8;
 }
 
-struct Row {
+struct RowLayout {
   std::vector<uint8_t> codes;
   std::vector<uint16_t> scales;
 };
 
-inline Row encode_row(Codec codec, int64_t cols, int64_t segment, const float* x, const Rounding& rounding,
-                      int64_t row) {
+inline RowLayout encode_row(Codec codec, int64_t cols, int64_t segment, const float* x, const Rounding& rounding,
+                            int64_t row) {
   const Format f = format_of(codec);
   const int64_t blocks_per_row = cols / segment * ((segment + 127) / 128);
-  Row out;
+  RowLayout out;
   for (int64_t s = 0; s < cols / segment; ++s)
     for (int64_t begin = 0; begin < segment; begin += 128) {
       const int64_t n = std::min<int64_t>(128, segment - begin);
       const float* block = x + s * segment + begin;
       const uint16_t scale = scale_bits(f, block, n);
-      const auto unsharded_row = rounding.origin.row(row);
-      const int64_t wide = rounding.origin.blocks_per_row ? rounding.origin.blocks_per_row : blocks_per_row;
-      const auto place = unsharded_row * wide + rounding.origin.first_block + static_cast<int64_t>(out.scales.size());
+      const auto unsharded_row = rounding.global_offset.row(row);
+      const int64_t wide =
+          rounding.global_offset.blocks_per_row ? rounding.global_offset.blocks_per_row : blocks_per_row;
+      const auto place =
+          unsharded_row * wide + rounding.global_offset.first_block + static_cast<int64_t>(out.scales.size());
       std::vector<uint8_t> bytes(static_cast<size_t>(block_bytes(f, n)), 0);
       for (int64_t i = 0; i < n && scale != 0 && scale != nan_scale(); ++i) {
         RandomKey key = rounding.key;
         key.micro_batch -= key.micro_batch % 2;
         int64_t j = i % 8;  // of the group's draws
-        if (key.purpose == Purpose::SecondMoment) key.purpose = Purpose::FirstMoment, j = (j + 4) % 8;
+        if (key.stream == RngStream::SecondMoment) key.stream = RngStream::FirstMoment, j = (j + 4) % 8;
         const Philox4 words = key.draw(static_cast<uint64_t>(16 * place + i / 8));
         const uint32_t drawn = words[static_cast<size_t>(j / 2)] >> (j % 2 ? 16 : 0) & 0xffff;
         const uint32_t draw = rounding.key.micro_batch % 2 ? 65535 - drawn : drawn;

@@ -97,8 +97,8 @@ TEST_P(StochasticCodec, DrawsAreTheSameUnderEveryMesh) {
       {  // columns cut: a rank has whole segments of every row
         const RowBlocks cut(row.cols / parts, row.segment);
         Rounding rounding = whole_rounding;
-        rounding.origin.first_block = part * cut.blocks();
-        rounding.origin.blocks_per_row = row.blocks();
+        rounding.global_offset.first_block = part * cut.blocks();
+        rounding.global_offset.blocks_per_row = row.blocks();
         OwnedQuantized q(GetParam(), kRows, cut);
         std::vector<float> mine;
         for (int64_t r = 0; r < kRows; ++r)
@@ -113,7 +113,7 @@ TEST_P(StochasticCodec, DrawsAreTheSameUnderEveryMesh) {
       {  // rows cut
         const int64_t rows = kRows / parts;
         Rounding rounding = whole_rounding;
-        rounding.origin.first_row = part * rows;
+        rounding.global_offset.first_row = part * rows;
         OwnedQuantized q(GetParam(), rows, row);
         q.encode({x.begin() + part * rows * row.cols, x.begin() + (part + 1) * rows * row.cols}, rounding);
         const int64_t bytes = rows * row_bytes(GetParam(), row);
@@ -177,7 +177,7 @@ TEST(StochasticKeys, EveryPartOfTheKeyMatters) {
   const RandomKey base{.seed = 1};
   const std::vector<double> first = errors_of(Codec::Int8, x, base);
   for (const RandomKey& other :
-       {RandomKey{.seed = 2}, RandomKey{.seed = 1ull << 32 | 1}, RandomKey{.seed = 1, .purpose = Purpose::Sampling},
+       {RandomKey{.seed = 2}, RandomKey{.seed = 1ull << 32 | 1}, RandomKey{.seed = 1, .stream = RngStream::Sampling},
         RandomKey{.seed = 1, .step = 1}, RandomKey{.seed = 1, .micro_batch = 2}, RandomKey{.seed = 1, .tensor = 1}}) {
     const std::vector<double> e = errors_of(Codec::Int8, x, other);
     EXPECT_LT(std::fabs(correlation_z(first, e)), 5);

@@ -7,7 +7,7 @@
 
 #include "base/dtype.h"
 #include "comm/mesh.h"
-#include "ranks.h"
+#include "comm/ranks.h"
 
 namespace agoq::comm {
 namespace {
@@ -56,17 +56,17 @@ void collectives(Transport& transport, const std::vector<int>& ranks, uint32_t c
   const auto size = static_cast<size_t>(group.size()), own = static_cast<size_t>(group.rank());
   constexpr size_t kCount = 37;
 
-  const Tensor addends = tensor_of<T>(cpu.ctx, dtype, values_of(transport.rank(), size * kCount));
+  const Tensor partial_sums = tensor_of<T>(cpu.ctx, dtype, values_of(transport.rank(), size * kCount));
   const Tensor part = cpu.ctx.empty(dtype, {kCount});
-  group.reduce_scatter_sum(cpu.ctx, addends, part);
+  group.reduce_scatter_sum(cpu.ctx, partial_sums, part);
   require_sum<T>(part, ranks, own * kCount, size * kCount);
 
   const Tensor all = cpu.ctx.empty(dtype, {static_cast<int64_t>(size * kCount)});
   group.all_gather(cpu.ctx, part, all);
   require_sum<T>(all, ranks, 0, size * kCount);
 
-  group.all_reduce_sum(cpu.ctx, addends);
-  require_sum<T>(addends, ranks, 0, size * kCount);
+  group.all_reduce_sum(cpu.ctx, partial_sums);
+  require_sum<T>(partial_sums, ranks, 0, size * kCount);
 
   const std::vector<int> everyone = group.values(transport.rank());
   require(everyone == ranks, "values came in another order: {}", fmt::join(everyone, ", "));

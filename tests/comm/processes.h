@@ -14,8 +14,8 @@
 
 #include "base/error.h"
 #include "base/file_descriptor.h"
-#include "comm/connect.h"
-#include "comm/sockets.h"
+#include "comm/launch/connect.h"
+#include "comm/transport/sockets.h"
 
 namespace agoq::comm {
 
@@ -119,7 +119,7 @@ inline int free_port() {
 inline ConnectOptions patient(std::chrono::milliseconds wait, std::chrono::milliseconds silence) {
   ConnectOptions options;
   options.rendezvous_timeout = std::chrono::seconds(60);
-  options.patience = {.wait = wait, .silence = silence};
+  options.timeouts = {.wait = wait, .silence = silence};
   return options;
 }
 

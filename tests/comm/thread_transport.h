@@ -6,7 +6,7 @@
 #include <thread>
 #include <vector>
 
-#include "comm/local_transport.h"
+#include "comm/transport/local_transport.h"
 
 namespace agoq::test {
 

@@ -8,7 +8,7 @@
 #include <thread>
 #include <vector>
 
-#include "comm/transport.h"
+#include "comm/transport/transport.h"
 
 namespace agoq::comm {
 

@@ -1,4 +1,4 @@
-#include "ops/accumulate.h"
+#include "ops/gradient/accumulate.h"
 
 #include "cuda/pair.h"
 
@@ -112,8 +112,8 @@ TEST_F(CudaAccumulate, WholeBlocksOfRareNumbers) {
 TEST_F(CudaAccumulate, APartOfATensorDrawsAsOnTheCpu) {
   set_keys(2);
   GradTwin grad = some_grad(27, RowBlocks(1024, 512), Codec::Int8, true);
-  grad.cpu.origin =
-      grad.gpu.origin = {.begin = {0, 5, 18}, .shift = {8, 40, 70}, .first_block = 4, .blocks_per_row = 32};
+  grad.cpu.global_offset =
+      grad.gpu.global_offset = {.begin = {0, 5, 18}, .shift = {8, 40, 70}, .first_block = 4, .blocks_per_row = 32};
   const Twin delta = random({25, 1024}, 0.5, DType::BF16);
   accumulate(c(), grad.cpu, delta.cpu, 2);
   accumulate(g(), grad.gpu, delta.gpu, 2);

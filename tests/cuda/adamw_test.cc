@@ -1,7 +1,7 @@
-#include "ops/adamw.h"
+#include "ops/optimizer/adamw.h"
 
 #include "cuda/pair.h"
-#include "ops/gradient_norm.h"
+#include "ops/gradient/gradient_norm.h"
 
 namespace agoq::ops::test {
 namespace {
@@ -18,7 +18,7 @@ const Formats kDefault = {"split", Codec::Int8, Codec::Dyn8, Codec::Dyn8Unsigned
 // Parameters on both devices, updated by the same gradients.
 class AdamWCuda : public CudaTest {
  protected:
-  void add(const Formats& f, int64_t rows, RowBlocks row, const codec::Origin& origin = {}) {
+  void add(const Formats& f, int64_t rows, RowBlocks row, const codec::GlobalOffset& global_offset = {}) {
     const Tensor first = cpu->random({rows, row.cols}, 0.3, DType::F32);
     Weight host{cpu->zeros(first.shape, f.weight == "fp32" ? DType::F32 : DType::BF16), {}, {}};
     if (f.weight == "split") host.correction = cpu->zeros(first.shape, DType::I16);
@@ -27,14 +27,14 @@ class AdamWCuda : public CudaTest {
     const auto up = [&](const Tensor& t) { return t ? twin(t).gpu : Tensor{}; };
     const QuantizedTwin grad = kept(f.grad, rows, row), m = kept(f.m, rows, row), v = kept(f.v, rows, row);
     const auto tensor = static_cast<uint32_t>(host_.size());
-    host_.push_back({host, {grad.cpu}, m.cpu, v.cpu, tensor, tensor % 2 == 0, origin});
+    host_.push_back({host, {grad.cpu}, m.cpu, v.cpu, tensor, tensor % 2 == 0, global_offset});
     gpu_.push_back({{up(host.value), up(host.correction), up(host.master)},
                     {grad.gpu},
                     m.gpu,
                     v.gpu,
                     tensor,
                     tensor % 2 == 0,
-                    origin});
+                    global_offset});
   }
 
   void allocate() {
@@ -272,7 +272,7 @@ TEST_F(AdamWCuda, SumsOfPiecesAreThoseOfTheCpu) {
           return GradientSum{storage.row_range(0, rows), pieces, piece_rows};
         };
         host_.back().grad = sum_in(q.cpu), gpu_.back().grad = sum_in(q.gpu);
-        host_.back().origin.first_row = gpu_.back().origin.first_row = 3 * rows;
+        host_.back().global_offset.first_row = gpu_.back().global_offset.first_row = 3 * rows;
       }
   allocate();
   update_both({.clip_grad = 0});

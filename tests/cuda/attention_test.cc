@@ -1,12 +1,12 @@
-#include "ops/attention.h"
+#include "ops/attention/attention.h"
 
 #include <limits>
 #include <numeric>
 
 #include "cuda/pair.h"
-#include "ops/attention_check.h"
-#include "ops/attention_cuda.h"
-#include "ops/attention_runs.h"
+#include "ops/attention/attention_check.h"
+#include "ops/attention/attention_cuda.h"
+#include "ops/attention/attention_runs.h"
 
 namespace agoq::ops::test {
 namespace {

@@ -3,7 +3,8 @@
 #include "bench/steps.h"
 #include "cuda/pair.h"
 #include "device/stopwatch.h"
-#include "train/config.h"
+#include "train/config/config.h"
+#include "train/init_source.h"
 
 namespace agoq::bench {
 namespace {
@@ -33,11 +34,11 @@ TEST_F(BenchCuda, AStopwatchMeasuresTheStream) {
 TEST_F(BenchCuda, MeasuresEveryOpAndALayer) {
   const train::TrainConfig given = small_config();
   const model::ModelConfig model = train::resolve_model(given);
-  const parallel::Job job = train::make_job(train::resolved(given, model, Device::Cuda), model);
-  Bench bench(Device::Cuda, job);
+  const parallel::RunSpec run_spec = train::make_run_spec(train::resolved(given, model, Device::Cuda), model);
+  Bench bench(Device::Cuda, run_spec);
   EXPECT_GT(bench.copy_bandwidth(0.01), 1e10);
   EXPECT_GT(bench.sustained_flops(0.01), 1e9);
-  for (const std::vector<Op>& ops : {layer_ops(job), end_ops(job), codec_ops(job)})
+  for (const std::vector<Op>& ops : {layer_ops(run_spec), end_ops(run_spec), codec_ops(run_spec)})
     for (const Measured& op : bench.measure(ops, 1e-3)) EXPECT_GT(op.seconds, 0) << op.name;
   const LayerTimes layer = bench.measure_layer(0.01);
   EXPECT_GT(layer.forward, 0);

@@ -3,7 +3,7 @@
 #include <optional>
 #include <random>
 
-#include "comm/nccl_cuda.h"
+#include "comm/gpu/nccl_cuda.h"
 #include "cuda/thread_ranks.h"
 #include "device/exposed.h"
 #include "device/side_stream.h"
@@ -339,12 +339,12 @@ TEST_P(GroupOfGpus, WindowsExchangeInPlace) {
       ASSERT_NE(window, nullptr);
       const uint64_t before = group.bytes_sent();
       for (int times = 1; times <= 3; ++times) {
-        window->swap(r.ctx)->wait();
+        window->all_to_all(r.ctx)->wait();
         for (const Tensor& t : tensors)
           expect_parts(r, t,
                        [&](int part) { return times % 2 == 1 ? std::pair(part, r.rank) : std::pair(r.rank, part); });
       }
-      window->gather(r.ctx)->wait();
+      window->all_gather(r.ctx)->wait();
       for (const Tensor& t : tensors) expect_parts(r, t, [](int part) { return std::pair(part, part); });
       EXPECT_EQ(group.bytes_sent() - before, static_cast<uint64_t>(4 * (codes + scales) * (r.size - 1)));
       group.barrier();
@@ -364,7 +364,7 @@ TEST_P(GroupOfGpus, WindowsKeepTheOrderOfTheStream) {
       zero(r.ctx, x);
       for (int again = 0; again < 20 * (r.rank + 1); ++again) copy(r.ctx, given, got);  // ranks come one by one
       copy(r.ctx, given, x);
-      window->swap(r.ctx)->wait();
+      window->all_to_all(r.ctx)->wait();
       copy(r.ctx, x, got);
       zero(r.ctx, x);
       expect_parts(r, got, [&](int part) { return std::pair(part, r.rank); });
@@ -388,9 +388,9 @@ TEST_P(GroupOfGpus, AWindowThatARankDoesNotComeToIsAnError) {
     const Tensor x = r.ctx.empty(DType::U8, {r.size * 1000});
     const auto window = group.window(r.ctx, {&x, 1});
     if (r.rank > 0) {
-      window->swap(r.ctx)->wait();
+      window->all_to_all(r.ctx)->wait();
       EXPECT_THROW(r.ctx.gpu().synchronize(), PeerError);
-      EXPECT_THROW(window->swap(r.ctx), Error) << "the group is given up";
+      EXPECT_THROW(window->all_to_all(r.ctx), Error) << "the group is given up";
     }
     group.barrier();
   });

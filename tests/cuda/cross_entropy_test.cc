@@ -1,9 +1,9 @@
-#include "ops/cross_entropy.h"
+#include "ops/head/cross_entropy.h"
 
 #include "cuda/pair.h"
-#include "ops/cross_entropy_cpu.h"
-#include "ops/cross_entropy_cuda.h"
-#include "ops/row_sums.h"
+#include "ops/head/cross_entropy_cpu.h"
+#include "ops/head/cross_entropy_cuda.h"
+#include "ops/head/row_sums.h"
 
 namespace agoq::ops::test {
 namespace {

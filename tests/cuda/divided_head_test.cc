@@ -3,7 +3,7 @@
 #include "cuda/pair.h"
 #include "cuda/thread_ranks.h"
 #include "model/layer_spec.h"
-#include "ops/cross_entropy.h"
+#include "ops/head/cross_entropy.h"
 
 namespace agoq::ops::test {
 namespace {
@@ -89,7 +89,7 @@ class CudaDividedHead : public CudaTest {
       dw.insert(dw.end(), part.dw.begin(), part.dw.end());
     }
     // Products of a part may be added up in another order than those of the whole. Gradients of the logits are rounded
-    // to bf16, alike but for ties; each addend of dn is rounded once more.
+    // to bf16, alike but for ties; each partial sum of dn is rounded once more.
     const bool exact = g().compute() == DType::F32;
     expect_close(parts[0].loss, one.loss, 2e-6, 4e-6 * size, "nll");
     expect_relative(one.dn, dn, exact ? 5e-6 : 0x1p-8, "dn");

@@ -1,4 +1,4 @@
-#include "ops/embedding.h"
+#include "ops/head/embedding.h"
 
 #include <cmath>
 
@@ -56,7 +56,7 @@ TEST_F(CudaWeights, GoUpAndComeDownBitForBit) {
 }
 
 TEST_F(CudaWeights, FirstNumbersAreThoseOfTheCpu) {
-  const NormalRows numbers{{.seed = 9, .purpose = Purpose::Initialization, .tensor = 3}, 0.02f, 4099, 70'000, 1021};
+  const NormalRows numbers{{.seed = 9, .stream = RngStream::Initialization, .tensor = 3}, 0.02f, 4099, 70'000, 1021};
   for (const std::string form : {"split", "fp32", "both"}) {
     start(DType::BF16);
     const WeightTwin w = weight(form, cpu->zeros({37, 1030}, DType::F32));

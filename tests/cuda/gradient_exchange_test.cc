@@ -19,7 +19,7 @@ struct Case {
   int ranks;
   bool gpu_each;  // then NCCL, otherwise staged
   Codec main;
-  int64_t lane_rows;  // of one rank's slice
+  int64_t staging_rows;  // of one rank's slice
 };
 
 void append(const Context& ctx, const Tensor& t, std::vector<uint8_t>& bytes) {
@@ -38,7 +38,7 @@ std::vector<uint8_t> exchanged(const Context& ctx, comm::Transport& transport, c
   const Groups groups(transport, parallelism);
   const int ranks = groups.data.size();
   GradientExchange exchange(ctx.arena(), Codec::Int8, c.main != Codec::Int8,
-                            GradientExchange::lane_bytes(Codec::Int8, ranks * c.lane_rows, row));
+                            GradientExchange::staging_bytes(Codec::Int8, ranks * c.staging_rows, row));
   std::vector<SlicedGradient> gradients;
   const int64_t slice = slice_rows(kRows, ranks);
   const Tensor fresh = ctx.arena().allocate("test", DType::F32, {kRows, row.cols});
@@ -85,12 +85,12 @@ std::vector<Case> cases() {
   for (const bool gpu_each : {false, true})
     for (const int ranks : {2, 4})
       for (const Codec main : {Codec::Int8, Codec::Fp32})
-        for (const int64_t lane_rows : {1000, 50}) all.push_back({ranks, gpu_each, main, lane_rows});
+        for (const int64_t staging_rows : {1000, 50}) all.push_back({ranks, gpu_each, main, staging_rows});
   return all;
 }
 INSTANTIATE_TEST_SUITE_P(All, GradientsOfAGroupOfGpus, testing::ValuesIn(cases()), [](const auto& info) {
   const Case& c = info.param;
-  return fmt::format("{}_{}_{}_{}", c.ranks, c.gpu_each ? "ByNccl" : "Staged", codec::name_of(c.main), c.lane_rows);
+  return fmt::format("{}_{}_{}_{}", c.ranks, c.gpu_each ? "ByNccl" : "Staged", codec::name_of(c.main), c.staging_rows);
 });
 
 }  // namespace

@@ -10,7 +10,7 @@ struct Turn {
 };
 
 // Its first CTAs read what the last ones of the kernel before have written.
-__global__ void add_one_backwards(const __grid_constant__ agoq::cuda::Given<Turn> given) {
+__global__ void add_one_backwards(const __grid_constant__ agoq::cuda::PdlArgs<Turn> given) {
   const Turn& t = given.wait();
   const int i = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
   if (i < t.n) t.to[i] = t.from[t.n - 1 - i] + 1;

@@ -1,4 +1,4 @@
-#include "ops/layer_norm.h"
+#include "ops/norm/layer_norm.h"
 
 #include "cuda/pair.h"
 
@@ -36,8 +36,8 @@ class CudaLayerNorm : public CudaTest {
     expect_near(rstd.cpu, rstd.gpu, 1, "rstd");
     expect_same_bits(keep.cpu, keep.gpu, "codes of x");
     if (!keep.cpu.kept()) return;
-    const Tensor again = layer_norm_again(g(), keep.gpu, rstd.gpu);
-    const Tensor want_again = layer_norm_again(c(), keep.cpu, rstd.cpu);
+    const Tensor again = recompute_layer_norm(g(), keep.gpu, rstd.gpu);
+    const Tensor want_again = recompute_layer_norm(c(), keep.cpu, rstd.cpu);
     expect_close_as(down(again), values(want_again), 2, "n again", largest(values(want)));
     if (codec == Codec::Fp32 || (codec == Codec::Bf16 && c().compute() == DType::BF16))
       expect_same_bits(down(got), again, "n again, of exact numbers");
@@ -84,7 +84,7 @@ TEST_F(CudaLayerNorm, PlansItsPeak) {
     const Tensor x = ctx.empty({100, 1024}), rstd = ctx.empty(DType::F32, {100});
     const codec::Quantized keep = codec::push(ctx, Codec::Fp4, 100, RowBlocks(1024));
     const Tensor n = layer_norm(ctx, x, kEps, keep, rstd);
-    layer_norm_again(ctx, keep, rstd);
+    recompute_layer_norm(ctx, keep, rstd);
     layer_norm_backward_into(ctx, n, keep, rstd, x, x);
   });
 }

@@ -1,11 +1,11 @@
-#include "ops/linear.h"
+#include "ops/linear/linear.h"
 
 #include <gmock/gmock.h>
 
 #include <nlohmann/json.hpp>
 
 #include "cuda/pair.h"
-#include "ops/gemm_algorithms.h"
+#include "ops/linear/gemm_algorithms.h"
 
 namespace agoq::ops::test {
 namespace {
@@ -139,14 +139,14 @@ TEST_F(CudaLinear, RanksAgreeOnTheFirstRanksChoices) {
   on_fresh_gpu([&](Gpu& gpu, Context& ctx) { second = choices_for(gpu, ctx, {8, 512}); });
   for (nlohmann::json& entry : second["algorithms"])
     if (entry["m"] == first["algorithms"][0]["m"]) entry["algorithm"] = second["algorithms"].back()["algorithm"];
-  for (const bool leads : {true, false})
+  for (const bool is_rank0 : {true, false})
     on_fresh_gpu([&](Gpu& gpu, Context& ctx) {
       choices_for(gpu, ctx, {8});  // this rank's own, in use already
       agree_on_gemm_algorithms(
-          gpu, leads ? std::vector{first.dump(), second.dump()} : std::vector{second.dump(), first.dump()});
+          gpu, is_rank0 ? std::vector{first.dump(), second.dump()} : std::vector{second.dump(), first.dump()});
       const nlohmann::json agreed = nlohmann::json::parse(gemm_algorithms(gpu));
       ASSERT_EQ(agreed["algorithms"].size(), 2u);
-      for (const nlohmann::json& entry : leads ? first["algorithms"] : second["algorithms"])
+      for (const nlohmann::json& entry : is_rank0 ? first["algorithms"] : second["algorithms"])
         EXPECT_THAT(agreed["algorithms"], ::testing::Contains(entry));
     });
 }

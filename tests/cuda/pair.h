@@ -119,7 +119,7 @@ class CudaTest : public ::testing::Test {
   void expect_near(const Tensor& want, const Tensor& got, double roundings = 2, const char* what = "") {
     expect_close_as(down(got), values(want), roundings, what);
   }
-  // The same for sums whose addends a GPU may round before it adds the last: one rounding more, of the largest.
+  // The same for sums whose partial sums a GPU may round before it adds the last: one rounding more, of the largest.
   void expect_near_sum(const Tensor& want, const Tensor& got, const char* what) {
     const Values expected = values(want);
     const double rounding = want.dtype == DType::BF16 ? 0x1p-8 : 0x1p-20;

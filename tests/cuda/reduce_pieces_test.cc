@@ -1,4 +1,4 @@
-#include "ops/reduce_pieces.h"
+#include "ops/gradient/reduce_pieces.h"
 
 #include "cuda/pair.h"
 
@@ -22,7 +22,7 @@ TEST_F(SumPiecesCuda, SameBitsAsOnTheCpu) {
         const QuantizedTwin q = encoded(cpu->random({pieces * piece_rows, row.cols}, 1, DType::F32), codec, row);
         const QuantizedTwin out = kept(codec, rows, row);
         codec::Rounding rounding = codec::Rounding::random(c().random);
-        rounding.origin.first_row = 17;
+        rounding.global_offset.first_row = 17;
         sum_pieces(c(), {q.cpu.row_range(0, rows), pieces, piece_rows}, out.cpu, rounding);
         sum_pieces(g(), {q.gpu.row_range(0, rows), pieces, piece_rows}, out.gpu, rounding);
         expect_same_bits(out.cpu, out.gpu, "sum of pieces");

@@ -1,4 +1,4 @@
-#include "ops/rms_norm.h"
+#include "ops/norm/rms_norm.h"
 
 #include "cuda/pair.h"
 
@@ -36,8 +36,8 @@ class CudaRmsNorm : public CudaTest {
     expect_near(rstd.cpu, rstd.gpu, 1, "rstd");
     expect_same_bits(keep.cpu, keep.gpu, "codes of x");
     if (!keep.cpu.kept()) return;
-    expect_near(rms_norm_again(c(), keep.cpu, rstd.cpu, w.cpu), rms_norm_again(g(), keep.gpu, rstd.gpu, w.gpu), 2,
-                "n again");
+    expect_near(recompute_rms_norm(c(), keep.cpu, rstd.cpu, w.cpu), recompute_rms_norm(g(), keep.gpu, rstd.gpu, w.gpu),
+                2, "n again");
   }
 
   // dw is a sum over the rows of products that are exact in fp32: it is off by roundings of fp32, whatever the codec.
@@ -146,7 +146,7 @@ class CudaQkNorm : public CudaTest {
     qk_norm(g(), qkv.gpu, s.heads, wq.gpu, wk.gpu, kEps, rstd.gpu);
     expect_near(qkv.cpu, qkv.gpu, 2, "qkv");
     expect_near(rstd.cpu, rstd.gpu, 1, "rstd");
-    qk_norm_again(g(), before.gpu, s.heads, wq.gpu, wk.gpu, rstd.gpu);
+    recompute_qk_norm(g(), before.gpu, s.heads, wq.gpu, wk.gpu, rstd.gpu);
     expect_same_bits(down(qkv.gpu), before.gpu, "qkv again");
   }
   void backward(const HeadsCase& s) {
@@ -181,7 +181,7 @@ TEST_F(CudaQkNorm, PlansItsPeak) {
       const Tensor rstd = ctx.empty(DType::F32, {tokens, heads.query + heads.kv});
       const MainGrad dw{codec::push(ctx, Codec::Fp32, 1, RowBlocks(heads.dim)), 1, true};
       qk_norm(ctx, qkv, heads, w, w, kEps, rstd);
-      qk_norm_again(ctx, qkv, heads, w, w, rstd);
+      recompute_qk_norm(ctx, qkv, heads, w, w, rstd);
       qk_norm_backward(ctx, qkv, qkv, heads, w, w, rstd, dw, dw);
     });
 }

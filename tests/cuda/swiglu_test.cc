@@ -1,4 +1,4 @@
-#include "ops/swiglu.h"
+#include "ops/mlp/swiglu.h"
 
 #include "cuda/pair.h"
 

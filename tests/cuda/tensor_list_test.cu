@@ -1,4 +1,4 @@
-#include "ops/tensor_list_cuda.cuh"
+#include "ops/gradient/tensor_list_cuda.cuh"
 
 #include <gtest/gtest.h>
 
@@ -9,12 +9,12 @@ namespace agoq::ops::cuda {
 namespace {
 
 // Runs on the host.
-TEST(Walk, OfAllTilesMeetsEveryBlockOnce) {
+TEST(TensorListScheduler, OfAllTilesMeetsEveryBlockOnce) {
   constexpr int kTile = 128;
   for (const int count : {1, 15, 16, 127, 128, 129, 128 * 128 - 1, 128 * 128, 128 * 128 + 1, 300 * 128 + 77}) {
     std::vector<int> met(static_cast<size_t>(count));
     for (int tile = 0; tile * kTile < count; ++tile) {
-      const Walk walk = walk_of<kTile>(tile, count);
+      const TensorListScheduler walk = walk_of<kTile>(tile, count);
       int turns = 0;
       for (int at = walk.first; at < walk.end; at += walk.step, ++turns)
         for (int block = at; block < at + kBlocksAtOnce && block < walk.end; ++block)
@@ -26,7 +26,7 @@ TEST(Walk, OfAllTilesMeetsEveryBlockOnce) {
 }
 
 // What is under way at a time lies together: the CTAs of a group begin side by side.
-TEST(Walk, GoesSideBySide) {
+TEST(TensorListScheduler, GoesSideBySide) {
   constexpr int kTile = 128, kCount = 200 * kTile;
   for (int tile = 1; tile < 200; ++tile) {
     if (tile % kTogether == 0) continue;

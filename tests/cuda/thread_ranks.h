@@ -7,8 +7,8 @@
 #include <thread>
 #include <vector>
 
-#include "comm/local_transport.h"
 #include "comm/process_group.h"
+#include "comm/transport/local_transport.h"
 
 namespace agoq::comm::test {
 

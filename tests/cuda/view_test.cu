@@ -6,21 +6,21 @@
 namespace agoq::codec::cuda {
 namespace {
 
-TEST(View, OfNothingKeptHasNoBlocks) {
-  const View view{Quantized{}};
+TEST(QuantPtr, OfNothingKeptHasNoBlocks) {
+  const QuantPtr view{Quantized{}};
   EXPECT_EQ(view.codes, nullptr);
   EXPECT_EQ(view.row.blocks, 0);
 }
 
-TEST(View, OfATensorNotKeptStillDividesItsRows) {
+TEST(QuantPtr, OfATensorNotKeptStillDividesItsRows) {
   Quantized q;
   q.row = RowBlocks(512, 256);
-  EXPECT_EQ(View(q).row.blocks, 4);
+  EXPECT_EQ(QuantPtr(q).row.blocks, 4);
 }
 
-TEST(Divisor, DividesAsDivisionDoes) {
+TEST(FastDivmod, DividesAsDivisionDoes) {
   for (const uint32_t d : {1u, 2u, 3u, 7u, 11u, 128u, 1376u, 65537u}) {
-    const Divisor divisor(d);
+    const FastDivmod divisor(d);
     for (const uint32_t n : {0u, 1u, d - 1, d, d + 1, 1000003u, (1u << 31) - 1})
       EXPECT_EQ(divisor.divide(n), n / d) << n << " / " << d;
   }

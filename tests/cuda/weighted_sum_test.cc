@@ -1,4 +1,4 @@
-#include "ops/weighted_sum.h"
+#include "ops/head/weighted_sum.h"
 
 #include "cuda/pair.h"
 

@@ -7,8 +7,8 @@
 #include <string_view>
 
 #include "base/error.h"
-#include "input_limit.h"
-#include "train/manifest.h"
+#include "fuzz/input_limit.h"
+#include "train/checkpoint/manifest.h"
 
 namespace {
 

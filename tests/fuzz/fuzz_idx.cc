@@ -8,8 +8,8 @@
 #include <string_view>
 
 #include "base/error.h"
-#include "input_limit.h"
-#include "train/token_file.h"
+#include "fuzz/input_limit.h"
+#include "train/data/token_file.h"
 
 namespace {
 

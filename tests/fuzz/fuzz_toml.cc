@@ -5,9 +5,9 @@
 #include <string_view>
 
 #include "base/error.h"
-#include "input_limit.h"
-#include "train/flat_toml.h"
-#include "train/settings.h"
+#include "fuzz/input_limit.h"
+#include "train/config/flat_toml.h"
+#include "train/config/settings.h"
 
 namespace {
 

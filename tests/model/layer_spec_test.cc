@@ -65,9 +65,9 @@ TEST(LayerSpec, PartsCoverTheirParameter) {
 TEST(LayerSpec, RowsStandAtTheirOwnIndex) {
   const LayerSpec spec(preset("llama3-8b"));
   for (size_t i = 0; i < kParams; ++i) EXPECT_EQ(static_cast<size_t>(spec.params[i].param), i);
-  for (size_t i = 0; i < kKept; ++i) EXPECT_EQ(static_cast<size_t>(spec.kept[i].kept), i);
+  for (size_t i = 0; i < kSavedTensors; ++i) EXPECT_EQ(static_cast<size_t>(spec.kept[i].kept), i);
   EXPECT_EQ(spec[Param::Qkv].name, "qkv");
-  EXPECT_EQ(spec[Kept::Hidden].name, "h");
+  EXPECT_EQ(spec[SavedTensor::Hidden].name, "h");
 }
 
 TEST(LayerSpec, TensorNumbersAndNamesAreUnique) {
@@ -107,13 +107,15 @@ TEST(LayerSpec, CutsFallOnBlockBorders) {
       for (int64_t r = 1; r < ranks; ++r) {
         EXPECT_TRUE(on_border(spec[Param::Out].blocks(), config.heads.q_cols() * r / ranks));
         EXPECT_TRUE(on_border(spec[Param::Down].blocks(), config.ffn_size * r / ranks));
-        const KeptRow& gate_up = spec[Kept::GateUp];
+        const SavedTensorSpec& gate_up = spec[SavedTensor::GateUp];
         const codec::RowBlocks blocks(gate_up.cols, gate_up.segment);
         EXPECT_TRUE(on_border(blocks, config.ffn_size * r / ranks)) << "gate";
         EXPECT_TRUE(on_border(blocks, config.ffn_size + config.ffn_size * r / ranks)) << "up";
       }
-      EXPECT_TRUE(on_border(codec::RowBlocks(spec[Kept::Qkv].cols, spec[Kept::Qkv].segment), config.heads.k_begin()));
-      EXPECT_TRUE(on_border(codec::RowBlocks(spec[Kept::Qkv].cols, spec[Kept::Qkv].segment), config.heads.v_begin()));
+      EXPECT_TRUE(on_border(codec::RowBlocks(spec[SavedTensor::Qkv].cols, spec[SavedTensor::Qkv].segment),
+                            config.heads.k_begin()));
+      EXPECT_TRUE(on_border(codec::RowBlocks(spec[SavedTensor::Qkv].cols, spec[SavedTensor::Qkv].segment),
+                            config.heads.v_begin()));
     }
   }
 }

@@ -27,10 +27,10 @@ class RecipeOf : public testing::Test {
   LayerSpec spec_{config_};
 };
 
-constexpr Kept kNorms[] = {Kept::X1, Kept::X2};
-constexpr Kept kAttention[] = {Kept::Qkv, Kept::O};
-constexpr Kept kInputs[] = {Kept::N1, Kept::N2, Kept::Hidden};
-constexpr Kept kStats[] = {Kept::Rstd1, Kept::Rstd2, Kept::Lse};
+constexpr SavedTensor kNorms[] = {SavedTensor::X1, SavedTensor::X2};
+constexpr SavedTensor kAttention[] = {SavedTensor::Qkv, SavedTensor::O};
+constexpr SavedTensor kInputs[] = {SavedTensor::N1, SavedTensor::N2, SavedTensor::Hidden};
+constexpr SavedTensor kStats[] = {SavedTensor::Rstd1, SavedTensor::Rstd2, SavedTensor::Lse};
 
 TEST_F(RecipeOf, PoliciesChooseTheirCodecs) {
   struct Expected {
@@ -46,30 +46,31 @@ TEST_F(RecipeOf, PoliciesChooseTheirCodecs) {
     const Recipe recipe = make(expected.policy);
     ASSERT_EQ(recipe.layers.size(), static_cast<size_t>(config_.layers));
     for (int64_t layer = 0; layer < config_.layers; ++layer) {
-      for (const Kept k : kNorms) EXPECT_EQ(recipe.at(layer, k), expected.norm);
-      for (const Kept k : kAttention) EXPECT_EQ(recipe.at(layer, k), expected.attention);
-      for (const Kept k : kInputs) EXPECT_EQ(recipe.at(layer, k), expected.input);
-      for (const Kept k : kStats) EXPECT_EQ(recipe.at(layer, k), Codec::Fp32);
-      EXPECT_EQ(recipe.at(layer, Kept::GateUp), expected.mlp);
-      EXPECT_EQ(recipe.at(layer, Kept::QkRstd), Codec::None) << "no norm on q and k in this model";
+      for (const SavedTensor k : kNorms) EXPECT_EQ(recipe.at(layer, k), expected.norm);
+      for (const SavedTensor k : kAttention) EXPECT_EQ(recipe.at(layer, k), expected.attention);
+      for (const SavedTensor k : kInputs) EXPECT_EQ(recipe.at(layer, k), expected.input);
+      for (const SavedTensor k : kStats) EXPECT_EQ(recipe.at(layer, k), Codec::Fp32);
+      EXPECT_EQ(recipe.at(layer, SavedTensor::GateUp), expected.mlp);
+      EXPECT_EQ(recipe.at(layer, SavedTensor::QkRstd), Codec::None) << "no norm on q and k in this model";
     }
   }
   const LayerSpec qwen3(find_config(AGOQ_GOLDENS "/qwen3/model"));
   const ModelConfig config = find_config(AGOQ_GOLDENS "/qwen3/model");
-  EXPECT_EQ(make_recipe(config, qwen3, Policy::Agoq, Recompute::None, "").at(0, Kept::QkRstd), Codec::Fp32);
+  EXPECT_EQ(make_recipe(config, qwen3, Policy::Agoq, Recompute::None, "").at(0, SavedTensor::QkRstd), Codec::Fp32);
 }
 
 TEST_F(RecipeOf, RecomputationDropsWhatItMakesAgain) {
   const Recipe selective = make(Policy::Bf16, Recompute::Selective);
-  for (size_t k = 0; k < kKept; ++k) {
-    const Kept kept = static_cast<Kept>(k);
-    const bool dropped = kept == Kept::O || kept == Kept::Lse || kept == Kept::QkRstd;
+  for (size_t k = 0; k < kSavedTensors; ++k) {
+    const SavedTensor kept = static_cast<SavedTensor>(k);
+    const bool dropped = kept == SavedTensor::O || kept == SavedTensor::Lse || kept == SavedTensor::QkRstd;
     EXPECT_EQ(selective.at(0, kept) == Codec::None, dropped) << spec_[kept].name;
   }
   for (const auto& [policy, x1] : {std::pair{Policy::Agoq, Codec::Fp4}, {Policy::Bf16, Codec::Bf16}}) {
     const Recipe full = make(policy, Recompute::Full);
-    for (size_t k = 0; k < kKept; ++k)
-      EXPECT_EQ(full.at(0, static_cast<Kept>(k)), static_cast<Kept>(k) == Kept::X1 ? x1 : Codec::None);
+    for (size_t k = 0; k < kSavedTensors; ++k)
+      EXPECT_EQ(full.at(0, static_cast<SavedTensor>(k)),
+                static_cast<SavedTensor>(k) == SavedTensor::X1 ? x1 : Codec::None);
   }
 }
 
@@ -78,25 +79,25 @@ TEST_F(RecipeOf, OverridesNameTensorsGroupsAndLayers) {
       make(Policy::Agoq, Recompute::None, "layers=0-1,mlp=fp8,qkv=int8; norm=fp5 ;layers=4, x2 = bf16;");
   for (int64_t layer = 0; layer < config_.layers; ++layer) {
     SCOPED_TRACE(layer);
-    EXPECT_EQ(recipe.at(layer, Kept::GateUp), layer < 2 ? Codec::Fp8 : Codec::Fp4);
-    EXPECT_EQ(recipe.at(layer, Kept::Qkv), layer < 2 ? Codec::Int8 : Codec::Bf16);
-    EXPECT_EQ(recipe.at(layer, Kept::O), Codec::Bf16);
-    EXPECT_EQ(recipe.at(layer, Kept::X1), Codec::Fp5);
-    EXPECT_EQ(recipe.at(layer, Kept::X2), layer == 4 ? Codec::Bf16 : Codec::Fp5);
+    EXPECT_EQ(recipe.at(layer, SavedTensor::GateUp), layer < 2 ? Codec::Fp8 : Codec::Fp4);
+    EXPECT_EQ(recipe.at(layer, SavedTensor::Qkv), layer < 2 ? Codec::Int8 : Codec::Bf16);
+    EXPECT_EQ(recipe.at(layer, SavedTensor::O), Codec::Bf16);
+    EXPECT_EQ(recipe.at(layer, SavedTensor::X1), Codec::Fp5);
+    EXPECT_EQ(recipe.at(layer, SavedTensor::X2), layer == 4 ? Codec::Bf16 : Codec::Fp5);
   }
   const Recipe attention = make(Policy::Agoq, Recompute::None, "attention=int8,input=fp6");
-  for (const Kept k : kAttention) EXPECT_EQ(attention.at(0, k), Codec::Int8);
-  for (const Kept k : kInputs) EXPECT_EQ(attention.at(0, k), Codec::Fp6);
-  for (const Kept k : kStats) EXPECT_EQ(attention.at(0, k), Codec::Fp32) << "statistics belong to no group";
+  for (const SavedTensor k : kAttention) EXPECT_EQ(attention.at(0, k), Codec::Int8);
+  for (const SavedTensor k : kInputs) EXPECT_EQ(attention.at(0, k), Codec::Fp6);
+  for (const SavedTensor k : kStats) EXPECT_EQ(attention.at(0, k), Codec::Fp32) << "statistics belong to no group";
 
   const Recipe last = make(Policy::Agoq, Recompute::None, "mlp=fp8,layers=0");
-  EXPECT_EQ(last.at(0, Kept::GateUp), Codec::Fp8);
-  EXPECT_EQ(last.at(1, Kept::GateUp), Codec::Fp4) << "layers limits its clause wherever it stands";
+  EXPECT_EQ(last.at(0, SavedTensor::GateUp), Codec::Fp8);
+  EXPECT_EQ(last.at(1, SavedTensor::GateUp), Codec::Fp4) << "layers limits its clause wherever it stands";
 
   const Recipe no_output = make(Policy::Agoq, Recompute::None, "layers=2,o=none");
-  EXPECT_EQ(no_output.at(2, Kept::O), Codec::None);
-  EXPECT_EQ(no_output.at(2, Kept::Lse), Codec::None) << "made again together with o";
-  EXPECT_EQ(no_output.at(1, Kept::Lse), Codec::Fp32);
+  EXPECT_EQ(no_output.at(2, SavedTensor::O), Codec::None);
+  EXPECT_EQ(no_output.at(2, SavedTensor::Lse), Codec::None) << "made again together with o";
+  EXPECT_EQ(no_output.at(1, SavedTensor::Lse), Codec::Fp32);
 }
 
 TEST_F(RecipeOf, RefusesWhatItCannotDo) {

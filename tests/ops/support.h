@@ -12,7 +12,7 @@
 
 #include "codec/codec.h"
 #include "device/context.h"
-#include "ops/accumulate.h"
+#include "ops/gradient/accumulate.h"
 
 namespace agoq::ops::test {
 

@@ -28,20 +28,20 @@ struct Case {
   }
 };
 
-Job job_of(const Case& c, int rank) {
+RunSpec run_spec_of(const Case& c, int rank) {
   model::ModelConfig model = test::tiny_model();
   model.layers = 4;
   model.vocab_size = c.vocabulary;
   model.tied_embeddings = c.tied;
   model.qk_norm = true;
-  Job job = test::tiny_job(model);
-  job.precision.master = model::MasterForm::Fp32;
-  job.precision.main_grads = job.parallelism.grad_reduce = c.main;
-  job.precision.exp_avg = job.precision.exp_avg_sq = Codec::Fp32;
-  job.parallelism.mesh = comm::Mesh({c.tensor, c.data, c.pipeline});
-  job.parallelism.rank = rank;
-  job.parallelism.shard_optimizer = c.shard;
-  return job;
+  RunSpec run_spec = test::tiny_run_spec(model);
+  run_spec.precision.master = model::MasterForm::Fp32;
+  run_spec.precision.main_grads = run_spec.parallelism.grad_reduce = c.main;
+  run_spec.precision.exp_avg = run_spec.precision.exp_avg_sq = Codec::Fp32;
+  run_spec.parallelism.mesh = comm::Mesh({c.tensor, c.data, c.pipeline});
+  run_spec.parallelism.rank = rank;
+  run_spec.parallelism.shard_optimizer = c.shard;
+  return run_spec;
 }
 
 // A rank with a model and gradients that no model has made.
@@ -50,13 +50,13 @@ class Rank {
   Rank(comm::Transport& transport, const Case& c)
       : rank_(transport.rank()),
         arena_(Device::Cpu, size_t{32} << 20),
-        state_(arena_, Device::Cpu, job_of(c, transport.rank()), &transport) {
+        state_(arena_, Device::Cpu, run_spec_of(c, transport.rank()), &transport) {
     omp_set_num_threads(1);
     state_.params().initialize(state_.context(), 3);
   }
   TrainingState* operator->() { return &state_; }
-  const std::vector<ParamId>& ids() const { return state_.part().ids; }
-  const Parallelism& parallelism() const { return state_.job().parallelism; }
+  const std::vector<ParamId>& ids() const { return state_.stage_shard().ids; }
+  const Parallelism& parallelism() const { return state_.run_spec().parallelism; }
 
   void fill() {
     state_.grads().begin_step(state_.context());
@@ -71,7 +71,7 @@ class Rank {
     state_.optimizer().step(state_.context(), 1e-2, config);
     return state_.optimizer().result(state_.context());
   }
-  // The lowest rank of those that hold addends of the same gradient.
+  // The lowest rank of those that hold partial sums of the same gradient.
   int group_of(const ParamId& id) const {
     const comm::Mesh& mesh = parallelism().mesh;
     switch (state_.spec()[id.param].reduction) {
@@ -97,21 +97,21 @@ class Rank {
   TrainingState state_;
 };
 
-// Σ of all addends of every gradient of the model's shards, in double.
+// Σ of all partial sums of every gradient of the model's shards, in double.
 class Sums {
  public:
-  explicit Sums(int ranks) : addends_(static_cast<size_t>(ranks)) {}
+  explicit Sums(int ranks) : partial_sums_(static_cast<size_t>(ranks)) {}
   // All ranks give theirs.
   void add(Rank& rank) {
-    auto& mine = addends_[static_cast<size_t>(rank->groups().world.rank())];
+    auto& mine = partial_sums_[static_cast<size_t>(rank->groups().world.rank())];
     for (const ParamId& id : rank.ids()) mine[{id.tensor(), rank.group_of(id)}] = test::decoded(rank->grads().data(id));
     rank->groups().world.barrier();
   }
   std::vector<double> of(const Rank& rank, const ParamId& id) const { return sum({id.tensor(), rank.group_of(id)}); }
   double norm() const {
     std::map<Key, bool> keys;
-    for (const auto& addends : addends_)
-      for (const auto& [key, values] : addends) keys[key] = true;
+    for (const auto& partial_sums : partial_sums_)
+      for (const auto& [key, values] : partial_sums) keys[key] = true;
     double squares = 0;
     for (const auto& [key, held] : keys)
       for (const double x : sum(key)) squares += x * x;
@@ -122,15 +122,15 @@ class Sums {
   using Key = std::pair<uint32_t, int>;
   std::vector<double> sum(const Key& key) const {
     std::vector<double> total;
-    for (const auto& addends : addends_) {
-      const auto at = addends.find(key);
-      if (at == addends.end()) continue;
+    for (const auto& partial_sums : partial_sums_) {
+      const auto at = partial_sums.find(key);
+      if (at == partial_sums.end()) continue;
       total.resize(at->second.size());
       for (size_t i = 0; i < total.size(); ++i) total[i] += at->second[i];
     }
     return total;
   }
-  std::vector<std::map<Key, std::vector<float>>> addends_;
+  std::vector<std::map<Key, std::vector<float>>> partial_sums_;
 };
 
 class DistributedOptimizer : public testing::TestWithParam<Case> {};
@@ -171,7 +171,7 @@ TEST_P(DistributedOptimizer, ClipsByTheNormOfAllGradientsOnce) {
   });
 }
 
-// As damage looks in each format, in the first or the last row of a rank's addend.
+// As damage looks in each format, in the first or the last row of a rank's partial sum.
 void damage(Rank& rank, const ParamId& id, bool last_row) {
   const codec::Quantized grad = rank->grads().data(id);
   const int64_t row = last_row ? grad.rows - 1 : 0;
@@ -200,7 +200,7 @@ TEST_P(DistributedOptimizer, DamageOnOneRankSkipsTheStepOnAllAndIsNamed) {
     rank.fill();
     EXPECT_FALSE(rank.update({}).skipped);
     const std::vector<uint8_t> before = rank.stored();
-    const std::vector<ParamId> all = model::all_params(rank->job().model, rank->spec());
+    const std::vector<ParamId> all = model::all_params(rank->run_spec().model, rank->spec());
     for (size_t i = 0; i < all.size(); i += 5) {
       const ParamId id = all[i];
       rank.fill();
@@ -224,7 +224,7 @@ TEST_P(DistributedOptimizer, OfSeveralDamagedTensorsTheFirstOfTheModelIsNamed) {
   const int ranks = c.tensor * c.data * c.pipeline;
   test::ThreadWorld(ranks).run([&](comm::Transport& transport) {
     Rank rank(transport, c);
-    const std::vector<ParamId> all = model::all_params(rank->job().model, rank->spec());
+    const std::vector<ParamId> all = model::all_params(rank->run_spec().model, rank->spec());
     for (size_t i = 0; i < all.size(); i += 6) {
       rank.fill();
       damage_one(rank, all[i], ranks - 1, true);

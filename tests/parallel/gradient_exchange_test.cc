@@ -71,13 +71,13 @@ class Rank {
         parallelism_(data_parallel(transport, formats, shard)),
         spec(awkward_spec(config_)),
         groups(transport, parallelism_),
-        part_(config_, spec, parallelism_),
-        grads(arena_, spec, part_, precision_of(formats), parallelism_, groups) {
+        stage_shard_(config_, spec, parallelism_),
+        grads(arena_, spec, stage_shard_, precision_of(formats), parallelism_, groups) {
     omp_set_num_threads(1);
     ctx.random.seed = 7;
   }
 
-  const std::vector<ParamId>& ids() const { return part_.ids; }
+  const std::vector<ParamId>& ids() const { return stage_shard_.ids; }
   void fill(const ParamId& id, const std::vector<float>& values) {
     const Quantized to = grads.data(id);
     grads.acquire(id);
@@ -115,7 +115,7 @@ class Rank {
   Context ctx{arena_, Device::Cpu, DType::F32};
 
  private:
-  Part part_;
+  StageShard stage_shard_;
 
  public:
   Gradients grads;
@@ -146,9 +146,9 @@ ByTensor decoded(const Rank& rank) {
 }
 
 std::vector<std::vector<float>> of(const std::vector<ByTensor>& all, const ParamId& id) {
-  std::vector<std::vector<float>> addends;
-  for (const ByTensor& one : all) addends.push_back(one.at(id.tensor()));
-  return addends;
+  std::vector<std::vector<float>> partial_sums;
+  for (const ByTensor& one : all) partial_sums.push_back(one.at(id.tensor()));
+  return partial_sums;
 }
 
 std::vector<float> rows_of(const std::vector<float>& values, const model::Range& rows, int64_t cols) {
@@ -172,12 +172,12 @@ TEST(GradientExchange, SlicedSumsAreThoseOfAScalarLoopToTheBit) {
     for (const int ranks : kWorlds) {
       const Formats formats{codec, codec, true};
       SCOPED_TRACE(text(ranks, formats));
-      Shared<ByTensor> addends(ranks);
+      Shared<ByTensor> partial_sums(ranks);
       test::ThreadWorld(ranks).run([&](comm::Transport& transport) {
         Rank rank(transport, formats, true);
         for (int step = 0; step < 2; ++step) {  // the second overwrites what the first has left in its storage
           rank.fill_all([&](int r, const ParamId& id) { return rank.invented(r + step, id); });
-          const std::vector<ByTensor>& all = addends.all(rank.groups.world, decoded(rank));
+          const std::vector<ByTensor>& all = partial_sums.all(rank.groups.world, decoded(rank));
           rank.grads.end_step(rank.ctx);
           for (const ParamId& id : rank.ids()) {
             expect_covered(rank, id);
@@ -202,11 +202,11 @@ TEST(GradientExchange, Fp32AddendsTravelInAnotherFormatAndAreSummedInFp32) {
           rank.grads.end_step(rank.ctx);
           for (const ParamId& id : rank.ids()) {
             const model::ParamRow& row = rank.spec[id.param];
-            std::vector<std::vector<float>> addends;
+            std::vector<std::vector<float>> partial_sums;
             for (int r = 0; r < ranks; ++r)
-              addends.push_back(
+              partial_sums.push_back(
                   test::through(row.one_dimensional() ? Codec::Fp32 : wire, row.blocks(), rank.invented(r, id)));
-            std::vector<float> sum = test::summed(addends);
+            std::vector<float> sum = test::summed(partial_sums);
             if (!shard && !row.one_dimensional()) sum = test::through(wire, row.blocks(), sum);  // it travels too
             EXPECT_EQ(rank.sum(id), rows_of(sum, rank.grads.rows(id), row.cols)) << model::logical_name(rank.spec, id);
           }
@@ -313,11 +313,11 @@ TEST(GradientExchange, TheAllReduceFormEncodesOnceAndAlikeOnAllRanks) {
       for (const int ranks : kWorlds) {
         const Formats formats{codec, codec, stochastic};
         SCOPED_TRACE(text(ranks, formats));
-        Shared<ByTensor> addends(ranks), sums(ranks);
+        Shared<ByTensor> partial_sums(ranks), sums(ranks);
         test::ThreadWorld(ranks).run([&](comm::Transport& transport) {
           Rank rank(transport, formats, false);
           rank.fill_all([&](int r, const ParamId& id) { return rank.invented(r, id); });
-          const std::vector<ByTensor>& all = addends.all(rank.groups.world, decoded(rank));
+          const std::vector<ByTensor>& all = partial_sums.all(rank.groups.world, decoded(rank));
           rank.grads.end_step(rank.ctx);
           const std::vector<ByTensor>& all_sums = sums.all(rank.groups.world, decoded(rank));
           for (const ParamId& id : rank.ids()) {
@@ -358,13 +358,13 @@ void expect_same_draws_under_every_mesh(const Formats& formats) {
 
 TEST(GradientExchange, TheAllReduceFormDrawsTheSameUnderEveryMesh) {
   expect_same_draws_under_every_mesh({Codec::Int8, Codec::Int8, true});
-  expect_same_draws_under_every_mesh({Codec::Fp32, Codec::Int8, true});  // addends differ by rank, not by mesh
+  expect_same_draws_under_every_mesh({Codec::Fp32, Codec::Int8, true});  // partial sums differ by rank, not by mesh
 }
 
 enum class Meet { Nowhere, BeforeStart, BeforeFinish };
 
-// Everything that a rank has after exchanges through lanes of so many rows.
-std::vector<uint8_t> exchanged(comm::Transport& transport, const Formats& formats, int64_t lane_rows,
+// Everything that a rank has after exchanges through staging buffers of so many rows.
+std::vector<uint8_t> exchanged(comm::Transport& transport, const Formats& formats, int64_t staging_rows,
                                Meet meet = Meet::Nowhere) {
   omp_set_num_threads(1);
   constexpr int64_t kRows = 97;
@@ -374,7 +374,7 @@ std::vector<uint8_t> exchanged(comm::Transport& transport, const Formats& format
   const Groups groups(transport, data_parallel(transport, formats, true));
   const int ranks = groups.data.size();
   GradientExchange exchange(arena, formats.wire, formats.main != formats.wire,
-                            GradientExchange::lane_bytes(formats.wire, lane_rows, row));
+                            GradientExchange::staging_bytes(formats.wire, staging_rows, row));
   std::vector<uint8_t> bytes;
   std::vector<SlicedGradient> gradients;
   for (uint32_t tensor = 0; tensor < 3; ++tensor) {
@@ -407,7 +407,7 @@ TEST(GradientExchange, RoundsThroughSmallLanesGiveTheSame) {
     }
 }
 
-// Rank 0 starts all of its exchanges, more than the lanes hold, before any other rank has started one.
+// Rank 0 starts all of its exchanges, more than the staging buffers hold, before any other rank has started one.
 TEST(GradientExchange, StartingDoesNotWaitForOtherRanks) {
   for (const Formats& formats : {Formats{Codec::Int8, Codec::Int8, true}, Formats{Codec::Fp32, Codec::Int8, true}})
     for (const int ranks : kWorlds)
@@ -441,7 +441,7 @@ TEST(GradientExchange, SendsOneByteAParameterAndTwoInTheAllReduceForm) {
       const Parallelism parallelism = data_parallel(transport, formats, shard);
       const model::LayerSpec spec(config);
       const Groups groups(transport, parallelism);
-      const Part part(config, spec, parallelism);
+      const StageShard part(config, spec, parallelism);
       Arena arena(Device::Cpu, size_t{64} << 20);
       const Context ctx(arena, Device::Cpu, DType::F32);
       Gradients grads(arena, spec, part, precision_of(formats), parallelism, groups);

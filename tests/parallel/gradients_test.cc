@@ -38,7 +38,7 @@ struct World {
 
   model::ModelConfig config;
   model::LayerSpec spec;
-  Part part;
+  StageShard part;
   Groups groups;
   Arena arena{Device::Cpu, size_t{64} << 20};
   Context ctx{arena, Device::Cpu, DType::F32};

@@ -35,11 +35,11 @@ struct Shape {
 // Micro-batch `index` of a step: tokens that can be predicted, so that losses fall; some do not count.
 class Batch {
  public:
-  Batch(const Job& job, int step, int index) {
-    const int64_t tokens = job.tokens();
+  Batch(const RunSpec& run_spec, int step, int index) {
+    const int64_t tokens = run_spec.tokens();
     for (int64_t t = 0; t < tokens; ++t) {
-      const int64_t sequence = t / job.sequence_length, place = t % job.sequence_length;
-      const int64_t seed = (step * kGlobalMicroBatches + index) * job.micro_batch_size + sequence;
+      const int64_t sequence = t / run_spec.sequence_length, place = t % run_spec.sequence_length;
+      const int64_t seed = (step * kGlobalMicroBatches + index) * run_spec.micro_batch_size + sequence;
       const auto token = [&](int64_t at) { return static_cast<int32_t>((seed * 31 + at * (3 + seed % 5)) % 97 + 1); };
       ids_.push_back(token(place));
       targets_.push_back(token(place + 1));
@@ -63,13 +63,13 @@ class Batch {
   std::vector<float> weights_;
 };
 
-Job job_of(const Shape& shape, Job job, int rank) {
-  job.parallelism.mesh = comm::Mesh({shape.tensor, shape.data, shape.pipeline});
-  job.parallelism.rank = rank;
-  job.parallelism.chunks = shape.chunks;
-  job.parallelism.micro_batches = kGlobalMicroBatches / shape.data;
-  job.parallelism.grad_reduce = job.precision.main_grads;
-  return job;
+RunSpec run_spec_of(const Shape& shape, RunSpec run_spec, int rank) {
+  run_spec.parallelism.mesh = comm::Mesh({shape.tensor, shape.data, shape.pipeline});
+  run_spec.parallelism.rank = rank;
+  run_spec.parallelism.chunks = shape.chunks;
+  run_spec.parallelism.micro_batches = kGlobalMicroBatches / shape.data;
+  run_spec.parallelism.grad_reduce = run_spec.precision.main_grads;
+  return run_spec;
 }
 
 struct Trained {
@@ -98,16 +98,16 @@ void gather(const Context& ctx, const std::vector<StoredTensor>& tensors, Traine
 }
 
 // `seed`: of draws alone; weights begin alike.
-Trained train(const Shape& shape, const Job& job, int steps = kSteps, uint64_t seed = 5) {
+Trained train(const Shape& shape, const RunSpec& run_spec, int steps = kSteps, uint64_t seed = 5) {
   Trained trained;
   std::mutex mutex;
   test::ThreadWorld world(shape.ranks());
   world.run([&](comm::Transport& transport) {
     omp_set_num_threads(1);
-    const Job mine = job_of(shape, job, transport.rank());
+    const RunSpec mine = run_spec_of(shape, run_spec, transport.rank());
     Arena planned(Device::Meta, 0);
     TrainingState dry(planned, kDevice, mine);
-    const Traffic planned_step = dry.rehearse();
+    const Traffic planned_step = dry.dry_run();
     EXPECT_EQ(planned_step.tensor > 0, shape.tensor > 1);
     EXPECT_EQ(planned_step.pipeline > 0, shape.pipeline > 1);
     EXPECT_GE(planned_step.data > 0, shape.data > 1);
@@ -121,7 +121,7 @@ Trained train(const Shape& shape, const Job& job, int steps = kSteps, uint64_t s
     Traffic sent_before;
     for (int step = 0; step < steps; ++step) {
       ctx.random.step = static_cast<uint32_t>(step);
-      if (step == 1) sent_before = state.groups().sent();  // groups on a GPU greet each other in the first step
+      if (step == 1) sent_before = state.groups().sent();  // groups on a GPU open their links in the first step
       std::vector<Batch> batches;
       double weight = 0;
       for (int i = 0; i < kGlobalMicroBatches; ++i) {
@@ -164,22 +164,22 @@ Trained train(const Shape& shape, const Job& job, int steps = kSteps, uint64_t s
   return trained;
 }
 
-Job exact_job() {
+RunSpec exact_run_spec() {
   model::ModelConfig model = test::tiny_model();
   model.layers = 4;
-  Job job = test::tiny_job(model);
-  job.recipe = model::make_recipe(model, model::LayerSpec(model), model::Policy::Fp32, model::Recompute::None, "");
-  job.precision = {DType::F32, model::MasterForm::Fp32, codec::Codec::Fp32,
-                   false,      codec::Codec::Fp32,      codec::Codec::Fp32};
-  return job;
+  RunSpec run_spec = test::tiny_run_spec(model);
+  run_spec.recipe = model::make_recipe(model, model::LayerSpec(model), model::Policy::Fp32, model::Recompute::None, "");
+  run_spec.precision = {DType::F32, model::MasterForm::Fp32, codec::Codec::Fp32,
+                        false,      codec::Codec::Fp32,      codec::Codec::Fp32};
+  return run_spec;
 }
 
-Job agoq_job(DType compute = DType::F32) {
+RunSpec agoq_run_spec(DType compute = DType::F32) {
   model::ModelConfig model = test::tiny_model();
   model.layers = 4;
-  Job job = test::tiny_job(model);
-  job.precision.compute = compute;
-  return job;
+  RunSpec run_spec = test::tiny_run_spec(model);
+  run_spec.precision.compute = compute;
+  return run_spec;
 }
 
 // Skipped without a GPU, where they are built for one.
@@ -193,7 +193,7 @@ class Mesh : public testing::Test {
 class Meshes : public Mesh, public testing::WithParamInterface<Shape> {};
 
 TEST_P(Meshes, ExactTrainingIsThatOfOneProcess) {
-  const Trained one = train({}, exact_job()), many = train(GetParam(), exact_job());
+  const Trained one = train({}, exact_run_spec()), many = train(GetParam(), exact_run_spec());
   EXPECT_NEAR(many.losses[0], one.losses[0], 1e-5);
   for (size_t i = 0; i < one.losses.size(); ++i) {
     EXPECT_NEAR(many.losses[i], one.losses[i], 1e-4) << "step " << i;
@@ -208,8 +208,8 @@ TEST_P(Meshes, ExactTrainingIsThatOfOneProcess) {
 // A mesh changes the order of sums, and so what is rounded up or down: no more than another seed does.
 TEST_P(Meshes, QuantizedTrainingIsWithinTheSpreadOfSeedsAndRepeatsToTheBit) {
   std::vector<Trained> one;
-  for (const uint64_t seed : {5, 6, 7, 8}) one.push_back(train({}, agoq_job(), kSteps, seed));
-  const Trained many = train(GetParam(), agoq_job());
+  for (const uint64_t seed : {5, 6, 7, 8}) one.push_back(train({}, agoq_run_spec(), kSteps, seed));
+  const Trained many = train(GetParam(), agoq_run_spec());
   EXPECT_NEAR(many.losses[0], one[0].losses[0], 1e-5) << "forward is exact";
   double spread = 0;
   for (size_t i = 0; i < kSteps; ++i) {
@@ -218,11 +218,11 @@ TEST_P(Meshes, QuantizedTrainingIsWithinTheSpreadOfSeedsAndRepeatsToTheBit) {
     EXPECT_NEAR(many.losses[i], (low + high) / 2, 1.5 * spread + 1e-5) << "step " << i;
   }
   EXPECT_LT(spread, 0.1) << "or it says nothing";
-  EXPECT_TRUE(train(GetParam(), agoq_job()) == many);
+  EXPECT_TRUE(train(GetParam(), agoq_run_spec()) == many);
 }
 
 TEST_P(Meshes, InBf16WhatIsExactIsSliced) {
-  const Trained one = train({}, agoq_job(DType::BF16), 4), many = train(GetParam(), agoq_job(DType::BF16), 4);
+  const Trained one = train({}, agoq_run_spec(DType::BF16), 4), many = train(GetParam(), agoq_run_spec(DType::BF16), 4);
   for (size_t i = 0; i < one.losses.size(); ++i) EXPECT_NEAR(many.losses[i], one.losses[i], 0.05) << "step " << i;
   for (const auto& [name, bytes] : one.stored) EXPECT_EQ(many.stored.at(name).size(), bytes.size()) << name;
 }
@@ -230,10 +230,10 @@ TEST_P(Meshes, InBf16WhatIsExactIsSliced) {
 #if defined(AGOQ_TEST_ON_GPU)
 TEST_F(Mesh, GradientsExchangedInPlaceAreThoseThatTravelToTheBit) {
   for (const bool shard : {true, false}) {
-    Job staged = agoq_job();
+    RunSpec staged = agoq_run_spec();
     staged.model.vocab_size = 256;  // no padding, which is swapped but not planned
     staged.parallelism.shard_optimizer = shard;
-    Job direct = staged;
+    RunSpec direct = staged;
     direct.parallelism.links.gpu_transport = comm::GpuTransport::Direct;
     for (const Shape& shape : {Shape{1, 1, 2, 1}, Shape{2, 1, 2, 1}, Shape{1, 2, 2, 2}})
       EXPECT_TRUE(train(shape, direct, 4) == train(shape, staged, 4)) << shape.text() << ", sharded: " << shard;
@@ -241,14 +241,14 @@ TEST_F(Mesh, GradientsExchangedInPlaceAreThoseThatTravelToTheBit) {
 }
 #endif
 
-// The first and the last stage have addends of one gradient.
+// The first and the last stage have partial sums of one gradient.
 TEST_F(Mesh, TiedEmbeddingsOfAPipelineTrainAsThoseOfOneProcess) {
-  Job job = exact_job();
-  job.model.tied_embeddings = true;
-  const Trained one = train({}, job);
+  RunSpec run_spec = exact_run_spec();
+  run_spec.model.tied_embeddings = true;
+  const Trained one = train({}, run_spec);
   for (const Shape& shape : {Shape{1, 2, 2, 1}, Shape{1, 2, 2, 2}, Shape{2, 2, 2, 1}, Shape{1, 4, 2, 1}}) {
     SCOPED_TRACE(shape.text());
-    const Trained many = train(shape, job);
+    const Trained many = train(shape, run_spec);
     for (size_t i = 0; i < one.losses.size(); ++i) {
       EXPECT_NEAR(many.losses[i], one.losses[i], 1e-4) << "step " << i;
       EXPECT_NEAR(many.norms[i], one.norms[i], 1e-3 * one.norms[i]) << "step " << i;
@@ -257,14 +257,14 @@ TEST_F(Mesh, TiedEmbeddingsOfAPipelineTrainAsThoseOfOneProcess) {
 }
 
 TEST_F(Mesh, AsManyActivationsAreInFlightAsTheScheduleSays) {
-  Job job = exact_job();
-  job.model.layers = 8;
-  job.recipe =
-      model::make_recipe(job.model, model::LayerSpec(job.model), model::Policy::Fp32, model::Recompute::None, "");
+  RunSpec run_spec = exact_run_spec();
+  run_spec.model.layers = 8;
+  run_spec.recipe = model::make_recipe(run_spec.model, model::LayerSpec(run_spec.model), model::Policy::Fp32,
+                                       model::Recompute::None, "");
   using Counts = std::map<int, int>;
-  EXPECT_EQ(train({1, 4, 1, 2}, job, 2).in_flight, (Counts{{0, 11}, {1, 9}, {2, 7}, {3, 5}}));
-  EXPECT_EQ(train({1, 4, 1, 1}, job, 2).in_flight, (Counts{{0, 4}, {1, 3}, {2, 2}, {3, 1}}));
-  EXPECT_EQ(train({}, job, 2).in_flight, (Counts{{0, 1}}));
+  EXPECT_EQ(train({1, 4, 1, 2}, run_spec, 2).in_flight, (Counts{{0, 11}, {1, 9}, {2, 7}, {3, 5}}));
+  EXPECT_EQ(train({1, 4, 1, 1}, run_spec, 2).in_flight, (Counts{{0, 4}, {1, 3}, {2, 2}, {3, 1}}));
+  EXPECT_EQ(train({}, run_spec, 2).in_flight, (Counts{{0, 1}}));
 }
 
 std::vector<Shape> all_meshes() {

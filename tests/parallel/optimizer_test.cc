@@ -13,10 +13,10 @@ namespace {
 
 using test::TinyState;
 
-Job fp32_job() {
-  Job job = test::tiny_job();
-  job.precision.main_grads = job.precision.exp_avg = job.precision.exp_avg_sq = codec::Codec::Fp32;
-  return job;
+RunSpec fp32_run_spec() {
+  RunSpec run_spec = test::tiny_run_spec();
+  run_spec.precision.main_grads = run_spec.precision.exp_avg = run_spec.precision.exp_avg_sq = codec::Codec::Fp32;
+  return run_spec;
 }
 
 // Weights, moments and all, byte by byte.
@@ -47,9 +47,9 @@ TEST(Optimizer, ANonFiniteGradientSkipsTheStepAndIsNamed) {
   const float nan = std::numeric_limits<float>::quiet_NaN(), infinity = std::numeric_limits<float>::infinity();
   for (const codec::Codec codec : {codec::Codec::Int8, codec::Codec::Fp8, codec::Codec::Bf16, codec::Codec::Fp32})
     for (const float value : {nan, infinity, -infinity}) {
-      Job job = test::tiny_job();
-      job.precision.main_grads = codec;
-      TinyState state(job);
+      RunSpec run_spec = test::tiny_run_spec();
+      run_spec.precision.main_grads = codec;
+      TinyState state(run_spec);
       state->params().initialize(state->context(), 1);
       state.step();
       const std::vector<uint8_t> before = bytes_of(state);
@@ -72,7 +72,7 @@ TEST(Optimizer, ANonFiniteGradientSkipsTheStepAndIsNamed) {
 }
 
 TEST(Optimizer, OfSeveralTheFirstTensorIsNamed) {
-  TinyState state(fp32_job());
+  TinyState state(fp32_run_spec());
   state->params().initialize(state->context(), 1);
   state.gradients();
   const std::vector<model::ParamId>& ids = state->params().ids();
@@ -122,7 +122,7 @@ void expect_near(const std::vector<double>& got, const std::vector<double>& want
 // An epsilon of the size of the gradients, so that their scale shows in the weights.
 TEST(Optimizer, ClippingEqualsADoubleComputation) {
   for (const double share : {0.5, 0.01, 2.0, 0.0}) {  // of the norm; 2: too large to clip, 0: no clipping
-    TinyState state(fp32_job());
+    TinyState state(fp32_run_spec());
     state->params().initialize(state->context(), 1);
     state.gradients();
     const Numbers before = numbers_of(state);
@@ -157,7 +157,7 @@ TEST(Optimizer, ClippingEqualsADoubleComputation) {
 
 // After many updates the moments have no bias to correct: a first gradient then moves a weight by less than lr.
 TEST(Optimizer, CorrectsForTheUpdatesThatItIsToldOf) {
-  TinyState state(fp32_job());
+  TinyState state(fp32_run_spec());
   state->params().initialize(state->context(), 1);
   state.gradients();
   const Numbers before = numbers_of(state);

@@ -56,11 +56,11 @@ inline std::vector<float> through(codec::Codec codec, const codec::RowBlocks& ro
   return result;
 }
 
-// Σ of equally long addends in fp32 and in their order.
-inline std::vector<float> summed(const std::vector<std::vector<float>>& addends) {
-  std::vector<float> sum = addends.front();
-  for (size_t j = 1; j < addends.size(); ++j)
-    for (size_t i = 0; i < sum.size(); ++i) sum[i] += addends[j][i];
+// Σ of equally long partial sums in fp32 and in their order.
+inline std::vector<float> summed(const std::vector<std::vector<float>>& partial_sums) {
+  std::vector<float> sum = partial_sums.front();
+  for (size_t j = 1; j < partial_sums.size(); ++j)
+    for (size_t i = 0; i < sum.size(); ++i) sum[i] += partial_sums[j][i];
   return sum;
 }
 

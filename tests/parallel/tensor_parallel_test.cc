@@ -14,11 +14,11 @@
 namespace agoq {
 namespace {
 
-using model::Kept;
 using model::LayerSpec;
 using model::ModelConfig;
 using model::Param;
 using model::ParamId;
+using model::SavedTensor;
 using model::TensorShard;
 
 constexpr double kTolerance = 1e-5;  // relative, of sums in another order
@@ -52,13 +52,13 @@ const Case kCases[] = {
 // Two micro-batches of packed documents, of which a different part counts.
 class Batches {
  public:
-  explicit Batches(const parallel::Job& job) : tokens_(job.tokens()) {
+  explicit Batches(const parallel::RunSpec& run_spec) : tokens_(run_spec.tokens()) {
     std::mt19937 random(7);
     for (auto* ints : {&ids_, &targets_})
       for (int64_t t = 0; t < 2 * tokens_; ++t)
-        ints->push_back(static_cast<int32_t>(random() % static_cast<uint32_t>(job.model.vocab_size)));
+        ints->push_back(static_cast<int32_t>(random() % static_cast<uint32_t>(run_spec.model.vocab_size)));
     for (int64_t t = 0; t < 2 * tokens_; ++t) {
-      const int64_t in_batch = t % tokens_, in_sequence = in_batch % job.sequence_length;
+      const int64_t in_batch = t % tokens_, in_sequence = in_batch % run_spec.sequence_length;
       const int64_t in_document = in_sequence < 7 ? in_sequence : in_sequence - 7;
       weights_.push_back(t < tokens_ ? (t % 3 == 0 ? 0.0f : 1.0f) : (t % 5 == 0 ? 0.5f : 0.0f));
       positions_.push_back(static_cast<int32_t>(in_document));
@@ -77,16 +77,16 @@ class Batches {
   std::vector<float> weights_;
 };
 
-parallel::Job exact_job(const ModelConfig& model, model::Policy policy = model::Policy::Fp32,
-                        model::Recompute recompute = model::Recompute::None) {
-  parallel::Job job;
-  job.model = model;
-  job.recipe = model::make_recipe(model, LayerSpec(model), policy, recompute, "");
-  job.precision.master = model::MasterForm::Fp32;
-  job.precision.main_grads = codec::Codec::Fp32;
-  job.micro_batch_size = 2;
-  job.sequence_length = 16;
-  return job;
+parallel::RunSpec exact_run_spec(const ModelConfig& model, model::Policy policy = model::Policy::Fp32,
+                                 model::Recompute recompute = model::Recompute::None) {
+  parallel::RunSpec run_spec;
+  run_spec.model = model;
+  run_spec.recipe = model::make_recipe(model, LayerSpec(model), policy, recompute, "");
+  run_spec.precision.master = model::MasterForm::Fp32;
+  run_spec.precision.main_grads = codec::Codec::Fp32;
+  run_spec.micro_batch_size = 2;
+  run_spec.sequence_length = 16;
+  return run_spec;
 }
 
 // The rank's numbers of a parameter -> their places in the logical one.
@@ -139,17 +139,17 @@ struct Step {
 };
 
 // A step on `ranks` ranks, in memory of exactly the planned size.
-Step run(parallel::Job job, int ranks) {
+Step run(parallel::RunSpec run_spec, int ranks) {
   Step step;
   std::mutex mutex;
   test::ThreadWorld world(ranks);
   world.run([&](comm::Transport& transport) {
     omp_set_num_threads(1);
-    parallel::Job mine = job;
+    parallel::RunSpec mine = run_spec;
     mine.parallelism = tensor_ranks(ranks, transport.rank());
     Arena planned(Device::Meta, 0);
     parallel::TrainingState dry(planned, Device::Cpu, mine);
-    dry.rehearse();
+    dry.dry_run();
     Arena arena(Device::Cpu, planned.total_bytes());
     parallel::TrainingState state(arena, Device::Cpu, mine, &transport);
     EXPECT_EQ(arena.owned_bytes(), planned.owned_bytes());
@@ -220,28 +220,28 @@ INSTANTIATE_TEST_SUITE_P(Models, TensorParallel, testing::Combine(testing::Value
                          });
 
 TEST_P(TensorParallel, LossAndGradientsAreThoseOfOneRank) {
-  const parallel::Job job = exact_job(config());
-  expect_same(run(job, ranks()), run(job, 1), kTolerance, kTolerance);
+  const parallel::RunSpec run_spec = exact_run_spec(config());
+  expect_same(run(run_spec, ranks()), run(run_spec, 1), kTolerance, kTolerance);
 }
 
 TEST_P(TensorParallel, RecomputationChangesNothing) {
-  const Step want = run(exact_job(config()), 1);
+  const Step want = run(exact_run_spec(config()), 1);
   for (const model::Recompute recompute : {model::Recompute::Selective, model::Recompute::Full})
-    expect_same(run(exact_job(config(), model::Policy::Fp32, recompute), ranks()), want, kTolerance, kTolerance);
+    expect_same(run(exact_run_spec(config(), model::Policy::Fp32, recompute), ranks()), want, kTolerance, kTolerance);
 }
 
 // A difference in the last bit can move a number to the next code, which is one of thousands.
 TEST_P(TensorParallel, QuantizedActivationsGiveNearlyTheSameGradients) {
   for (const model::Policy policy : {model::Policy::Agoq, model::Policy::Paper, model::Policy::Fp8}) {
-    const parallel::Job job = exact_job(config(), policy);
-    expect_same(run(job, ranks()), run(job, 1), kTolerance, 0.02);
+    const parallel::RunSpec run_spec = exact_run_spec(config(), policy);
+    expect_same(run(run_spec, ranks()), run(run_spec, 1), kTolerance, 0.02);
   }
 }
 
 TEST_P(TensorParallel, Bf16RoundsEachRanksAddend) {
-  parallel::Job job = exact_job(config(), model::Policy::Bf16);
-  job.precision.compute = DType::BF16;
-  expect_same(run(job, ranks()), run(exact_job(config()), 1), 0.02, 0.05);
+  parallel::RunSpec run_spec = exact_run_spec(config(), model::Policy::Bf16);
+  run_spec.precision.compute = DType::BF16;
+  expect_same(run(run_spec, ranks()), run(exact_run_spec(config()), 1), 0.02, 0.05);
 }
 
 // Codes drawn for a shard are the codes of the logical tensor, in gradients and in moments.
@@ -253,14 +253,14 @@ TEST_P(TensorParallel, DrawsAreThoseOfTheLogicalTensor) {
   ctx.random = {.seed = 3, .step = 5, .micro_batch = 2};
   const auto rounded = [&](const model::ParamRow& row, std::vector<float> delta) {
     const ops::MainGrad grad{codec::allocate(arena, "gradient", codec::Codec::Int8, row.rows, row.blocks()), 9, true,
-                             false, row.origin()};
+                             false, row.global_offset()};
     ops::accumulate(ctx, grad, host_tensor(delta.data(), {row.rows, row.cols}));
     ops::AdamWState state;
     state.weight.value = arena.allocate("weight", DType::F32, {row.rows, row.cols});
     state.grad = {grad.data};
     state.m = codec::allocate(arena, "m", codec::Codec::Dyn8, row.rows, row.blocks());
     state.v = codec::allocate(arena, "v", codec::Codec::Dyn8Unsigned, row.rows, row.blocks());
-    state.origin = row.origin();
+    state.global_offset = row.global_offset();
     const Tensor scalars = arena.allocate("scalars", DType::U8, ops::update_scalars_shape());
     const float square = 1;
     ops::decide_update(ctx, host_tensor(&square, {1}), 1e-3, {}, scalars);
@@ -290,51 +290,51 @@ TEST_P(TensorParallel, DrawsAreThoseOfTheLogicalTensor) {
 }
 
 // What the first layer keeps of its input, and how many bytes travel in backward.
-struct Kepts {
+struct SavedCodes {
   std::vector<uint8_t> codes, scales;
   uint64_t backward_bytes = 0;
 };
 
-Kepts keep_and_run_back(const ModelConfig& model, model::Policy policy, int ranks, int64_t tokens) {
-  Kepts kepts;
+SavedCodes keep_and_run_back(const ModelConfig& model, model::Policy policy, int ranks, int64_t tokens) {
+  SavedCodes saved_codes;
   test::ThreadWorld world(ranks);
   world.run([&](comm::Transport& transport) {
     omp_set_num_threads(1);
-    parallel::Job job = exact_job(model, policy);
-    job.parallelism = tensor_ranks(ranks, transport.rank());
-    job.micro_batch_size = 1;
-    job.sequence_length = tokens;
-    const LayerSpec spec(model, job.parallelism.tensor());
+    parallel::RunSpec run_spec = exact_run_spec(model, policy);
+    run_spec.parallelism = tensor_ranks(ranks, transport.rank());
+    run_spec.micro_batch_size = 1;
+    run_spec.sequence_length = tokens;
+    const LayerSpec spec(model, run_spec.parallelism.tensor());
     Arena arena(Device::Cpu, size_t{64} << 20);
-    parallel::TrainingState state(arena, Device::Cpu, job, &transport);
+    parallel::TrainingState state(arena, Device::Cpu, run_spec, &transport);
     const comm::ProcessGroup& group = state.groups().tensor;
     state.params().initialize(state.context(), 1);
-    Batches batches(job);
+    Batches batches(run_spec);
     const parallel::MicroBatch batch = batches.of(0);
     Context& ctx = state.context();
     ctx.positions = batch.positions;
     ctx.document_start = batch.document_start;
-    const model::Model built(arena, job.model, state.spec(), tokens);
-    const std::vector<model::Saved> saved = {model::Saved(arena, spec, job.recipe, 0, tokens)};
+    const model::Model built(arena, run_spec.model, state.spec(), tokens);
+    const std::vector<model::SavedTensors> saved = {model::SavedTensors(arena, spec, run_spec.recipe, 0, tokens)};
     Scope scope(ctx);
     const Tensor x = ctx.empty({spec.own_tokens(tokens), model.hidden_size});
     built.embed(ctx, state.params(), batch.tokens, x);
     built.forward(ctx, state.params(), x, 0, 1, saved);
-    const codec::Quantized x1 = ops::gather_tokens(ctx, saved[0][Kept::X1]);
+    const codec::Quantized x1 = ops::all_gather_tokens(ctx, saved[0][SavedTensor::X1]);
     const uint64_t before = group.bytes_sent();
     state.grads().begin_step(ctx);
     built.backward(ctx, state.params(), x, 0, 1, saved, state.grads());
     if (transport.rank() > 0) return;
-    kepts.codes.assign(x1.codes.raw(), x1.codes.raw() + x1.codes.bytes());
-    kepts.scales.assign(x1.scales.raw(), x1.scales.raw() + x1.scales.bytes());
-    kepts.backward_bytes = group.bytes_sent() - before;
+    saved_codes.codes.assign(x1.codes.raw(), x1.codes.raw() + x1.codes.bytes());
+    saved_codes.scales.assign(x1.scales.raw(), x1.scales.raw() + x1.scales.bytes());
+    saved_codes.backward_bytes = group.bytes_sent() - before;
   });
-  return kepts;
+  return saved_codes;
 }
 
 TEST_P(TensorParallel, CodesAreThoseOfOneRank) {
-  const Kepts one = keep_and_run_back(config(), model::Policy::Agoq, 1, 16);
-  const Kepts many = keep_and_run_back(config(), model::Policy::Agoq, ranks(), 16);
+  const SavedCodes one = keep_and_run_back(config(), model::Policy::Agoq, 1, 16);
+  const SavedCodes many = keep_and_run_back(config(), model::Policy::Agoq, ranks(), 16);
   EXPECT_EQ(many.codes, one.codes);
   EXPECT_EQ(many.scales, one.scales);
 }
@@ -369,12 +369,12 @@ TEST(TensorParallelSpec, SizesThatDoNotDivideAreRefusedWithThoseThatDo) {
 }
 
 TEST(TensorParallelSpec, TokensThatDoNotDivideAreRefused) {
-  parallel::Job job = exact_job(gqa());
-  job.micro_batch_size = 1;
-  job.sequence_length = 15;
-  job.parallelism = tensor_ranks(2, 0);
+  parallel::RunSpec run_spec = exact_run_spec(gqa());
+  run_spec.micro_batch_size = 1;
+  run_spec.sequence_length = 15;
+  run_spec.parallelism = tensor_ranks(2, 0);
   Arena arena(Device::Meta, 0);
-  EXPECT_THROW(parallel::TrainingState(arena, Device::Cpu, job), Error);
+  EXPECT_THROW(parallel::TrainingState(arena, Device::Cpu, run_spec), Error);
 }
 
 }  // namespace

@@ -20,29 +20,30 @@ inline model::ModelConfig tiny_model() {
   return model;
 }
 
-inline parallel::Job tiny_job(const model::ModelConfig& model = tiny_model()) {
-  parallel::Job job;
-  job.model = model;
-  job.recipe =
-      model::make_recipe(job.model, model::LayerSpec(job.model), model::Policy::Agoq, model::Recompute::None, "");
-  job.micro_batch_size = 2;
-  job.sequence_length = 16;
-  return job;
+inline parallel::RunSpec tiny_run_spec(const model::ModelConfig& model = tiny_model()) {
+  parallel::RunSpec run_spec;
+  run_spec.model = model;
+  run_spec.recipe = model::make_recipe(run_spec.model, model::LayerSpec(run_spec.model), model::Policy::Agoq,
+                                       model::Recompute::None, "");
+  run_spec.micro_batch_size = 2;
+  run_spec.sequence_length = 16;
+  return run_spec;
 }
 
 class TinyState {
  public:
-  explicit TinyState(const parallel::Job& job) : arena_(Device::Cpu, kPlenty), state_(arena_, Device::Cpu, job) {
-    const auto tokens = static_cast<size_t>(job.tokens());
+  explicit TinyState(const parallel::RunSpec& run_spec)
+      : arena_(Device::Cpu, kPlenty), state_(arena_, Device::Cpu, run_spec) {
+    const auto tokens = static_cast<size_t>(run_spec.tokens());
     ids_.resize(tokens);
     positions_.resize(tokens);
     starts_.resize(tokens);
     weights_.assign(tokens, 1.0f);
-    for (int64_t t = 0; t < job.tokens(); ++t) {
+    for (int64_t t = 0; t < run_spec.tokens(); ++t) {
       const auto at = static_cast<size_t>(t);
       ids_[at] = static_cast<int32_t>(t * t * 7 % 257);
-      positions_[at] = static_cast<int32_t>(t % job.sequence_length);
-      starts_[at] = static_cast<int32_t>(t - t % job.sequence_length);
+      positions_[at] = static_cast<int32_t>(t % run_spec.sequence_length);
+      starts_[at] = static_cast<int32_t>(t - t % run_spec.sequence_length);
     }
   }
 

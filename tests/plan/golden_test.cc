@@ -59,7 +59,7 @@ parallel::AdamWConfig golden_optimizer() {
 
 TEST_P(GoldenTest, LogitsAgree) {
   const Golden golden(GetParam());
-  GoldenRun run(golden, test::exact_job(golden));
+  GoldenRun run(golden, test::exact_run_spec(golden));
   const Tensor want = golden.tensor("logits").view({golden.batch() * golden.sequence(), golden.config().vocab_size});
   for (int64_t t = 0; t < want.rows(); ++t)
     run.state.logits(golden.micro_batch(0, golden.batch()), t, [&](std::span<const float> logits) {
@@ -70,7 +70,7 @@ TEST_P(GoldenTest, LogitsAgree) {
 
 TEST_P(GoldenTest, LossAndGradientsOfStepOneAgree) {
   const Golden golden(GetParam());
-  GoldenRun run(golden, test::exact_job(golden));
+  GoldenRun run(golden, test::exact_run_spec(golden));
   EXPECT_NEAR(step_loss(golden, run.state, golden.batch()), golden.tensor("loss").as<float>()[0], kLossTolerance);
   expect_gradients(golden, run);
   run.state.evaluate(golden.micro_batch(0, golden.batch()));
@@ -80,16 +80,16 @@ TEST_P(GoldenTest, LossAndGradientsOfStepOneAgree) {
 // Uneven masks over micro-batches equal one large batch.
 TEST_P(GoldenTest, MicroBatchesEqualOneLargeBatch) {
   const Golden golden(GetParam());
-  parallel::Job job = test::exact_job(golden);
-  job.micro_batch_size = 1;
-  GoldenRun run(golden, job);
+  parallel::RunSpec run_spec = test::exact_run_spec(golden);
+  run_spec.micro_batch_size = 1;
+  GoldenRun run(golden, run_spec);
   EXPECT_NEAR(step_loss(golden, run.state, 1), golden.tensor("loss").as<float>()[0], kLossTolerance);
   expect_gradients(golden, run);
 }
 
 TEST_P(GoldenTest, TwentyStepsAgree) {
   const Golden golden(GetParam());
-  GoldenRun run(golden, test::exact_job(golden));
+  GoldenRun run(golden, test::exact_run_spec(golden));
   const Tensor want = golden.tensor("losses20");
   for (int64_t step = 0; step < want.count(); ++step) {
     EXPECT_NEAR(step_loss(golden, run.state, golden.batch()), want.as<float>()[step], kTwentyStepTolerance)
@@ -101,10 +101,10 @@ TEST_P(GoldenTest, TwentyStepsAgree) {
 // The split master is exact: the same numbers as fp32 weights, bit for bit.
 TEST_P(GoldenTest, SplitMasterEqualsFp32) {
   const Golden golden(GetParam());
-  parallel::Job job = test::exact_job(golden);
-  GoldenRun plain(golden, job);
-  job.precision.master = model::MasterForm::Split;
-  GoldenRun split(golden, job);
+  parallel::RunSpec run_spec = test::exact_run_spec(golden);
+  GoldenRun plain(golden, run_spec);
+  run_spec.precision.master = model::MasterForm::Split;
+  GoldenRun split(golden, run_spec);
   for (int step = 0; step < 5; ++step) {
     EXPECT_EQ(step_loss(golden, plain.state, golden.batch()), step_loss(golden, split.state, golden.batch()));
     plain.state.optimizer().step(plain.state.context(), 3e-3f, golden_optimizer());
@@ -116,9 +116,10 @@ TEST_P(GoldenTest, SplitMasterEqualsFp32) {
 TEST_P(GoldenTest, RecomputationChangesNothing) {
   const Golden golden(GetParam());
   for (const model::Recompute recompute : {model::Recompute::Selective, model::Recompute::Full}) {
-    parallel::Job job = test::exact_job(golden);
-    job.recipe = model::make_recipe(job.model, model::LayerSpec(job.model), model::Policy::Fp32, recompute, "");
-    GoldenRun run(golden, job);
+    parallel::RunSpec run_spec = test::exact_run_spec(golden);
+    run_spec.recipe =
+        model::make_recipe(run_spec.model, model::LayerSpec(run_spec.model), model::Policy::Fp32, recompute, "");
+    GoldenRun run(golden, run_spec);
     step_loss(golden, run.state, golden.batch());
     expect_gradients(golden, run);
   }
@@ -130,10 +131,10 @@ TEST_P(GoldenTest, PlanEqualsArena) {
   for (const model::Policy policy :
        {model::Policy::Agoq, model::Policy::Paper, model::Policy::Fp8, model::Policy::Bf16})
     for (const DType compute : {DType::F32, DType::BF16}) {
-      parallel::Job job = test::exact_job(golden, policy);
-      job.precision = parallel::Precision{};
-      job.precision.compute = compute;
-      GoldenRun run(golden, job);
+      parallel::RunSpec run_spec = test::exact_run_spec(golden, policy);
+      run_spec.precision = parallel::Precision{};
+      run_spec.precision.compute = compute;
+      GoldenRun run(golden, run_spec);
       step_loss(golden, run.state, golden.batch());
       run.state.optimizer().step(run.state.context(), 3e-3f, golden_optimizer());
       EXPECT_EQ(run.arena.owned_bytes() + run.arena.peak_stack_bytes(), run.layout.total);
@@ -149,9 +150,9 @@ TEST_P(GoldenTest, PlanEqualsArena) {
 // Quantized training on the golden batch goes where exact training goes.
 TEST_P(GoldenTest, AgoqPolicyLearns) {
   const Golden golden(GetParam());
-  parallel::Job job = test::exact_job(golden, model::Policy::Agoq);
-  job.precision = parallel::Precision{};
-  GoldenRun run(golden, job);
+  parallel::RunSpec run_spec = test::exact_run_spec(golden, model::Policy::Agoq);
+  run_spec.precision = parallel::Precision{};
+  GoldenRun run(golden, run_spec);
   const Tensor exact = golden.tensor("losses20");
   double loss = 0;
   for (int64_t step = 0; step < exact.count(); ++step) {

@@ -57,16 +57,17 @@ class Golden {
 };
 
 // fp32 everywhere: compute, saved activations, gradients, moments.
-inline parallel::Job exact_job(const Golden& golden, model::Policy policy = model::Policy::Fp32) {
-  parallel::Job job;
-  job.model = golden.config();
-  job.recipe = model::make_recipe(job.model, model::LayerSpec(job.model), policy, model::Recompute::None, "");
-  job.precision.master = model::MasterForm::Fp32;
-  job.precision.main_grads = codec::Codec::Fp32;
-  job.precision.exp_avg = job.precision.exp_avg_sq = codec::Codec::Fp32;
-  job.micro_batch_size = golden.batch();
-  job.sequence_length = golden.sequence();
-  return job;
+inline parallel::RunSpec exact_run_spec(const Golden& golden, model::Policy policy = model::Policy::Fp32) {
+  parallel::RunSpec run_spec;
+  run_spec.model = golden.config();
+  run_spec.recipe =
+      model::make_recipe(run_spec.model, model::LayerSpec(run_spec.model), policy, model::Recompute::None, "");
+  run_spec.precision.master = model::MasterForm::Fp32;
+  run_spec.precision.main_grads = codec::Codec::Fp32;
+  run_spec.precision.exp_avg = run_spec.precision.exp_avg_sq = codec::Codec::Fp32;
+  run_spec.micro_batch_size = golden.batch();
+  run_spec.sequence_length = golden.sequence();
+  return run_spec;
 }
 
 // The golden tests are built twice: for the CPU, and for a GPU.
@@ -84,12 +85,12 @@ inline std::string why_no_golden_device() {
 // Memory of exactly the planned size, and the state in it, with the golden's weights.
 class GoldenRun {
  public:
-  GoldenRun(const Golden& golden, const parallel::Job& job)
-      : layout(plan::plan_layout(job, kGoldenDevice)),
+  GoldenRun(const Golden& golden, const parallel::RunSpec& run_spec)
+      : layout(plan::plan_layout(run_spec, kGoldenDevice)),
         memory(kGoldenDevice),
         arena(memory.reserve(layout.total)),
-        state(arena, kGoldenDevice, job) {
-    model::import_weights(state.context(), golden.model_folder(), state.job().model, state.spec(), state.params());
+        state(arena, kGoldenDevice, run_spec) {
+    model::import_weights(state.context(), golden.model_folder(), state.run_spec().model, state.spec(), state.params());
   }
   // A copy in host memory.
   std::vector<float> on_host(const Tensor& numbers) {

@@ -19,13 +19,14 @@ constexpr size_t kLayerMatrices = kHidden * kQkv + kHidden * kHidden + 3 * kHidd
 constexpr size_t kMatrices = kLayers * kLayerMatrices + 2 * kVocab * kHidden;
 constexpr size_t kNorms = (2 * kLayers + 1) * kHidden;
 
-parallel::Job job_of(const std::string& preset, int64_t sequence, model::Policy policy = model::Policy::Agoq) {
-  parallel::Job job;
-  job.model = model::preset(preset);
-  job.recipe = model::make_recipe(job.model, model::LayerSpec(job.model), policy, model::Recompute::None, "");
-  job.precision.compute = DType::BF16;
-  job.sequence_length = sequence;
-  return job;
+parallel::RunSpec run_spec_of(const std::string& preset, int64_t sequence, model::Policy policy = model::Policy::Agoq) {
+  parallel::RunSpec run_spec;
+  run_spec.model = model::preset(preset);
+  run_spec.recipe =
+      model::make_recipe(run_spec.model, model::LayerSpec(run_spec.model), policy, model::Recompute::None, "");
+  run_spec.precision.compute = DType::BF16;
+  run_spec.sequence_length = sequence;
+  return run_spec;
 }
 
 // Codes of `bits`, and a bf16 scale for every 128 elements.
@@ -34,7 +35,7 @@ size_t coded(size_t elements, size_t bits) {
 }
 
 TEST(Layout, HoldsWhatTheFormatsSay) {
-  const Layout layout = plan_layout(job_of("llama3-8b", kTokens), Device::Cuda);
+  const Layout layout = plan_layout(run_spec_of("llama3-8b", kTokens), Device::Cuda);
   EXPECT_EQ(layout.of("weights"), 2 * (kMatrices + kNorms));
   EXPECT_EQ(layout.of("corrections"), 2 * (kMatrices + kNorms));
   EXPECT_EQ(layout.of("main gradients"), coded(kMatrices, 8) + 4 * kNorms);
@@ -47,7 +48,7 @@ TEST(Layout, HoldsWhatTheFormatsSay) {
 }
 
 TEST(Layout, ReferenceHoldsEighteenBytesPerParameterAndEverythingInBf16) {
-  const Layout layout = plan_layout(reference_job(job_of("llama3-8b", kTokens)), Device::Cuda);
+  const Layout layout = plan_layout(reference_run_spec(run_spec_of("llama3-8b", kTokens)), Device::Cuda);
   EXPECT_EQ(layout.model_state(), 18 * (kMatrices + kNorms));
   EXPECT_EQ(layout.of("saved x1"), kLayers * 2 * kTokens * kHidden);
   EXPECT_EQ(layout.of("saved n1"), kLayers * 2 * kTokens * kHidden);
@@ -57,22 +58,24 @@ TEST(Layout, ReferenceHoldsEighteenBytesPerParameterAndEverythingInBf16) {
 
 TEST(Layout, NeedsAtMostSevenPointOneBytesPerParameter) {
   for (const std::string& preset : model::preset_names()) {
-    const parallel::Job job = job_of(preset, 256);
-    const Layout layout = plan_layout(job, Device::Cuda);
-    EXPECT_LE(static_cast<double>(layout.model_state()) / static_cast<double>(job.model.parameters()), 7.1) << preset;
+    const parallel::RunSpec run_spec = run_spec_of(preset, 256);
+    const Layout layout = plan_layout(run_spec, Device::Cuda);
+    EXPECT_LE(static_cast<double>(layout.model_state()) / static_cast<double>(run_spec.model.parameters()), 7.1)
+        << preset;
   }
 }
 
 TEST(Layout, OwnersAddUpToTheTotal) {
-  const Layout layout = plan_layout(job_of("demo", 128), Device::Cpu);
+  const Layout layout = plan_layout(run_spec_of("demo", 128), Device::Cpu);
   size_t sum = 0;
   for (const OwnerBytes& o : layout.owners) sum += o.bytes;
   EXPECT_EQ(sum, layout.total);
 }
 
 TEST(Layout, ComparisonLosesNoOwner) {
-  const parallel::Job job = job_of("demo", 128);
-  const Layout ours = plan_layout(job, Device::Cpu), reference = plan_layout(reference_job(job), Device::Cpu);
+  const parallel::RunSpec run_spec = run_spec_of("demo", 128);
+  const Layout ours = plan_layout(run_spec, Device::Cpu),
+               reference = plan_layout(reference_run_spec(run_spec), Device::Cpu);
   size_t bytes = 0, other = 0;
   for (const OwnerPair& row : paired(ours, reference)) {
     EXPECT_EQ(row.bytes, ours.of(row.owner));
@@ -85,17 +88,17 @@ TEST(Layout, ComparisonLosesNoOwner) {
 }
 
 // One real step in an arena of exactly the planned size: less would throw, more would show in the totals.
-void expect_planned_is_held(parallel::Job job) {
-  const Layout planned = plan_layout(job, Device::Cpu);
+void expect_planned_is_held(parallel::RunSpec run_spec) {
+  const Layout planned = plan_layout(run_spec, Device::Cpu);
   Arena arena(Device::Cpu, planned.total);
-  parallel::TrainingState state(arena, Device::Cpu, job);
+  parallel::TrainingState state(arena, Device::Cpu, run_spec);
   state.params().initialize(state.context(), 1);
-  const auto tokens = static_cast<size_t>(job.tokens());
+  const auto tokens = static_cast<size_t>(run_spec.tokens());
   std::vector<int32_t> ids(tokens), positions(tokens), starts(tokens, 0);
   std::vector<float> weights(tokens, 1.0f);
   for (size_t t = 0; t < tokens; ++t) ids[t] = static_cast<int32_t>(t * 7 % 257);
   std::iota(positions.begin(), positions.end(), 0);
-  const auto tensor = [&](auto& v) { return host_tensor(v.data(), {job.tokens()}); };
+  const auto tensor = [&](auto& v) { return host_tensor(v.data(), {run_spec.tokens()}); };
   const parallel::MicroBatch batch{tensor(ids), tensor(ids), tensor(weights), tensor(positions), tensor(starts)};
   state.grads().begin_step(state.context());
   state.forward_backward(batch, 0, 1.0f / static_cast<float>(tokens));
@@ -112,24 +115,26 @@ void expect_planned_is_held(parallel::Job job) {
 }
 
 TEST(Layout, WhatIsPlannedIsHeld) {
-  parallel::Job job = job_of("demo", 64);
-  job.precision.compute = DType::F32;
-  expect_planned_is_held(job);
+  parallel::RunSpec run_spec = run_spec_of("demo", 64);
+  run_spec.precision.compute = DType::F32;
+  expect_planned_is_held(run_spec);
   for (const model::Policy policy :
        {model::Policy::Paper, model::Policy::Fp8, model::Policy::Bf16, model::Policy::Fp32}) {
-    job.recipe = model::make_recipe(job.model, model::LayerSpec(job.model), policy, model::Recompute::None, "");
-    expect_planned_is_held(job);
+    run_spec.recipe =
+        model::make_recipe(run_spec.model, model::LayerSpec(run_spec.model), policy, model::Recompute::None, "");
+    expect_planned_is_held(run_spec);
   }
   for (const model::Recompute recompute : {model::Recompute::Selective, model::Recompute::Full}) {
-    job.recipe = model::make_recipe(job.model, model::LayerSpec(job.model), model::Policy::Agoq, recompute, "");
-    expect_planned_is_held(job);
+    run_spec.recipe =
+        model::make_recipe(run_spec.model, model::LayerSpec(run_spec.model), model::Policy::Agoq, recompute, "");
+    expect_planned_is_held(run_spec);
   }
 }
 
 TEST(Layout, WhatIsPlannedIsHeldInBf16AndWithoutQuantization) {
-  parallel::Job job = job_of("demo", 64);
-  expect_planned_is_held(job);
-  expect_planned_is_held(reference_job(job));
+  parallel::RunSpec run_spec = run_spec_of("demo", 64);
+  expect_planned_is_held(run_spec);
+  expect_planned_is_held(reference_run_spec(run_spec));
 }
 
 }  // namespace

@@ -17,13 +17,13 @@ namespace agoq::plan {
 namespace {
 
 using codec::Codec;
-using model::Kept;
-using test::pipeline_job;
+using model::SavedTensor;
+using test::pipeline_run_spec;
 using testing::ElementsAre;
 using testing::HasSubstr;
 
-parallel::Job llama3(int chunks) {
-  return pipeline_job("llama3-8b", comm::Mesh({1, 1, 4}), chunks, 8, 8192);
+parallel::RunSpec llama3(int chunks) {
+  return pipeline_run_spec("llama3-8b", comm::Mesh({1, 1, 4}), chunks, 8, 8192);
 }
 
 std::vector<int> in_flight(const std::vector<RankPlan>& stages) {
@@ -32,7 +32,7 @@ std::vector<int> in_flight(const std::vector<RankPlan>& stages) {
   return counts;
 }
 
-void expect_flat_peaks(const parallel::Job& given) {
+void expect_flat_peaks(const parallel::RunSpec& given) {
   const std::vector<RankPlan> stages = test::expect_full_stages(given);
   EXPECT_EQ(stages[0].layout.total, plan_stages(given, Device::Cuda)[0].layout.total);
   EXPECT_EQ(largest(stages).layout.total, largest_total(given, Device::Cuda));
@@ -49,23 +49,25 @@ TEST(StagePlan, PeaksOfAnInterleavedPipelineAreFlat) {
 }
 
 TEST(StagePlan, PeaksAreFlatWhereStagesAreDividedFurther) {
-  expect_flat_peaks(pipeline_job("llama3-8b", comm::Mesh({2, 2, 4}), 2, 8, 8192));
-  expect_flat_peaks(pipeline_job("llama2-7b", comm::Mesh({1, 1, 8}), 1, 8, 4096));
+  expect_flat_peaks(pipeline_run_spec("llama3-8b", comm::Mesh({2, 2, 4}), 2, 8, 8192));
+  expect_flat_peaks(pipeline_run_spec("llama2-7b", comm::Mesh({1, 1, 8}), 1, 8, 4096));
 }
 
 TEST(StagePlan, WidthsAreTheSameOnAllRanksAndOnlyWiden) {
-  parallel::Job job = pipeline_job("llama3-8b", comm::Mesh({2, 2, 4}), 1, 8, 8192);
-  job.recipe = model::make_recipe(job.model, model::LayerSpec(job.model), model::Policy::Agoq, model::Recompute::None,
-                                  "layers=0-31,x1=int8;layers=20,mlp=bf16;layers=9,norm=nf4");
-  const model::Recipe chosen = with_stage_widths(job, Device::Cuda).recipe;
-  for (int rank = 1; rank < job.parallelism.mesh.ranks(); ++rank) {
-    job.parallelism.rank = rank;
-    EXPECT_EQ(with_stage_widths(job, Device::Cuda).recipe.layers, chosen.layers) << rank;
+  parallel::RunSpec run_spec = pipeline_run_spec("llama3-8b", comm::Mesh({2, 2, 4}), 1, 8, 8192);
+  run_spec.recipe =
+      model::make_recipe(run_spec.model, model::LayerSpec(run_spec.model), model::Policy::Agoq, model::Recompute::None,
+                         "layers=0-31,x1=int8;layers=20,mlp=bf16;layers=9,norm=nf4");
+  const model::Recipe chosen = with_stage_widths(run_spec, Device::Cuda).recipe;
+  for (int rank = 1; rank < run_spec.parallelism.mesh.ranks(); ++rank) {
+    run_spec.parallelism.rank = rank;
+    EXPECT_EQ(with_stage_widths(run_spec, Device::Cuda).recipe.layers, chosen.layers) << rank;
   }
   bool wider = false;
-  for (int64_t layer = 0; layer < job.model.layers; ++layer)
-    for (size_t k = 0; k < model::kKept; ++k) {
-      const Codec before = job.recipe.at(layer, static_cast<Kept>(k)), after = chosen.at(layer, static_cast<Kept>(k));
+  for (int64_t layer = 0; layer < run_spec.model.layers; ++layer)
+    for (size_t k = 0; k < model::kSavedTensors; ++k) {
+      const Codec before = run_spec.recipe.at(layer, static_cast<SavedTensor>(k)),
+                  after = chosen.at(layer, static_cast<SavedTensor>(k));
       if (before == after) continue;
       wider = true;
       EXPECT_GE(layer, 8) << "the first stage stays as it is";
@@ -76,30 +78,31 @@ TEST(StagePlan, WidthsAreTheSameOnAllRanksAndOnlyWiden) {
 
 TEST(StagePlan, NothingChangesWithoutStagesOrWhereWidthsAreToBeTheSame) {
   for (const bool wanted : {true, false}) {
-    parallel::Job job = pipeline_job("llama3-8b", comm::Mesh({2, 2, wanted ? 1 : 4}), 1, 8, 4096);
-    job.parallelism.stage_widths = wanted;
-    EXPECT_EQ(with_stage_widths(job, Device::Cuda).recipe.layers, job.recipe.layers);
+    parallel::RunSpec run_spec = pipeline_run_spec("llama3-8b", comm::Mesh({2, 2, wanted ? 1 : 4}), 1, 8, 4096);
+    run_spec.parallelism.stage_widths = wanted;
+    EXPECT_EQ(with_stage_widths(run_spec, Device::Cuda).recipe.layers, run_spec.recipe.layers);
   }
 }
 
 // A head much larger than the layers: the last stage is over the limit already, and stays as it is.
 TEST(StagePlan, AStageWithoutRoomKeepsItsRecipe) {
-  parallel::Job job = pipeline_job("demo", comm::Mesh({1, 1, 2}), 1, 2, 64);
-  job.model.vocab_size = 200000;
-  job.model.tied_embeddings = false;
-  const auto before = plan_stages(job, Device::Cuda);
+  parallel::RunSpec run_spec = pipeline_run_spec("demo", comm::Mesh({1, 1, 2}), 1, 2, 64);
+  run_spec.model.vocab_size = 200000;
+  run_spec.model.tied_embeddings = false;
+  const auto before = plan_stages(run_spec, Device::Cuda);
   ASSERT_GT(before[1].layout.total, before[0].layout.total);
-  EXPECT_EQ(with_stage_widths(job, Device::Cuda).recipe.layers, job.recipe.layers);
+  EXPECT_EQ(with_stage_widths(run_spec, Device::Cuda).recipe.layers, run_spec.recipe.layers);
 }
 
 // Vocabulary and rows that neither axis divides.
 TEST(StagePlan, NoRankHoldsMoreThanTheLargestStage) {
   for (const auto& extent : {comm::Coordinates{2, 3, 2}, comm::Coordinates{4, 1, 4}, comm::Coordinates{1, 5, 3}}) {
-    parallel::Job job = pipeline_job("llama3.2-1b", comm::Mesh(extent), 1, 4, 1024);
-    job.model.vocab_size = 128257;
-    job = with_stage_widths(job, Device::Cuda);
-    const std::vector<RankPlan> ranks = plan_ranks(job, Device::Cuda), stages = plan_stages(job, Device::Cuda);
-    ASSERT_EQ(static_cast<int>(ranks.size()), job.parallelism.mesh.ranks());
+    parallel::RunSpec run_spec = pipeline_run_spec("llama3.2-1b", comm::Mesh(extent), 1, 4, 1024);
+    run_spec.model.vocab_size = 128257;
+    run_spec = with_stage_widths(run_spec, Device::Cuda);
+    const std::vector<RankPlan> ranks = plan_ranks(run_spec, Device::Cuda),
+                                stages = plan_stages(run_spec, Device::Cuda);
+    ASSERT_EQ(static_cast<int>(ranks.size()), run_spec.parallelism.mesh.ranks());
     size_t least = ranks[0].layout.total;
     for (const RankPlan& rank : ranks) {
       EXPECT_LE(rank.layout.total, stages[static_cast<size_t>(rank.stage)].layout.total) << rank.rank;
@@ -110,16 +113,16 @@ TEST(StagePlan, NoRankHoldsMoreThanTheLargestStage) {
 }
 
 TEST(StagePlan, StagesTogetherHoldTheModel) {
-  const parallel::Job job = llama3(2);
+  const parallel::RunSpec run_spec = llama3(2);
   int64_t parameters = 0;
-  std::vector<bool> held(static_cast<size_t>(job.model.layers));
-  for (const RankPlan& stage : plan_stages(job, Device::Cuda)) {
+  std::vector<bool> held(static_cast<size_t>(run_spec.model.layers));
+  for (const RankPlan& stage : plan_stages(run_spec, Device::Cuda)) {
     parameters += stage.parameters;
     EXPECT_EQ(stage.chunks.size(), 2U);
     for (const parallel::LayerRange& chunk : stage.chunks)
       for (int64_t layer = chunk.begin; layer < chunk.end; ++layer) held[static_cast<size_t>(layer)] = true;
   }
-  EXPECT_EQ(parameters, job.model.parameters());
+  EXPECT_EQ(parameters, run_spec.model.parameters());
   EXPECT_THAT(held, testing::Each(true));
 }
 
@@ -137,38 +140,38 @@ TEST(StagePlan, SendsActivationsToTheNeighbours) {
 
 // Codes and scales of gradients to the other, bf16 weights and their corrections back: a half of each.
 TEST(StagePlan, SendsGradientsAndWeightsOnceAStep) {
-  const parallel::Job job = pipeline_job("llama3-8b", comm::Mesh({1, 2, 1}), 1, 4, 1024);
-  const RankPlan plan = plan_rank(job, Device::Cuda);
-  const double bytes = static_cast<double>(job.model.parameters()) / 2 * (1 + 2. / 128 + 2);
+  const parallel::RunSpec run_spec = pipeline_run_spec("llama3-8b", comm::Mesh({1, 2, 1}), 1, 4, 1024);
+  const RankPlan plan = plan_rank(run_spec, Device::Cuda);
+  const double bytes = static_cast<double>(run_spec.model.parameters()) / 2 * (1 + 2. / 128 + 2);
   EXPECT_NEAR(static_cast<double>(plan.layout.sent.data), bytes, 0.001 * bytes);
   EXPECT_EQ(plan.layout.sent.tensor, 0U);
 }
 
 // Two steps on threads, in memory of the planned size: what ranks keep and send is what was planned.
-void expect_training_as_planned(const parallel::Job& job) {
-  const std::vector<RankPlan> plans = plan_ranks(job, Device::Cpu);
+void expect_training_as_planned(const parallel::RunSpec& run_spec) {
+  const std::vector<RankPlan> plans = plan_ranks(run_spec, Device::Cpu);
   test::ThreadWorld world(static_cast<int>(plans.size()));
   world.run([&](comm::Transport& transport) {
     omp_set_num_threads(1);
     const RankPlan& plan = plans[static_cast<size_t>(transport.rank())];
     Arena arena(Device::Cpu, plan.layout.total);
-    parallel::TrainingState state(arena, Device::Cpu, at_rank(job, plan.rank), &transport);
+    parallel::TrainingState state(arena, Device::Cpu, at_rank(run_spec, plan.rank), &transport);
     state.params().initialize(state.context(), 1);
-    std::vector<int32_t> ids(static_cast<size_t>(job.tokens())), positions(ids.size()), starts(ids.size());
+    std::vector<int32_t> ids(static_cast<size_t>(run_spec.tokens())), positions(ids.size()), starts(ids.size());
     std::vector<float> weights(ids.size(), 1.0f);
-    for (int64_t t = 0; t < job.tokens(); ++t) {
+    for (int64_t t = 0; t < run_spec.tokens(); ++t) {
       const auto at = static_cast<size_t>(t);
       ids[at] = static_cast<int32_t>(t * 5 % 257);
-      positions[at] = static_cast<int32_t>(t % job.sequence_length);
-      starts[at] = static_cast<int32_t>(t - t % job.sequence_length);
+      positions[at] = static_cast<int32_t>(t % run_spec.sequence_length);
+      starts[at] = static_cast<int32_t>(t - t % run_spec.sequence_length);
     }
     const auto tensor = [](auto& v) { return host_tensor(v.data(), {static_cast<int64_t>(v.size())}); };
     const parallel::MicroBatch batch{tensor(ids), tensor(ids), tensor(weights), tensor(positions), tensor(starts)};
-    const std::vector<parallel::MicroBatch> batches(static_cast<size_t>(job.parallelism.micro_batches), batch);
+    const std::vector<parallel::MicroBatch> batches(static_cast<size_t>(run_spec.parallelism.micro_batches), batch);
     std::vector<double> losses;
     for (int step = 0; step < 2; ++step) {
       const parallel::Traffic before = state.groups().sent();
-      state.grads().begin_step(state.context(), job.parallelism.micro_batches);
+      state.grads().begin_step(state.context(), run_spec.parallelism.micro_batches);
       state.forward_backward(batches, 1 / static_cast<float>(batches.size() * ids.size()));
       state.optimizer().step(state.context(), 1e-2, {});
       losses.push_back(state.take_loss());
@@ -183,42 +186,44 @@ void expect_training_as_planned(const parallel::Job& job) {
   });
 }
 
-parallel::Job tiny_job(const comm::Mesh& mesh, int chunks, bool tied = false) {
+parallel::RunSpec tiny_run_spec(const comm::Mesh& mesh, int chunks, bool tied = false) {
   model::ModelConfig model = test::tiny_model();
   model.layers = 8;
   model.tied_embeddings = tied;
-  parallel::Job job = test::tiny_job(model);
-  job.sequence_length = 64;
-  job.parallelism.mesh = mesh;
-  job.parallelism.chunks = chunks;
-  job.parallelism.micro_batches = 4;
-  return job;
+  parallel::RunSpec run_spec = test::tiny_run_spec(model);
+  run_spec.sequence_length = 64;
+  run_spec.parallelism.mesh = mesh;
+  run_spec.parallelism.chunks = chunks;
+  run_spec.parallelism.micro_batches = 4;
+  return run_spec;
 }
 
 // Ranks of a tensor group gather codes of the chosen widths.
 TEST(StagePlan, WidenedStagesTrainAsPlanned) {
-  const parallel::Job job = tiny_job(comm::Mesh({2, 1, 2}), 2), wider = with_stage_widths(job, Device::Cpu);
-  ASSERT_NE(wider.recipe.layers, job.recipe.layers);
+  const parallel::RunSpec run_spec = tiny_run_spec(comm::Mesh({2, 1, 2}), 2),
+                          wider = with_stage_widths(run_spec, Device::Cpu);
+  ASSERT_NE(wider.recipe.layers, run_spec.recipe.layers);
   expect_training_as_planned(wider);
 }
 
 TEST(StagePlan, EveryExchangeOfGradientsIsPlanned) {
-  expect_training_as_planned(tiny_job(comm::Mesh({2, 2, 2}), 1, /*tied=*/true));
-  parallel::Job all_alike = tiny_job(comm::Mesh({2, 2, 1}), 1);
+  expect_training_as_planned(tiny_run_spec(comm::Mesh({2, 2, 2}), 1, /*tied=*/true));
+  parallel::RunSpec all_alike = tiny_run_spec(comm::Mesh({2, 2, 1}), 1);
   all_alike.parallelism.shard_optimizer = false;
   expect_training_as_planned(all_alike);
-  parallel::Job encoded = tiny_job(comm::Mesh({1, 2, 2}), 1);
+  parallel::RunSpec encoded = tiny_run_spec(comm::Mesh({1, 2, 2}), 1);
   encoded.precision.main_grads = Codec::Fp32;
   ASSERT_EQ(encoded.parallelism.grad_reduce, Codec::Int8);
   expect_training_as_planned(encoded);
 }
 
 TEST(StagePlan, RefusesWhatCannotBeDivided) {
-  const auto error_in = [](const parallel::Job& job) {
-    return error_of([&] { plan_stages(with_stage_widths(job, Device::Cuda), Device::Cuda); });
+  const auto error_in = [](const parallel::RunSpec& run_spec) {
+    return error_of([&] { plan_stages(with_stage_widths(run_spec, Device::Cuda), Device::Cuda); });
   };
-  EXPECT_THAT(error_in(pipeline_job("llama3-8b", comm::Mesh({3, 1, 1}), 1, 1, 1024)), HasSubstr("use 1, 2, 4, 8"));
-  EXPECT_THAT(error_in(pipeline_job("llama3-8b", comm::Mesh({1, 1, 33}), 1, 1, 1024)), HasSubstr("at most 32 stages"));
+  EXPECT_THAT(error_in(pipeline_run_spec("llama3-8b", comm::Mesh({3, 1, 1}), 1, 1, 1024)), HasSubstr("use 1, 2, 4, 8"));
+  EXPECT_THAT(error_in(pipeline_run_spec("llama3-8b", comm::Mesh({1, 1, 33}), 1, 1, 1024)),
+              HasSubstr("at most 32 stages"));
 }
 
 }  // namespace

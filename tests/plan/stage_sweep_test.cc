@@ -21,15 +21,15 @@ struct Case {
   comm::Coordinates extent;  // tensor, data, pipeline
   int chunks;
   int64_t sequence;
-  parallel::Job job() const {
-    return test::pipeline_job(model_of(model), comm::Mesh(extent), chunks, 2 * extent[2], sequence);
+  parallel::RunSpec run_spec() const {
+    return test::pipeline_run_spec(model_of(model), comm::Mesh(extent), chunks, 2 * extent[2], sequence);
   }
 };
 
 void expect_full(const Case& c) {
   SCOPED_TRACE(fmt::format("{} tp {} dp {} pp {} chunks {} S {}", c.model, c.extent[0], c.extent[1], c.extent[2],
                            c.chunks, c.sequence));
-  test::expect_full_stages(c.job());
+  test::expect_full_stages(c.run_spec());
 }
 
 // Gathering wide x1 and x2 over a tensor group needs workspace that can be the difference between two choices.

@@ -14,7 +14,7 @@ namespace agoq::plan {
 namespace {
 
 using codec::Codec;
-using model::Kept;
+using model::SavedTensor;
 using testing::ElementsAre;
 
 // ---- the knapsack -----------------------------------------------------------------------------------------------
@@ -22,7 +22,7 @@ using testing::ElementsAre;
 std::vector<WidthItem> random_items(std::mt19937& random, int count, int64_t largest_step) {
   std::vector<WidthItem> items;
   for (int64_t i = 0; i < count; ++i) {
-    WidthItem item{{i}, Kept::GateUp, {}};
+    WidthItem item{{i}, SavedTensor::GateUp, {}};
     WidthOption option{Codec::None, static_cast<int64_t>(random() % 1000), 1. + static_cast<double>(random() % 1000)};
     for (size_t o = 0; o < 1 + random() % 5; ++o) {
       item.options.push_back(option);
@@ -134,7 +134,7 @@ TEST_F(WidthsOfAStage, ItemsAreItsNormAndMlpInputs) {
   const auto all = items(recipe(), stage);
   ASSERT_EQ(all.size(), 3U * 8);
   EXPECT_THAT(all[0].layers, ElementsAre(16));
-  EXPECT_EQ(all[0].kept, Kept::X1);
+  EXPECT_EQ(all[0].kept, SavedTensor::X1);
   std::vector<Codec> codecs;
   for (const WidthOption& option : all[0].options) codecs.push_back(option.codec);
   EXPECT_THAT(codecs, ElementsAre(Codec::None, Codec::Fp5, Codec::Fp6, Codec::Int8, Codec::Bf16));
@@ -160,9 +160,10 @@ TEST_F(WidthsOfAStage, AreAllWidestWithRoomForEverything) {
   const model::Recipe own = recipe(), wide = with_widths(own, choose_widths(items(own, stage), int64_t{1} << 50));
   EXPECT_EQ(histogram(wide, stage), "x1 bf16 x 8; x2 bf16 x 8; gate_up bf16 x 8");
   for (int64_t layer = 0; layer < config().layers; ++layer)
-    for (size_t k = 0; k < model::kKept; ++k) {
-      const auto kept = static_cast<Kept>(k);
-      const bool chosen = layer >= 24 && (kept == Kept::X1 || kept == Kept::X2 || kept == Kept::GateUp);
+    for (size_t k = 0; k < model::kSavedTensors; ++k) {
+      const auto kept = static_cast<SavedTensor>(k);
+      const bool chosen =
+          layer >= 24 && (kept == SavedTensor::X1 || kept == SavedTensor::X2 || kept == SavedTensor::GateUp);
       EXPECT_EQ(wide.at(layer, kept), chosen ? Codec::Bf16 : own.at(layer, kept));
     }
 }
@@ -175,7 +176,7 @@ TEST_F(WidthsOfAStage, NeverNarrowWhatTheRecipeHasWide) {
     const int64_t budget = bytes_of(all, false) + (bytes_of(all, true) - bytes_of(all, false)) * tenth / 10;
     const model::Recipe chosen = with_widths(own, choose_widths(all, budget));
     for (int64_t layer = 24; layer < 32; ++layer)
-      for (const Kept kept : {Kept::X1, Kept::X2, Kept::GateUp})
+      for (const SavedTensor kept : {SavedTensor::X1, SavedTensor::X2, SavedTensor::GateUp})
         EXPECT_GE(codec::code_bits(chosen.at(layer, kept)), codec::code_bits(own.at(layer, kept)));
   }
 }
@@ -213,11 +214,11 @@ TEST_F(WidthsOfAStage, FillStageZerosBytesNearlyOptimally) {
 
 TEST_F(WidthsOfAStage, WeightsSayWhichLayersMatter) {
   const SlotPool stage = pool(3);
-  const auto all =
-      width_items(spec_, recipe(), {&stage, 1}, kTokens, [](int64_t layer, Kept) { return layer == 30 ? 100. : 1.; });
+  const auto all = width_items(spec_, recipe(), {&stage, 1}, kTokens,
+                               [](int64_t layer, SavedTensor) { return layer == 30 ? 100. : 1.; });
   const int64_t narrowest = bytes_of(all, false), widest = bytes_of(all, true);
   const model::Recipe chosen = with_widths(recipe(), choose_widths(all, narrowest + (widest - narrowest) / 8));
-  for (const Kept kept : {Kept::X1, Kept::X2, Kept::GateUp})
+  for (const SavedTensor kept : {SavedTensor::X1, SavedTensor::X2, SavedTensor::GateUp})
     for (const int64_t other : {24, 25, 26, 27, 28, 29, 31})
       EXPECT_LT(codec::code_bits(chosen.at(other, kept)), codec::code_bits(chosen.at(30, kept)));
 }
@@ -234,9 +235,9 @@ TEST_F(WidthsOfAStage, AreSharedByChunksThatShareSlots) {
   EXPECT_THAT(mixed.layers, ElementsAre(5, 21));
   EXPECT_EQ(mixed.options[0].bytes, all[2].options[2].bytes);
   const model::Recipe chosen = with_widths(recipe("layers=21,mlp=fp6"), choose_widths(all, bytes_of(all, false) + 1));
-  EXPECT_EQ(chosen.at(5, Kept::GateUp), Codec::Fp6);
-  EXPECT_EQ(chosen.at(21, Kept::GateUp), Codec::Fp6);
-  EXPECT_EQ(chosen.at(4, Kept::GateUp), Codec::Fp4);
+  EXPECT_EQ(chosen.at(5, SavedTensor::GateUp), Codec::Fp6);
+  EXPECT_EQ(chosen.at(21, SavedTensor::GateUp), Codec::Fp6);
+  EXPECT_EQ(chosen.at(4, SavedTensor::GateUp), Codec::Fp4);
   EXPECT_EQ(width_histogram(spec_, chosen, shared.chunks), "x1 fp4 x 7; x2 fp4 x 7; gate_up fp4 x 5, fp6 x 2");
 }
 

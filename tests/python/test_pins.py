@@ -15,6 +15,7 @@ import re
 import socket
 import struct
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -105,12 +106,13 @@ def fingerprint(checkpoint: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def pins() -> Pin:
-    if not RECORDING:
-        return json.loads(PINS.read_text())
-    recorded: Pin = {"cpu": this_cpu(), "runs": {}, "plans": {}}
-    yield recorded
-    PINS.write_text(json.dumps(recorded, indent=1, sort_keys=True) + "\n")
+def pins() -> Iterator[Pin]:
+    if RECORDING:
+        recorded: Pin = {"cpu": this_cpu(), "runs": {}, "plans": {}}
+        yield recorded
+        PINS.write_text(json.dumps(recorded, indent=1, sort_keys=True) + "\n")
+    else:
+        yield json.loads(PINS.read_text())
 
 
 def compare(pins: Pin, name: str, now: Pin) -> None:

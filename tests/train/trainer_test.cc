@@ -15,11 +15,11 @@
 #include "base/log.h"
 #include "base/scratch_folder.h"
 #include "comm/thread_transport.h"
-#include "train/checkpoint_folder.h"
+#include "train/checkpoint/checkpoint_folder.h"
+#include "train/checkpoint/run_metadata.h"
+#include "train/config/settings.h"
 #include "train/data_files.h"
 #include "train/file_size_limit.h"
-#include "train/run_metadata.h"
-#include "train/settings.h"
 
 namespace agoq::train {
 namespace {

@@ -1,0 +1,96 @@
+#include "model/saved_tensors.h"
+
+#include <algorithm>
+
+#include "ops/sequence_parallel.h"
+
+namespace agoq::model {
+namespace {
+
+codec::Codec plain_codec(DType dtype) {
+  return dtype == DType::BF16 ? codec::Codec::Bf16 : codec::Codec::Fp32;
+}
+
+// As it is stored, if that is the compute type; otherwise decoded into a temporary.
+Tensor in_compute_type(const Context& ctx, const codec::Quantized& kept) {
+  if (kept.codec == plain_codec(ctx.compute())) return kept.plain();
+  const Tensor x = ctx.empty({kept.rows, kept.row.cols});
+  codec::decode(ctx, kept, x);
+  return x;
+}
+
+}  // namespace
+
+SavedTensors::SavedTensors(Arena& arena, const LayerSpec& spec, const Recipe& recipe, int64_t layer, int64_t tokens) {
+  for (const SavedTensorSpec& row : spec.kept) {
+    const codec::Codec codec = recipe.at(layer, row.kept);
+    if (codec == codec::Codec::None) continue;
+    slots_[static_cast<size_t>(row.kept)] = codec::allocate(arena, fmt::format("saved {}", row.name), codec,
+                                                            spec.saved_rows(row, tokens), {row.cols, row.segment});
+  }
+}
+
+std::vector<SavedTensors> SavedTensors::sharing(Arena& arena, const LayerSpec& spec, const Recipe& recipe,
+                                                std::span<const int64_t> layers, int64_t tokens) {
+  if (layers.size() == 1) return {SavedTensors(arena, spec, recipe, layers[0], tokens)};
+  std::vector<SavedTensors> all(layers.size());
+  for (const SavedTensorSpec& row : spec.kept) {
+    if (!row.present()) continue;
+    const codec::RowBlocks blocks(row.cols, row.segment);
+    const int64_t rows = spec.saved_rows(row, tokens);
+    int64_t most = 0;
+    for (const int64_t layer : layers)
+      most = std::max(most, codec::bytes_in_view(recipe.at(layer, row.kept), rows, blocks));
+    if (most == 0) continue;
+    const Tensor bytes = arena.allocate(fmt::format("saved {}", row.name), DType::U8, {most});
+    for (size_t i = 0; i < layers.size(); ++i)
+      all[i].slots_[static_cast<size_t>(row.kept)] =
+          codec::view_in(bytes, recipe.at(layers[i], row.kept), rows, blocks);
+  }
+  return all;
+}
+
+SavedTensors::SavedTensors(const Context& ctx, const LayerSpec& spec, int64_t tokens) {
+  for (const SavedTensorSpec& row : spec.kept) {
+    if (!row.present() || row.group == SavedTensorGroup::GemmInput) continue;
+    const codec::Codec codec = row.group == SavedTensorGroup::Stat ? codec::Codec::Fp32 : plain_codec(ctx.compute());
+    slots_[static_cast<size_t>(row.kept)] =
+        codec::push(ctx, codec, spec.saved_rows(row, tokens), {row.cols, row.segment});
+  }
+}
+
+Tensor SavedTensors::stat(SavedTensor k) const {
+  if (!kept(k)) return {};
+  const Tensor plain = (*this)[k].plain();
+  if (k == SavedTensor::Rstd1 || k == SavedTensor::Rstd2) return plain.view({plain.count()});
+  if (k == SavedTensor::Lse) return plain.view({plain.cols(), plain.shape[0]});
+  return plain;
+}
+
+Tensor SavedTensors::out(const Context& ctx, SavedTensor k, int64_t rows, int64_t cols) const {
+  const codec::Quantized& slot = (*this)[k];
+  return slot.codec == plain_codec(ctx.compute()) ? slot.plain() : ctx.empty({rows, cols});
+}
+
+void SavedTensors::keep(const Context& ctx, SavedTensor k, const Tensor& x) const {
+  const codec::Quantized& slot = (*this)[k];
+  const bool written_there = slot.codec == plain_codec(ctx.compute()) && slot.codes.data == x.data;
+  if (slot.kept() && !written_there) codec::encode(ctx, x, slot);
+}
+
+Tensor SavedTensors::load(const Context& ctx, SavedTensor k) const {
+  return in_compute_type(ctx, (*this)[k]);
+}
+
+Tensor SavedTensors::gather(const Context& ctx, SavedTensor k) const {
+  return in_compute_type(ctx, ops::all_gather_tokens(ctx, (*this)[k]));
+}
+
+Tensor SavedTensors::copy(const Context& ctx, SavedTensor k) const {
+  const codec::Quantized& slot = (*this)[k];
+  const Tensor x = ctx.empty({slot.rows, slot.row.cols});
+  codec::decode(ctx, slot, x);
+  return x;
+}
+
+}  // namespace agoq::model

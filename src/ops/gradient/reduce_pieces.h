@@ -1,0 +1,13 @@
+// The all-reduce form of a gradient that ranks have exchanged: its sum once more in the gradient's format.
+#pragma once
+
+#include "ops/gradient/gradient_sum.h"
+
+namespace agoq::ops {
+
+// out [rows, cols] = the sum, encoded once, in the codec and blocks of the pieces, or as it is in fp32. May be one of
+// the pieces.
+void sum_pieces(const Context& ctx, const GradientSum& sum, const codec::Quantized& out,
+                const codec::Rounding& rounding);
+
+}  // namespace agoq::ops

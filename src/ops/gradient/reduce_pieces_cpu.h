@@ -1,0 +1,10 @@
+// The CPU side of reduce_pieces.h: no checks; memory is there.
+#pragma once
+
+#include "ops/gradient/gradient_sum.h"
+
+namespace agoq::ops::cpu {
+
+void sum_pieces(const GradientSum& sum, const codec::Quantized& out, const codec::Rounding& rounding);
+
+}  // namespace agoq::ops::cpu

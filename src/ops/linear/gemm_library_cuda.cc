@@ -1,0 +1,284 @@
+#include "ops/linear/gemm_library_cuda.h"
+
+#include <algorithm>
+#include <bit>
+#include <cstring>
+#include <limits>
+#include <nlohmann/json.hpp>
+#include <vector>
+
+#include "device/cuda.h"
+#include "ops/library_versions.h"
+#include "ops/linear/gemm_algorithms.h"
+#include "ops/linear/linear_cuda.h"
+
+namespace agoq::ops::cuda {
+namespace {
+
+constexpr int kCandidates = 16;
+constexpr int kWarmUps = 2, kRepeats = 5;
+
+void check(cublasStatus_t status, const char* what) {
+  if (status != CUBLAS_STATUS_SUCCESS) [[unlikely]]
+    fail("{}: {} ({})", what, cublasLtGetStatusString(status), cublasLtGetStatusName(status));
+}
+#define AGOQ_CUBLAS_CHECK(call) check((call), #call)
+
+cudaDataType_t type_of(DType dtype) {
+  return dtype == DType::BF16 ? CUDA_R_16BF : CUDA_R_32F;
+}
+
+std::string text(const GemmProblem& p) {
+  return fmt::format("{} [{}, {}]{} · [{}, {}]{} -> {}", name_of(p.operands), p.transpose_a ? p.k : p.m,
+                     p.transpose_a ? p.m : p.k, p.transpose_a ? "ᵀ" : "", p.transpose_b ? p.n : p.k,
+                     p.transpose_b ? p.k : p.n, p.transpose_b ? "ᵀ" : "", name_of(p.result));
+}
+
+// The largest power of two, 16 at most, that divides the addresses of all operands.
+int64_t common_alignment(const Product& p) {
+  uintptr_t bits = 16;
+  for (const Tensor* t : {&p.a, &p.b, &p.c, &p.residual, &p.bias})
+    if (*t) bits |= reinterpret_cast<uintptr_t>(t->data);
+  return int64_t{1} << std::countr_zero(bits);
+}
+
+template <class T>
+void set(cublasLtMatmulDescOpaque_t& operation, cublasLtMatmulDescAttributes_t attribute, T value) {
+  AGOQ_CUBLAS_CHECK(cublasLtMatmulDescSetAttribute(&operation, attribute, &value, sizeof value));
+}
+
+// cuBLASLt thinks in columns: a row-major [m, n] is its [n, m], so cᵀ = op(b)ᵀ·op(a)ᵀ is asked for, with b first.
+cublasLtMatmulDescOpaque_t operation_of(const GemmProblem& p) {
+  cublasLtMatmulDescOpaque_t operation;
+  AGOQ_CUBLAS_CHECK(cublasLtMatmulDescInit(&operation, CUBLAS_COMPUTE_32F, CUDA_R_32F));
+  const auto transpose = [](bool yes) { return static_cast<int32_t>(yes ? CUBLAS_OP_T : CUBLAS_OP_N); };
+  set(operation, CUBLASLT_MATMUL_DESC_TRANSA, transpose(p.transpose_b));
+  set(operation, CUBLASLT_MATMUL_DESC_TRANSB, transpose(p.transpose_a));
+  if (p.bias) {
+    set(operation, CUBLASLT_MATMUL_DESC_EPILOGUE, static_cast<uint32_t>(CUBLASLT_EPILOGUE_BIAS));
+    set(operation, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, static_cast<int32_t>(type_of(p.result)));
+  }
+  return operation;
+}
+
+cublasLtMatrixLayoutOpaque_t layout(DType dtype, int64_t rows, int64_t cols, int64_t stride = 0) {
+  cublasLtMatrixLayoutOpaque_t matrix;
+  AGOQ_CUBLAS_CHECK(cublasLtMatrixLayoutInit(&matrix, type_of(dtype), static_cast<uint64_t>(cols),
+                                             static_cast<uint64_t>(rows), stride > 0 ? stride : cols));
+  return matrix;
+}
+
+// The parts of a product cut along k are added in fp32 and in one order, in the workspace: not in the type of the
+// result, and not in its place, where every part is rounded to that type.
+cublasLtMatmulPreferenceOpaque_t preference(const GemmProblem& p) {
+  cublasLtMatmulPreferenceOpaque_t wish;
+  AGOQ_CUBLAS_CHECK(cublasLtMatmulPreferenceInit(&wish));
+  const auto set = [&](cublasLtMatmulPreferenceAttributes_t attribute, auto value) {
+    AGOQ_CUBLAS_CHECK(cublasLtMatmulPreferenceSetAttribute(&wish, attribute, &value, sizeof value));
+  };
+  set(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, static_cast<uint64_t>(kGemmWorkspace));
+  set(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, static_cast<uint32_t>(CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE));
+  for (const auto operand : {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
+                             CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES})
+    set(operand, static_cast<uint32_t>(p.alignment));
+  return wish;
+}
+
+// --- algorithms as text ---
+
+std::string hex(const cublasLtMatmulAlgo_t& algorithm) {
+  std::string digits;
+  for (const uint64_t word : algorithm.data) digits += fmt::format("{:016x}", word);
+  return digits;
+}
+
+cublasLtMatmulAlgo_t algorithm_from(const std::string& digits) {
+  cublasLtMatmulAlgo_t algorithm;
+  constexpr size_t kDigits = 16;
+  require(digits.size() == std::size(algorithm.data) * kDigits &&
+              digits.find_first_not_of("0123456789abcdef") == std::string::npos,
+          "an algorithm of cuBLASLt is {} hexadecimal digits, not '{}'", std::size(algorithm.data) * kDigits, digits);
+  for (size_t i = 0; i < std::size(algorithm.data); ++i)
+    algorithm.data[i] = std::stoull(digits.substr(i * kDigits, kDigits), nullptr, 16);
+  return algorithm;
+}
+
+nlohmann::json to_json(const GemmProblem& p) {
+  return {{"m", p.m},
+          {"n", p.n},
+          {"k", p.k},
+          {"transpose_a", p.transpose_a},
+          {"transpose_b", p.transpose_b},
+          {"bf16_operands", p.operands == DType::BF16},
+          {"bf16_result", p.result == DType::BF16},
+          {"addend", static_cast<int>(p.partial_sum)},
+          {"bias", p.bias},
+          {"alignment", p.alignment},
+          {"a_stride", p.a_stride}};
+}
+
+GemmProblem problem_from(const nlohmann::json& j) {
+  const auto type = [&](const char* key) { return j.at(key).get<bool>() ? DType::BF16 : DType::F32; };
+  return {j.at("m"),           j.at("n"),
+          j.at("k"),           j.at("transpose_a"),
+          j.at("transpose_b"), type("bf16_operands"),
+          type("bf16_result"), static_cast<PartialSum>(j.at("addend").get<int>()),
+          j.at("bias"),        j.at("alignment"),
+          j.at("a_stride")};
+}
+
+}  // namespace
+
+GemmProblem problem_of(const Product& p) {
+  GemmProblem problem{p.m, p.n, p.k, p.transpose_a, p.transpose_b, p.a.dtype, p.c.dtype};
+  if (p.beta != 0) problem.partial_sum = PartialSum::Target;
+  if (p.residual) problem.partial_sum = PartialSum::Other;
+  problem.bias = static_cast<bool>(p.bias);
+  problem.alignment = common_alignment(p);
+  problem.a_stride = p.a_stride;
+  return problem;
+}
+
+GemmLibrary::GemmLibrary(Gpu& gpu) : gpu_(gpu) {
+  require_fit(cublaslt_version());
+  AGOQ_CUBLAS_CHECK(cublasLtCreate(&handle_));
+}
+
+GemmLibrary::~GemmLibrary() {
+  cublasLtDestroy(handle_);
+}
+
+void GemmLibrary::multiply(const Product& p, const Tensor& workspace) {
+  const GemmProblem problem = problem_of(p);
+  GemmPlan& planned = plan(problem, p, workspace);
+  const cublasStatus_t status = run(planned, planned.algorithm, p, workspace);
+  require(status == CUBLAS_STATUS_SUCCESS, "cuBLASLt cannot multiply {}: {}", text(problem),
+          cublasLtGetStatusString(status));
+}
+
+GemmLibrary::GemmPlan& GemmLibrary::plan(const GemmProblem& problem, const Product& p, const Tensor& workspace) {
+  if (const auto known = plans_.find(problem); known != plans_.end()) return known->second;
+  GemmPlan planned{operation_of(problem),
+                   layout(p.b.dtype, p.b.shape[0], p.b.shape[1]),
+                   layout(p.a.dtype, p.a.shape[0], p.a.shape[1], p.a_stride),
+                   layout(p.c.dtype, p.m, p.n),
+                   {}};
+  if (const auto imported = algorithms_.find(problem); imported != algorithms_.end())
+    planned.algorithm = imported->second;
+  if (!algorithms_.contains(problem) || !still_runs(planned)) {
+    planned.algorithm = choose(problem, planned, p, workspace);
+    algorithms_[problem] = planned.algorithm;
+  }
+  return plans_[problem] = planned;
+}
+
+bool GemmLibrary::still_runs(GemmPlan& plan) const {
+  cublasLtMatmulHeuristicResult_t result{};
+  return cublasLtMatmulAlgoCheck(handle_, &plan.operation, &plan.a, &plan.b, &plan.c, &plan.c, &plan.algorithm,
+                                 &result) == CUBLAS_STATUS_SUCCESS &&
+         result.workspaceSize <= static_cast<size_t>(kGemmWorkspace);
+}
+
+cublasLtMatmulAlgo_t GemmLibrary::choose(const GemmProblem& problem, GemmPlan& plan, const Product& p,
+                                         const Tensor& workspace) {
+  cublasLtMatmulPreferenceOpaque_t wish = preference(problem);
+  cublasLtMatmulHeuristicResult_t candidates[kCandidates];
+  int found = 0;
+  const cublasStatus_t status =
+      cublasLtMatmulAlgoGetHeuristic(handle_, &plan.operation, &plan.a, &plan.b, &plan.c, &plan.c, &wish,
+                                     tuning_ ? kCandidates : 1, candidates, &found);
+  require(status == CUBLAS_STATUS_SUCCESS && found > 0, "cuBLASLt has no kernel for {}: {}", text(problem),
+          cublasLtGetStatusString(status));
+  if (!tuning_) return candidates[0].algo;
+  int fastest = 0;
+  float least = std::numeric_limits<float>::infinity();
+  for (int i = 0; i < found; ++i) {
+    if (candidates[i].state != CUBLAS_STATUS_SUCCESS) continue;
+    const float time = milliseconds(plan, candidates[i].algo, p, workspace);
+    if (time < least) least = time, fastest = i;
+  }
+  return candidates[fastest].algo;
+}
+
+cublasStatus_t GemmLibrary::run(GemmPlan& plan, const cublasLtMatmulAlgo_t& algorithm, const Product& p,
+                                const Tensor& workspace) const {
+  const float one = 1, beta = p.residual ? 1.0f : p.beta;
+  if (p.bias) set(plan.operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, static_cast<const void*>(p.bias.data));
+  const void* partial_sum = p.residual ? p.residual.data : p.c.data;
+  return cublasLtMatmul(handle_, &plan.operation, &one, p.b.data, &plan.a, p.a.data, &plan.b, &beta, partial_sum,
+                        &plan.c, p.c.data, &plan.c, &algorithm, workspace.data, workspace.bytes(), gpu_.stream());
+}
+
+// Of one product; infinite for an algorithm that does not run.
+float GemmLibrary::milliseconds(GemmPlan& plan, const cublasLtMatmulAlgo_t& algorithm, const Product& p,
+                                const Tensor& workspace) const {
+  for (int i = 0; i < kWarmUps; ++i)
+    if (run(plan, algorithm, p, workspace) != CUBLAS_STATUS_SUCCESS) return std::numeric_limits<float>::infinity();
+  cudaEvent_t begin, end;
+  AGOQ_CUDA_CHECK(cudaEventCreate(&begin));
+  AGOQ_CUDA_CHECK(cudaEventCreate(&end));
+  AGOQ_CUDA_CHECK(cudaEventRecord(begin, gpu_.stream()));
+  for (int i = 0; i < kRepeats; ++i) AGOQ_CUBLAS_CHECK(run(plan, algorithm, p, workspace));
+  AGOQ_CUDA_CHECK(cudaEventRecord(end, gpu_.stream()));
+  AGOQ_CUDA_CHECK(cudaEventSynchronize(end));
+  float time = 0;
+  AGOQ_CUDA_CHECK(cudaEventElapsedTime(&time, begin, end));
+  AGOQ_CUDA_CHECK(cudaEventDestroy(begin));
+  AGOQ_CUDA_CHECK(cudaEventDestroy(end));
+  return time / kRepeats;
+}
+
+std::string GemmLibrary::export_algorithms() const {
+  nlohmann::json all = nlohmann::json::array();
+  for (const auto& [problem, algorithm] : algorithms_) {
+    all.push_back(to_json(problem));
+    all.back()["algorithm"] = hex(algorithm);
+  }
+  return nlohmann::json{{"gpu", gpu_.name()}, {"cublaslt", cublasLtGetVersion()}, {"algorithms", all}}.dump(1);
+}
+
+int64_t GemmLibrary::import_algorithms(const std::string& json, KnownShapes known) {
+  try {
+    const nlohmann::json file = nlohmann::json::parse(json);
+    if (file.at("gpu") != gpu_.name() || file.at("cublaslt") != cublasLtGetVersion()) return 0;
+    int64_t taken = 0;
+    for (const nlohmann::json& entry : file.at("algorithms")) {
+      const GemmProblem problem = problem_from(entry);
+      const auto [place, added] = algorithms_.emplace(problem, algorithm_from(entry.at("algorithm")));
+      if (!added && known == KnownShapes::Replace) {
+        place->second = algorithm_from(entry.at("algorithm"));
+        plans_.erase(problem);
+      }
+      taken += added;
+    }
+    return taken;
+  } catch (const nlohmann::json::exception& error) {
+    fail("the choices of cuBLASLt's algorithms are damaged: {}", error.what());
+  }
+}
+
+}  // namespace agoq::ops::cuda
+
+namespace agoq::ops {
+
+GemmTuning::GemmTuning(Gpu& gpu) : gpu_(gpu) {
+  gpu_.library<cuda::GemmLibrary>().set_tuning(true);
+}
+GemmTuning::~GemmTuning() {
+  gpu_.library<cuda::GemmLibrary>().set_tuning(false);
+}
+std::string gemm_algorithms(Gpu& gpu) {
+  return gpu.library<cuda::GemmLibrary>().export_algorithms();
+}
+int64_t restore_gemm_algorithms(Gpu& gpu, const std::string& json) {
+  return gpu.library<cuda::GemmLibrary>().import_algorithms(json, cuda::KnownShapes::Keep);
+}
+void agree_on_gemm_algorithms(Gpu& gpu, const std::vector<std::string>& of_ranks) {
+  for (auto json = of_ranks.rbegin(); json != of_ranks.rend(); ++json)
+    gpu.library<cuda::GemmLibrary>().import_algorithms(*json, cuda::KnownShapes::Replace);
+}
+LibraryVersion cublaslt_version() {
+  return {"cuBLASLt", {CUBLAS_VER_MAJOR, CUBLAS_VER_MINOR, CUBLAS_VER_PATCH}, decode_version(cublasLtGetVersion())};
+}
+
+}  // namespace agoq::ops

@@ -1,0 +1,70 @@
+// cuBLASLt on one GPU: its handle, and for each problem met the descriptors and the algorithm.
+#pragma once
+
+#include <cublasLt.h>
+
+#include <compare>
+#include <map>
+#include <string>
+
+#include "device/gpu.h"
+#include "ops/linear/product.h"
+
+namespace agoq::ops::cuda {
+
+// What is added to the product before it is stored.
+enum class PartialSum : uint8_t { None, Target, Other };
+
+// All that the choice of an algorithm depends on.
+struct GemmProblem {
+  int64_t m = 0, n = 0, k = 0;  // row-major: c [m, n]
+  bool transpose_a = false, transpose_b = false;
+  DType operands = DType::BF16, result = DType::BF16;
+  PartialSum partial_sum = PartialSum::None;
+  bool bias = false;
+  int64_t alignment = 16;  // every address is a multiple of it, in bytes
+  int64_t a_stride = 0;    // Product::a_stride
+  auto operator<=>(const GemmProblem&) const = default;
+};
+GemmProblem problem_of(const Product& p);
+
+// What imported choices do to a shape that has one already.
+enum class KnownShapes : uint8_t { Keep, Replace };
+
+class GemmLibrary {
+ public:
+  explicit GemmLibrary(Gpu& gpu);
+  ~GemmLibrary();
+  GemmLibrary(const GemmLibrary&) = delete;
+  GemmLibrary& operator=(const GemmLibrary&) = delete;
+
+  void multiply(const Product& p, const Tensor& workspace);
+
+  void set_tuning(bool on) { tuning_ = on; }
+  std::string export_algorithms() const;
+  int64_t import_algorithms(const std::string& json, KnownShapes known);
+
+ private:
+  // Everything of a call but the addresses.
+  struct GemmPlan {
+    cublasLtMatmulDescOpaque_t operation{};
+    cublasLtMatrixLayoutOpaque_t a{}, b{}, c{};
+    cublasLtMatmulAlgo_t algorithm{};
+  };
+
+  GemmPlan& plan(const GemmProblem& problem, const Product& p, const Tensor& workspace);
+  bool still_runs(GemmPlan& plan) const;
+  cublasLtMatmulAlgo_t choose(const GemmProblem& problem, GemmPlan& plan, const Product& p, const Tensor& workspace);
+  cublasStatus_t run(GemmPlan& plan, const cublasLtMatmulAlgo_t& algorithm, const Product& p,
+                     const Tensor& workspace) const;
+  float milliseconds(GemmPlan& plan, const cublasLtMatmulAlgo_t& algorithm, const Product& p,
+                     const Tensor& workspace) const;
+
+  Gpu& gpu_;
+  cublasLtHandle_t handle_ = nullptr;
+  bool tuning_ = false;
+  std::map<GemmProblem, cublasLtMatmulAlgo_t> algorithms_;  // chosen here or imported
+  std::map<GemmProblem, GemmPlan> plans_;
+};
+
+}  // namespace agoq::ops::cuda

@@ -1,0 +1,141 @@
+#include "train/checkpoint/state_io.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <iterator>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "device/transfer.h"
+#include "ops/linear/weight.h"
+
+namespace agoq::train {
+namespace {
+
+constexpr int64_t kSlab = 1 << 20;  // numbers converted at a time
+constexpr std::string_view kValues = "weights/", kCorrections = "corrections/";
+
+const ManifestTensor& find_tensor(const Checkpoint& checkpoint, const std::string& name, DType dtype,
+                                  std::span<const int64_t> dims) {
+  const ManifestTensor* tensor = checkpoint.find(name);
+  require(tensor != nullptr, "the checkpoint {} does not fit the model: missing: '{}'", checkpoint.path(), name);
+  require(tensor->dtype == dtype && std::ranges::equal(tensor->shape, dims),
+          "the checkpoint {} does not fit the model: '{}': saved {} [{}], expected {} [{}]", checkpoint.path(), name,
+          name_of(tensor->dtype), fmt::join(tensor->shape, ", "), name_of(dtype), fmt::join(dims, ", "));
+  return *tensor;
+}
+
+// A weight as the checkpoint holds it: fp32, or bf16 and the int16 correction.
+class SavedWeight {
+ public:
+  SavedWeight(const Checkpoint& checkpoint, const std::string& param, std::span<const int64_t> dims)
+      : checkpoint_(checkpoint) {
+    const std::string name = std::string(kValues) + param;
+    const ManifestTensor* saved = checkpoint.find(name);
+    const bool whole = saved && saved->dtype == DType::F32;
+    value_ = &find_tensor(checkpoint, name, whole ? DType::F32 : DType::BF16, dims);
+    if (!whole) correction_ = &find_tensor(checkpoint, std::string(kCorrections) + param, DType::I16, dims);
+  }
+
+  void verify(const Rectangle& at, DType wanted) const {
+    if (wanted != DType::I16 || !correction_) checkpoint_.verify(*value_, at);
+    if (wanted != DType::BF16 && correction_) checkpoint_.verify(*correction_, at);
+  }
+
+  // What the wanted type holds of the numbers of a rectangle.
+  void read(const Rectangle& at, DType wanted, uint8_t* out) {
+    if (wanted == value_->dtype) return checkpoint_.read(*value_, at, out);
+    if (wanted == DType::I16 && correction_) return checkpoint_.read(*correction_, at, out);
+    if (wanted == DType::F32) return read_joined(at, reinterpret_cast<float*>(out));
+    read_half(at, wanted, out);
+  }
+
+ private:
+  void read_joined(const Rectangle& at, float* out) {
+    const std::span<const Bf16> high = read_into(high_, *value_, at);
+    const std::span<const int16_t> low = read_into(low_, *correction_, at);
+    for (size_t i = 0; i < high.size(); ++i) out[i] = ops::join_fp32(high[i], low[i]);
+  }
+
+  void read_half(const Rectangle& at, DType wanted, uint8_t* out) {
+    for (const float x : read_into(whole_, *value_, at)) {
+      Bf16 high;
+      int16_t low;
+      ops::split_fp32(x, high, low);
+      require(std::isfinite(x) && std::isfinite(to_float(high)),
+              "the checkpoint {}: tensor '{}' holds {}, which bf16 cannot (largest finite: 3.39e38); keep the weights "
+              "in fp32",
+              checkpoint_.path(), value_->name, x);
+      out = wanted == DType::BF16 ? append(out, high) : append(out, low);
+    }
+  }
+
+  template <class T>
+  std::span<const T> read_into(std::vector<T>& numbers, const ManifestTensor& tensor, const Rectangle& at) const {
+    numbers.resize(static_cast<size_t>(at.count()));
+    checkpoint_.read(tensor, at, reinterpret_cast<uint8_t*>(numbers.data()));
+    return numbers;
+  }
+
+  template <class T>
+  static uint8_t* append(uint8_t* out, const T& number) {
+    std::memcpy(out, &number, sizeof(number));
+    return out + sizeof(number);
+  }
+
+  const Checkpoint& checkpoint_;
+  const ManifestTensor* value_ = nullptr;
+  const ManifestTensor* correction_ = nullptr;  // of a split weight
+  std::vector<Bf16> high_;
+  std::vector<int16_t> low_;
+  std::vector<float> whole_;
+};
+
+// "layers.0.qkv" of what belongs to a weight; otherwise nothing.
+std::string param_of(const StoredTensor& tensor) {
+  for (const std::string_view kind : {kValues, kCorrections})
+    if (tensor.name.starts_with(kind)) return tensor.name.substr(kind.size());
+  return "";
+}
+
+bool is_moment(const StoredTensor& tensor) {
+  return tensor.name.starts_with("exp_avg");
+}
+
+}  // namespace
+
+void load_weights(const Checkpoint& checkpoint, const Context& ctx, std::span<const StoredTensor> tensors) {
+  std::vector<std::pair<SavedWeight, const StoredTensor*>> work;
+  for (const StoredTensor& tensor : tensors) {
+    const std::string param = param_of(tensor);
+    if (param.empty()) continue;
+    tensor.check(ctx.device());
+    const SavedWeight& saved = work.emplace_back(SavedWeight(checkpoint, param, tensor.dims), &tensor).first;
+    for (const StoredPiece& piece : tensor.pieces) saved.verify(piece.at, tensor.dtype);
+  }
+  std::vector<uint8_t> slab;
+  for (auto& [saved, tensor] : work)
+    for (const StoredPiece& piece : tensor->pieces)
+      for_row_ranges(piece, kSlab, [&, &weight = saved](const Rectangle& at, const Tensor& part) {
+        slab.resize(part.bytes());
+        weight.read(at, part.dtype, slab.data());
+        upload(ctx, slab.data(), part);
+      });
+}
+
+void load_weights(const Checkpoint& checkpoint, parallel::TrainingState& state) {
+  load_weights(checkpoint, state.context(), state.named_tensors());
+}
+
+void load_state(const Checkpoint& checkpoint, parallel::TrainingState& state) {
+  const std::vector<StoredTensor> tensors = state.named_tensors();
+  std::vector<StoredTensor> moments;
+  std::ranges::copy_if(tensors, std::back_inserter(moments), is_moment);
+  load_checkpoint(checkpoint, moments, {.subset = true, .device = &state.context()});
+  load_weights(checkpoint, state.context(), tensors);
+}
+
+}  // namespace agoq::train

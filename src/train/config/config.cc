@@ -1,0 +1,245 @@
+#include "train/config/config.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <filesystem>
+#include <numbers>
+
+#include "train/byte_vocabulary.h"
+#include "train/config/settings.h"
+
+namespace agoq::train {
+namespace {
+
+namespace fs = std::filesystem;
+
+codec::Codec gradient_codec(const char* flag, const std::string& name) {
+  if (name == "int8" || name == "fp8" || name == "bf16" || name == "fp32") return *codec::codec_from_name(name);
+  fail("{} {}: use int8, fp8, bf16 or fp32", flag, name);
+}
+
+codec::Codec moment_codec(const char* flag, const std::string& name, codec::Codec eight_bit) {
+  if (name == "8bit") return eight_bit;
+  if (name == "fp32") return codec::Codec::Fp32;
+  fail("{} {}: use 8bit or fp32", flag, name);
+}
+
+void apply_baseline(TrainConfig& c) {
+  if (c.baseline.empty()) return;
+  require(c.baseline == "bf16" || c.baseline == "fp32", "--baseline {}: use bf16 or fp32", c.baseline);
+  for (const auto& [name, value] : set_by_baseline(c)) assign(c, name, value);
+}
+
+std::string absolute(const std::string& path) {
+  if (path.empty()) return path;
+  return (fs::absolute(path) / "").lexically_normal().parent_path().string();  // without a slash at the end
+}
+
+// So that the settings mean the same wherever the run is read or goes on.
+void make_paths_absolute(TrainConfig& c) {
+  for (std::string* path : {&c.model, &c.finetune, &c.save}) *path = absolute(*path);
+  if (c.tokenizer != kByteTokenizer) c.tokenizer = absolute(c.tokenizer);
+  if (fs::exists(c.model_config)) c.model_config = absolute(c.model_config);  // not a preset's name
+  for (std::vector<std::string>* words : {&c.data_path, &c.valid_data_path})
+    for (size_t i = words->size() > 1 ? 1 : 0; i < words->size(); i += 2) (*words)[i] = absolute((*words)[i]);
+}
+
+void positive(const char* flag, int64_t value) {
+  require(value > 0, "{} must be positive, not {}", flag, value);
+}
+
+void not_negative(const char* flag, int64_t value) {
+  require(value >= 0, "{} must not be negative, but is {}", flag, value);
+}
+
+// The multiples of a unit around a number that is none: "4 or 8".
+std::string neighbours(int64_t number, int64_t unit) {
+  const int64_t below = number / unit * unit;
+  return below > 0 ? fmt::format("{} or {}", below, below + unit) : fmt::format("{}", unit);
+}
+
+void check_batch(const TrainConfig& c, int64_t data_ranks) {
+  positive("--micro-batch-size", c.micro_batch_size);
+  positive("--global-batch-size", c.global_batch_size);
+  positive("--seq-length", c.seq_length);
+  const int64_t unit = c.micro_batch_size * data_ranks;
+  const std::string what = data_ranks == 1 ? fmt::format("--micro-batch-size {}", c.micro_batch_size)
+                                           : fmt::format("--micro-batch-size {} for each of {} data-parallel ranks",
+                                                         c.micro_batch_size, data_ranks);
+  require(c.global_batch_size % unit == 0, "--global-batch-size {} is not a multiple of {}; try {}",
+          c.global_batch_size, what, neighbours(c.global_batch_size, unit));
+}
+
+// How many processes hold a copy of the model each, or their parts of one.
+int64_t data_ranks_of(const TrainConfig& c, int world) {
+  const int64_t model_ranks = train::model_ranks(c);
+  positive("--num-virtual-stages-per-pipeline-rank", c.num_virtual_stages_per_pipeline_rank);
+  not_negative("--decoder-first-pipeline-num-layers", c.decoder_first_pipeline_num_layers);
+  not_negative("--decoder-last-pipeline-num-layers", c.decoder_last_pipeline_num_layers);
+  require(world % model_ranks == 0,
+          "--tensor-model-parallel-size {} times --pipeline-model-parallel-size {} is {}, which does not divide the {} "
+          "processes of this run; start {}, or choose sizes whose product divides {}",
+          c.tensor_model_parallel_size, c.pipeline_model_parallel_size, model_ranks, world,
+          neighbours(world, model_ranks), world);
+  require(c.num_virtual_stages_per_pipeline_rank == 1 || c.pipeline_model_parallel_size > 1,
+          "--num-virtual-stages-per-pipeline-rank {} needs a pipeline; give --pipeline-model-parallel-size 2 or more",
+          c.num_virtual_stages_per_pipeline_rank);
+  return world / model_ranks;
+}
+
+void one_of(const char* flag, const std::string& value, std::initializer_list<const char*> choices) {
+  require(std::find(choices.begin(), choices.end(), value) != choices.end(), "{} {}: use {}", flag, value,
+          fmt::join(choices, " or "));
+}
+
+void check_parallel(const TrainConfig& c) {
+  one_of("--pipeline-stage-widths", c.pipeline_stage_widths, {"dbca", "same"});
+  one_of("--data-parallel-sharding-strategy", c.data_parallel_sharding_strategy, {"optim", "no_shard"});
+  links_of(c);
+}
+
+parallel::Parallelism parallelism_of(const TrainConfig& c, WorldRank place) {
+  const auto number = [](int64_t n) { return static_cast<int>(n); };
+  const int64_t data_ranks = data_ranks_of(c, place.world);
+  parallel::Parallelism p;
+  p.mesh =
+      comm::Mesh({number(c.tensor_model_parallel_size), number(data_ranks), number(c.pipeline_model_parallel_size)});
+  p.rank = place.rank;
+  p.chunks = number(c.num_virtual_stages_per_pipeline_rank);
+  p.end_layers = {c.decoder_first_pipeline_num_layers, c.decoder_last_pipeline_num_layers};
+  p.micro_batches = number(c.global_batch_size / (c.micro_batch_size * data_ranks));
+  p.links = links_of(c);
+  p.stage_widths = c.pipeline_stage_widths == "dbca";
+  p.shard_optimizer = c.data_parallel_sharding_strategy == "optim";
+  const codec::Codec kept = gradient_codec("--main-grads-dtype", c.main_grads_dtype);
+  p.grad_reduce = c.grad_reduce_dtype.empty() ? kept : gradient_codec("--grad-reduce-dtype", c.grad_reduce_dtype);
+  require(
+      p.grad_reduce == kept || kept == codec::Codec::Fp32,
+      "--grad-reduce-dtype {} with --main-grads-dtype {}: gradients travel as they are kept; leave the first out, or "
+      "keep them in fp32",
+      c.grad_reduce_dtype, c.main_grads_dtype);
+  return p;
+}
+
+constexpr int64_t kMostThreads = 1024;  // OpenMP's stacks run out of memory somewhere behind it
+
+void check_schedule(const TrainConfig& c) {
+  one_of("--prompt-bos", c.prompt_bos, {"auto", "always", "never"});
+  not_negative("--train-iters", c.train_iters);
+  require(c.train_minutes >= 0, "--train-minutes {} must not be negative", c.train_minutes);
+  not_negative("--eval-interval", c.eval_interval);
+  not_negative("--save-interval", c.save_interval);
+  require(c.save_interval_minutes >= 0, "--save-interval-minutes must not be negative, but is {}",
+          c.save_interval_minutes);
+  require(c.exit_duration_in_mins >= 0, "--exit-duration-in-mins must not be negative, but is {}",
+          c.exit_duration_in_mins);
+  not_negative("--keep-checkpoints", c.keep_checkpoints);
+  not_negative("--sample-tokens", c.sample_tokens);
+  not_negative("--threads", c.threads);
+  require(c.threads <= kMostThreads, "--threads {}: at most {}", c.threads, kMostThreads);
+  positive("--eval-iters", c.eval_iters);
+  positive("--log-interval", c.log_interval);
+  require(c.weight_decay >= 0 && c.clip_grad >= 0, "--weight-decay and --clip-grad must not be negative");
+  require(c.lr_decay_style == "cosine" || c.lr_decay_style == "linear" || c.lr_decay_style == "constant",
+          "--lr-decay-style {}: use cosine, linear or constant", c.lr_decay_style);
+  require(c.lr >= 0 && c.min_lr >= 0 && c.min_lr <= c.lr, "need 0 <= --min-lr ({}) <= --lr ({})", c.min_lr, c.lr);
+  require(c.lr_warmup_iters >= 0 && c.lr_warmup_iters <= c.lr_decay_iters, "--lr-warmup-iters {} must lie in 0 to {}",
+          c.lr_warmup_iters, c.lr_decay_iters);
+  require(c.adam_beta1 >= 0 && c.adam_beta1 < 1 && c.adam_beta2 >= 0 && c.adam_beta2 < 1 && c.adam_eps > 0,
+          "need 0 <= --adam-beta1, --adam-beta2 < 1 and --adam-eps > 0");
+  require(c.valid_fraction >= 0 && c.valid_fraction < 1, "--valid-fraction {} must lie in [0, 1)", c.valid_fraction);
+}
+
+}  // namespace
+
+comm::GroupOptions links_of(const TrainConfig& c) {
+  one_of("--gpu-transport", c.gpu_transport, {"auto", "nccl", "staged", "direct"});
+  require(c.distributed_timeout_minutes > 0, "--distributed-timeout-minutes must be positive, not {}",
+          c.distributed_timeout_minutes);
+  comm::GroupOptions links;
+  if (c.gpu_transport == "nccl") links.gpu_transport = comm::GpuTransport::Nccl;
+  if (c.gpu_transport == "staged") links.gpu_transport = comm::GpuTransport::Staged;
+  if (c.gpu_transport == "direct") links.gpu_transport = comm::GpuTransport::Direct;
+  links.timeout = std::chrono::seconds(std::max<int64_t>(1, std::llround(c.distributed_timeout_minutes * 60)));
+  return links;
+}
+
+Device resolve_device(const std::string& name) {
+  require(name == "auto" || name == "cpu" || name == "cuda", "--device {}: use auto, cpu or cuda", name);
+  if (name == "cpu") return Device::Cpu;
+  if constexpr (kCudaBuild) {
+    const std::string problem = why_no_gpu();
+    require(name == "auto" || problem.empty(), "--device cuda: {}", problem);
+    return problem.empty() ? Device::Cuda : Device::Cpu;
+  }
+  require(name == "auto",
+          "--device cuda: this build has no CUDA backend; build it where CUDA is installed, or use --device cpu");
+  return Device::Cpu;
+}
+
+int model_ranks(const TrainConfig& c) {
+  positive("--tensor-model-parallel-size", c.tensor_model_parallel_size);
+  positive("--pipeline-model-parallel-size", c.pipeline_model_parallel_size);
+  require(c.tensor_model_parallel_size <= kMostRanks &&
+              c.pipeline_model_parallel_size <= kMostRanks / c.tensor_model_parallel_size,
+          "--tensor-model-parallel-size {} times --pipeline-model-parallel-size {} is more than the {} processes that "
+          "a run may have",
+          c.tensor_model_parallel_size, c.pipeline_model_parallel_size, kMostRanks);
+  return static_cast<int>(c.tensor_model_parallel_size * c.pipeline_model_parallel_size);
+}
+
+TrainConfig resolved(TrainConfig c, const model::ModelConfig& model, Device device, int world) {
+  make_paths_absolute(c);
+  apply_baseline(c);
+  if (c.compute_dtype.empty()) c.compute_dtype = device == Device::Cuda ? "bf16" : "fp32";
+  require(c.compute_dtype == "bf16" || c.compute_dtype == "fp32", "--compute-dtype {}: use bf16 or fp32",
+          c.compute_dtype);
+  if (c.seq_length == 0) c.seq_length = std::min<int64_t>(2048, model.max_positions);
+  require(c.seq_length <= model.max_positions,
+          "--seq-length {} is more than the {} positions of the model; --max-position-embeddings {} allows it",
+          c.seq_length, model.max_positions, c.seq_length);
+  require(c.eod_token < model.vocab_size, "--eod-token {} is outside the model's vocabulary of {}", c.eod_token,
+          model.vocab_size);
+  const int64_t data_ranks = data_ranks_of(c, world);
+  if (c.global_batch_size == 0) c.global_batch_size = c.micro_batch_size * data_ranks;
+  if (c.lr_decay_iters == 0) c.lr_decay_iters = c.train_iters;
+  check_batch(c, data_ranks);
+  check_parallel(c);
+  check_schedule(c);
+  return c;
+}
+
+parallel::RunSpec make_run_spec(const TrainConfig& c, const model::ModelConfig& model, WorldRank place) {
+  parallel::RunSpec run_spec;
+  run_spec.model = model;
+  run_spec.precision.compute = c.compute_dtype == "bf16" ? DType::BF16 : DType::F32;
+  require(c.main_params_dtype == "split" || c.main_params_dtype == "fp32", "--main-params-dtype {}: use split or fp32",
+          c.main_params_dtype);
+  run_spec.precision.master = c.main_params_dtype == "split" ? model::MasterForm::Split : model::MasterForm::Fp32;
+  run_spec.precision.main_grads = gradient_codec("--main-grads-dtype", c.main_grads_dtype);
+  require(c.gradient_rounding == "stochastic" || c.gradient_rounding == "nearest",
+          "--gradient-rounding {}: use stochastic or nearest", c.gradient_rounding);
+  run_spec.precision.stochastic = c.gradient_rounding == "stochastic";
+  run_spec.precision.exp_avg = moment_codec("--exp-avg-dtype", c.exp_avg_dtype, codec::Codec::Dyn8);
+  run_spec.precision.exp_avg_sq = moment_codec("--exp-avg-sq-dtype", c.exp_avg_sq_dtype, codec::Codec::Dyn8Unsigned);
+  const model::LayerSpec spec(model);
+  run_spec.recipe = model::make_recipe(model, spec, model::policy_from_name(c.activation_policy),
+                                       model::recompute_from_name(c.recompute_granularity), c.activation_override);
+  run_spec.deterministic = c.deterministic_mode;
+  run_spec.micro_batch_size = c.micro_batch_size;
+  run_spec.sequence_length = c.seq_length;
+  run_spec.parallelism = parallelism_of(c, place);
+  return run_spec;
+}
+
+double learning_rate(const TrainConfig& c, int64_t step) {
+  if (step < c.lr_warmup_iters) return c.lr * static_cast<double>(step + 1) / static_cast<double>(c.lr_warmup_iters);
+  if (c.lr_decay_style == "constant") return c.lr;
+  const double span = static_cast<double>(std::max<int64_t>(1, c.lr_decay_iters - c.lr_warmup_iters));
+  const double progress = std::min(1.0, static_cast<double>(step - c.lr_warmup_iters) / span);
+  const double share = c.lr_decay_style == "linear" ? 1 - progress : 0.5 * (1 + std::cos(std::numbers::pi * progress));
+  return c.min_lr + (c.lr - c.min_lr) * share;
+}
+
+}  // namespace agoq::train
