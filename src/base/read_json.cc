@@ -11,7 +11,7 @@ namespace {
 
 constexpr size_t kShown = 200;  // bytes of foreign text in a message
 
-// Walks through a text without making values of it. The library's parser has a callback for this, which looks through
+// Reads through a text without making values of it. The library's parser has a callback for this, which looks through
 // all members of an object again at the end of each: 40,000 tensors in a header cost it minutes.
 template <class Json>
 class Guard : public nlohmann::json_sax<Json> {

@@ -37,23 +37,23 @@ std::span<const uint8_t> bytes_of(std::string_view text) {
   return {reinterpret_cast<const uint8_t*>(text.data()), text.size()};
 }
 
-struct Unit {
+struct ByteUnit {
   std::string_view name;
   uint64_t bytes;
 };
-constexpr std::array<Unit, 10> kUnits = {{{"", 1},
-                                          {"b", 1},
-                                          {"kb", 1000},
-                                          {"mb", 1000'000},
-                                          {"gb", 1000'000'000},
-                                          {"tb", 1000'000'000'000},
-                                          {"kib", uint64_t{1} << 10},
-                                          {"mib", uint64_t{1} << 20},
-                                          {"gib", uint64_t{1} << 30},
-                                          {"tib", uint64_t{1} << 40}}};
+constexpr std::array<ByteUnit, 10> kUnits = {{{"", 1},
+                                              {"b", 1},
+                                              {"kb", 1000},
+                                              {"mb", 1000'000},
+                                              {"gb", 1000'000'000},
+                                              {"tb", 1000'000'000'000},
+                                              {"kib", uint64_t{1} << 10},
+                                              {"mib", uint64_t{1} << 20},
+                                              {"gib", uint64_t{1} << 30},
+                                              {"tib", uint64_t{1} << 40}}};
 
 std::optional<uint64_t> unit_of(std::string_view name) {
-  for (const Unit& unit : kUnits)
+  for (const ByteUnit& unit : kUnits)
     if (unit.name == lower(name)) return unit.bytes;
   return std::nullopt;
 }

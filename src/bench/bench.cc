@@ -18,7 +18,7 @@ struct Need {
   size_t owned = 0, stack = 0;
 };
 
-void run_in_scope(const Work& work, const Context& ctx) {
+void run_in_scope(const PreparedOp& work, const Context& ctx) {
   Scope scope(ctx);
   work.run(ctx);
 }
@@ -84,7 +84,7 @@ Measured Bench::measure(const Op& op, double seconds) {
   const size_t copies = std::clamp<size_t>(kBeyondCaches / (need.owned + need.stack), 1, kMostCopies);
   Arena& arena = memory_.reserve(copies * (need.owned + need.stack));
   Workbench bench(arena, memory_.device(), run_spec_);
-  std::vector<Work> works;
+  std::vector<PreparedOp> works;
   for (size_t copy = 0; copy < copies; ++copy) works.push_back(op.prepare(bench));
   const double median = median_seconds(bench.ctx(), seconds, [&](int64_t run) {
     const size_t turn = static_cast<size_t>(run) % copies;
@@ -138,11 +138,11 @@ double Bench::sustained_flops(double seconds) {
     for (const Op& op : ops) run_in_scope(op.prepare(bench), bench.ctx());
   });
   Workbench bench(memory_.reserve(need.owned + need.stack), memory_.device(), run_spec_);
-  std::vector<Work> works;
+  std::vector<PreparedOp> works;
   double flops = 0;
   for (const Op& op : ops) flops += works.emplace_back(op.prepare(bench)).flops;
   const auto round = [&] {
-    for (const Work& work : works) run_in_scope(work, bench.ctx());
+    for (const PreparedOp& work : works) run_in_scope(work, bench.ctx());
   };
   first_run(bench.ctx(), round);
   Stopwatch watch(bench.ctx());

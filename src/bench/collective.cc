@@ -35,15 +35,15 @@ double greatest(const comm::ProcessGroup& group, double mine) {
 }
 
 // What a rank may take of its GPU's memory, which ranks may share.
-size_t room_on(const DeviceMemory& memory, const comm::ProcessGroup& group) {
+size_t budget_on(const DeviceMemory& memory, const comm::ProcessGroup& group) {
   if constexpr (kCudaBuild) {
     if (const Gpu* gpu = memory.gpu()) {
       const auto gpus = group.values(gpu->uuid());
       const auto sharers = static_cast<size_t>(std::count(gpus.begin(), gpus.end(), gpu->uuid()));
       group.barrier();
       const size_t free = gpu->free_memory();
-      const auto rooms = group.values(free > kGpuReserve ? (free - kGpuReserve) / sharers : 0);
-      return *std::min_element(rooms.begin(), rooms.end());
+      const auto budgets = group.values(free > kGpuReserve ? (free - kGpuReserve) / sharers : 0);
+      return *std::min_element(budgets.begin(), budgets.end());
     }
   }
   return std::numeric_limits<size_t>::max();
@@ -216,7 +216,7 @@ const SumTime* SumTimes::rival_of(const SumTime& time, Codec wire) const {
   return rival == times.end() || rival->name.wire == time.name.wire ? nullptr : &*rival;
 }
 
-CollectiveBench::CollectiveBench(DeviceMemory& memory, const comm::ProcessGroup& group, const Options& options)
+CollectiveBench::CollectiveBench(DeviceMemory& memory, const comm::ProcessGroup& group, const SweepOptions& options)
     : memory_(memory), group_(group), options_(options), inputs_(std::make_unique<TestGradients>(group, options.seed)) {
   if constexpr (comm::kNcclBuild) {
     if (Gpu* gpu = memory.gpu()) {
@@ -224,7 +224,7 @@ CollectiveBench::CollectiveBench(DeviceMemory& memory, const comm::ProcessGroup&
       if (comm::why_staged(options.links, group.values(gpu->uuid())).empty()) nccl_ = open_nccl_sums(*gpu, group);
     }
   }
-  room_ = room_on(memory, group);
+  budget_ = budget_on(memory, group);
 }
 
 CollectiveBench::~CollectiveBench() = default;
@@ -235,9 +235,9 @@ SumTimes CollectiveBench::measure(int64_t bytes) {
   Arena counted(Device::Meta, 0);
   const comm::ProcessGroup planned = comm::ProcessGroup::planned(group_.size(), group_.rank());
   Round(counted, memory_.device(), shape, {planned, *inputs_, nccl_.get()}).warm_up();
-  if (counted.total_bytes() > room_) {
+  if (counted.total_bytes() > budget_) {
     result.skipped = fmt::format("needs {} of each GPU's memory for each rank, and there are {}",
-                                 human_bytes(counted.total_bytes()), human_bytes(room_));
+                                 human_bytes(counted.total_bytes()), human_bytes(budget_));
     return result;
   }
   {

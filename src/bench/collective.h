@@ -29,13 +29,13 @@ struct SumTimes {
 
 class CollectiveBench {
  public:
-  struct Options {
+  struct SweepOptions {
     comm::GroupOptions links;  // as of `group`
     double seconds = 1;        // that each method is measured for, at each size
     uint64_t seed = 1;
   };
   // On all ranks of the group at once. Memory and group outlive it.
-  CollectiveBench(DeviceMemory& memory, const comm::ProcessGroup& group, const Options& options);
+  CollectiveBench(DeviceMemory& memory, const comm::ProcessGroup& group, const SweepOptions& options);
   ~CollectiveBench();
 
   // Sums a gradient of about so many bytes in fp32.
@@ -48,10 +48,10 @@ class CollectiveBench {
 
   DeviceMemory& memory_;
   const comm::ProcessGroup& group_;
-  Options options_;
+  SweepOptions options_;
   std::unique_ptr<const TestGradients> inputs_;
   std::unique_ptr<const NcclSums> nccl_;
-  size_t room_ = 0;  // bytes that a rank may take
+  size_t budget_ = 0;  // bytes that a rank may take
 };
 
 }  // namespace agoq::bench

@@ -73,19 +73,19 @@ struct OpSetting {
   }
 
   // --- norms ---------------------------------------------------------------------------------------------------------
-  Work rms_norm(Workbench& b, Param norm, SavedTensor k, bool again) const {
+  PreparedOp rms_norm(Workbench& b, Param norm, SavedTensor k, bool again) const {
     const Tensor x = b.numbers({tokens, hidden}), w = weight(b, norm), rstd = b.zeros(DType::F32, {tokens});
     const Quantized keep = again || is_kept(k) ? out(b, k) : Quantized{};
     return {[=, e = eps](const Context& ctx) { ops::rms_norm(ctx, x, w, e, keep, rstd); },
             2 * bytes_of(x) + bytes_of(w, keep, rstd)};
   }
-  Work recompute_rms_norm(Workbench& b, Param norm, SavedTensor k) const {
+  PreparedOp recompute_rms_norm(Workbench& b, Param norm, SavedTensor k) const {
     const Tensor w = weight(b, norm), rstd = b.numbers(DType::F32, {tokens});
     const Quantized kept = codes(b, k);
     return {[=](const Context& ctx) { ops::recompute_rms_norm(ctx, kept, rstd, w); },
             bytes_of(kept, rstd, w) + stream_bytes()};
   }
-  Work rms_norm_backward(Workbench& b, Param norm, SavedTensor k) const {
+  PreparedOp rms_norm_backward(Workbench& b, Param norm, SavedTensor k) const {
     const Tensor dn = b.numbers({tokens, hidden}), dx = b.numbers({tokens, hidden});
     const Tensor w = weight(b, norm), rstd = b.numbers(DType::F32, {tokens});
     const Quantized kept = codes(b, k);
@@ -98,30 +98,30 @@ struct OpSetting {
   }
 
   // --- matrix products -----------------------------------------------------------------------------------------------
-  Work linear(Workbench& b, Param p) const {
+  PreparedOp linear(Workbench& b, Param p) const {
     const Tensor x = b.numbers({tokens, spec[p].cols}), w = weight(b, p), y = b.zeros(x.dtype, {tokens, spec[p].rows});
     return {[=](const Context& ctx) { ops::linear_into(ctx, x, w, {}, y); }, 0, product_flops(p)};
   }
-  Work linear_add(Workbench& b, Param p) const {
+  PreparedOp linear_add(Workbench& b, Param p) const {
     const Tensor x = b.numbers({tokens, spec[p].cols}), w = weight(b, p), y = b.zeros(x.dtype, {tokens, spec[p].rows});
     return {[=](const Context& ctx) { ops::linear_add(ctx, x, w, y); }, 0, product_flops(p)};
   }
-  Work linear_dx(Workbench& b, Param p) const {
+  PreparedOp linear_dx(Workbench& b, Param p) const {
     const Tensor dy = b.numbers({tokens, spec[p].rows}), w = weight(b, p);
     return {[=](const Context& ctx) { ops::linear_dx(ctx, dy, w); }, 0, product_flops(p)};
   }
-  Work accumulate_dw(Workbench& b, Param p) const {
+  PreparedOp accumulate_dw(Workbench& b, Param p) const {
     const Tensor dy = b.numbers({tokens, spec[p].rows}), x = b.numbers({tokens, spec[p].cols});
     const ops::MainGrad dw = grad(b, p);
     return {[=](const Context& ctx) { ops::accumulate_dw(ctx, dw, dy, x); }, 0, product_flops(p)};
   }
-  Work dw_alone(Workbench& b, Param p) const {
+  PreparedOp dw_alone(Workbench& b, Param p) const {
     const Tensor dy = b.numbers({tokens, spec[p].rows}), x = b.numbers({tokens, spec[p].cols});
     const Tensor dw = b.zeros(x.dtype, {spec[p].rows, spec[p].cols});
     return {[=](const Context& ctx) { ops::gemm(ctx, dy, ops::Transpose::Yes, x, ops::Transpose::No, dw); }, 0,
             product_flops(p)};
   }
-  Work accumulate(Workbench& b, Param p, bool fresh) const {
+  PreparedOp accumulate(Workbench& b, Param p, bool fresh) const {
     const Tensor delta = b.numbers({spec[p].rows, spec[p].cols});
     ops::MainGrad dw = grad(b, p);
     dw.fresh = fresh;
@@ -131,18 +131,18 @@ struct OpSetting {
 
   // --- attention and MLP ---------------------------------------------------------------------------------------------
   Tensor qkv(const Workbench& b) const { return b.numbers({tokens, heads.cols()}); }
-  Work rope(Workbench& b, bool backward) const {
+  PreparedOp rope(Workbench& b, bool backward) const {
     const Tensor x = qkv(b), table = b.rope_table(run_spec.model.rope, run_spec.sequence_length);
     const auto turn = backward ? ops::rope_backward : ops::rope;
     const double rotated = static_cast<double>(heads.v_begin()) / static_cast<double>(heads.cols());
     return {[=, h = heads](const Context& ctx) { turn(ctx, x, h, table); },
             2 * rotated * bytes_of(x) + bytes_of(table)};
   }
-  Work attend(Workbench& b) const {
+  PreparedOp attend(Workbench& b) const {
     const Tensor x = qkv(b), lse = b.zeros(DType::F32, {heads.query, tokens});
     return {[=, a = attention](const Context& ctx) { ops::attention(ctx, x, a, lse); }, 0, attention_flops()};
   }
-  Work attend_backward(Workbench& b) const {
+  PreparedOp attend_backward(Workbench& b) const {
     const Tensor x = qkv(b), d_o = b.numbers({tokens, heads.q_cols()}), o = b.numbers(d_o.shape);
     const Tensor lse = b.zeros(DType::F32, {heads.query, tokens});
     Scope scope(b.ctx());
@@ -150,14 +150,14 @@ struct OpSetting {
     return {[=, a = attention](const Context& ctx) { ops::attention_backward(ctx, d_o, x, o, lse, a); }, 0,
             2 * attention_flops()};
   }
-  Work swiglu(Workbench& b, bool again) const {
+  PreparedOp swiglu(Workbench& b, bool again) const {
     const Tensor gate_up = b.numbers({tokens, 2 * ffn});
     const Quantized keep = again || is_kept(SavedTensor::GateUp) ? out(b, SavedTensor::GateUp) : Quantized{};
     const Quantized keep_h = is_kept(SavedTensor::Hidden) ? out(b, SavedTensor::Hidden) : Quantized{};
     return {[=](const Context& ctx) { ops::swiglu(ctx, gate_up, keep, keep_h); },
             1.5 * bytes_of(gate_up) + bytes_of(keep, keep_h)};
   }
-  Work swiglu_backward(Workbench& b) const {
+  PreparedOp swiglu_backward(Workbench& b) const {
     const Tensor dh = b.numbers({tokens, ffn});
     const Quantized kept = codes(b, SavedTensor::GateUp), kept_h = codes_if_kept(b, SavedTensor::Hidden);
     return {[=](const Context& ctx) { ops::swiglu_backward(ctx, dh, kept, kept_h); },
@@ -165,29 +165,29 @@ struct OpSetting {
   }
 
   // --- codes by themselves -------------------------------------------------------------------------------------------
-  Work encode(const Workbench& b, const Quantized& q, bool stochastic) const {
+  PreparedOp encode(const Workbench& b, const Quantized& q, bool stochastic) const {
     const Tensor x = b.numbers({tokens, q.row.cols});
     const codec::Rounding rounding = stochastic ? codec::Rounding::random({}) : codec::Rounding::nearest();
     return {[=](const Context& ctx) { codec::encode(ctx, x, q, rounding); }, bytes_of(x, q)};
   }
-  Work decode(const Workbench& b, const Quantized& q) const {
+  PreparedOp decode(const Workbench& b, const Quantized& q) const {
     const Tensor x = b.zeros(run_spec.precision.compute, {tokens, q.row.cols});
     return {[=](const Context& ctx) { codec::decode(ctx, q, x); }, bytes_of(x, q)};
   }
-  Work keep(Workbench& b, SavedTensor k) const { return encode(b, out(b, k), false); }
-  Work load(Workbench& b, SavedTensor k) const { return decode(b, codes(b, k)); }
-  Work encode_stream(Workbench& b, Codec codec, bool stochastic) const {
+  PreparedOp keep(Workbench& b, SavedTensor k) const { return encode(b, out(b, k), false); }
+  PreparedOp load(Workbench& b, SavedTensor k) const { return decode(b, codes(b, k)); }
+  PreparedOp encode_stream(Workbench& b, Codec codec, bool stochastic) const {
     return encode(b, b.out(codec, tokens, codec::RowBlocks(hidden)), stochastic);
   }
-  Work decode_stream(Workbench& b, Codec codec) const {
+  PreparedOp decode_stream(Workbench& b, Codec codec) const {
     return decode(b, b.codes(codec, tokens, codec::RowBlocks(hidden)));
   }
 
   // --- optimizer -----------------------------------------------------------------------------------------------------
-  Work squared_norms(Workbench& b) const {
+  PreparedOp squared_norms(Workbench& b) const {
     const auto layer = std::make_shared<OneLayer>(b, run_spec);
     std::vector<ops::GradientSum> grads;
-    Work work;
+    PreparedOp work;
     for (const ops::AdamWState& state : layer->states()) {
       grads.push_back(state.grad);
       work.bytes += bytes_of(state.grad.first);
@@ -196,13 +196,13 @@ struct OpSetting {
     work.run = [=](const Context& ctx) { ops::squared_norms(ctx, grads, squares); };
     return work;
   }
-  Work adamw(Workbench& b) const {
+  PreparedOp adamw(Workbench& b) const {
     const auto layer = std::make_shared<OneLayer>(b, run_spec);
     const std::vector<ops::AdamWState> states = layer->states();
     const Tensor scalars = b.zeros(DType::U8, ops::update_scalars_shape());
     const ops::AdamWConfig config;
     ops::decide_update(b.ctx(), b.zeros(DType::F32, {1}), kSmallRate, config, scalars);
-    Work work;
+    PreparedOp work;
     for (const ops::AdamWState& s : states) {
       const ops::Weight& w = s.weight;
       work.bytes += bytes_of(s.grad.first) + 2 * bytes_of(s.m, s.v, w.correction, w.master);
@@ -213,12 +213,12 @@ struct OpSetting {
   }
 
   // --- ends of the model ---------------------------------------------------------------------------------------------
-  Work embed(Workbench& b) const {
+  PreparedOp embed(Workbench& b) const {
     const Tensor ids = b.integers(tokens, run_spec.model.vocab_size);
     const ops::Weight w{weight(b, Param::Embedding), {}, {}};
     return {[=](const Context& ctx) { ops::embedding(ctx, ids, w); }, bytes_of(ids) + 2 * stream_bytes()};
   }
-  Work embed_backward(Workbench& b) const {
+  PreparedOp embed_backward(Workbench& b) const {
     const Tensor ids = b.integers(tokens, run_spec.model.vocab_size), dx = b.numbers({tokens, hidden});
     const ops::MainGrad dw = grad(b, Param::Embedding);
     const auto rows = static_cast<double>(run_spec.model.vocab_size);  // of which random tokens touch a share
@@ -226,7 +226,7 @@ struct OpSetting {
     return {[=](const Context& ctx) { ops::embedding_backward(ctx, ids, dx, dw); },
             bytes_of(ids, dx) + 2 * touched * bytes_of(dw.data)};
   }
-  Work head(Workbench& b) const {
+  PreparedOp head(Workbench& b) const {
     const Tensor n = b.numbers({tokens, hidden}), w = b.numbers({run_spec.model.vocab_size, hidden});
     const ops::Targets targets{b.integers(tokens, run_spec.model.vocab_size), b.zeros(DType::F32, {tokens})};
     b.fill(targets.weights);
@@ -244,7 +244,7 @@ class OpTable {
 
   // `make` is a function of Setting, called with `arguments` when the op is to be measured.
   template <class... Parameters, class... Arguments>
-  void add(OpPhase part, const std::string& name, Work (OpSetting::*make)(Workbench&, Parameters...) const,
+  void add(OpPhase part, const std::string& name, PreparedOp (OpSetting::*make)(Workbench&, Parameters...) const,
            Arguments... arguments) {
     ops.push_back({name, part, [=, s = setting_](Workbench& b) { return ((*s).*make)(b, arguments...); }});
   }
@@ -277,8 +277,8 @@ void add_forward(OpTable& t, OpPhase part) {
 void add_norm_output(OpTable& t, SavedTensor n, Param norm, SavedTensor x) {
   const OpSetting& s = t.setting();
   if (!s.is_kept(n))
-    return t.add(OpPhase::Backward, fmt::format("rms_norm_again {}", s.spec[x].name), &OpSetting::recompute_rms_norm,
-                 norm, x);
+    return t.add(OpPhase::Backward, fmt::format("recompute_rms_norm {}", s.spec[x].name),
+                 &OpSetting::recompute_rms_norm, norm, x);
   if (has_scales(s.codec_of(n))) t.add(OpPhase::Backward, fmt::format("load {}", s.spec[n].name), &OpSetting::load, n);
 }
 
@@ -295,7 +295,7 @@ void add_backward(OpTable& t) {
   for (const SavedTensor k : {SavedTensor::Qkv, SavedTensor::O})
     if (has_scales(s.codec_of(k))) t.add(kPhase, fmt::format("load {}", s.spec[k].name), &OpSetting::load, k);
   const bool recompute_all = s.run_spec.recipe.recompute == model::Recompute::Full;
-  if (!recompute_all && !s.is_kept(SavedTensor::O)) t.add(kPhase, "attention again", &OpSetting::attend);
+  if (!recompute_all && !s.is_kept(SavedTensor::O)) t.add(kPhase, "recompute attention", &OpSetting::attend);
   t.add(kPhase, "linear_dx out", &OpSetting::linear_dx, Param::Out);
   t.add(kPhase, "accumulate_dw out", &OpSetting::accumulate_dw, Param::Out);
   t.add(kPhase, "attention_backward", &OpSetting::attend_backward);

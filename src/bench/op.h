@@ -11,7 +11,7 @@
 namespace agoq::bench {
 
 // An op with operands of its own, ready to run.
-struct Work {
+struct PreparedOp {
   std::function<void(const Context&)> run;
   double bytes = 0;  // each input read once, each output written once; 0: bound by its matrix products
   double flops = 0;  // of its matrix products
@@ -24,7 +24,7 @@ std::string_view name_of(OpPhase part);  // "forward", ...
 struct Op {
   std::string name;
   OpPhase part = OpPhase::Forward;
-  std::function<Work(Workbench&)> prepare;
+  std::function<PreparedOp(Workbench&)> prepare;
 };
 
 // What a decoder layer does, in its order; the recipe is that of layer 0. Beside it, the products that make weight

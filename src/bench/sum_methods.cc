@@ -23,11 +23,11 @@ struct SumBuffers {
   Tensor partial_sum, sum;  // bytes
 
   SumBuffers(Arena& arena, const SlicedShape& shape) {
-    const auto room = [&](int64_t rows) {
+    const auto allocate = [&](int64_t rows) {
       return arena.allocate("operands", DType::U8, {codec::bytes_in_view(Codec::Fp32, rows, shape.row)});
     };
-    partial_sum = room(shape.rows());
-    sum = room(shape.slice);
+    partial_sum = allocate(shape.rows());
+    sum = allocate(shape.slice);
   }
 };
 

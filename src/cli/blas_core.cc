@@ -17,25 +17,25 @@ constexpr auto kSseCores = std::to_array<std::string_view>(
 constexpr auto kAvxCores = std::to_array<std::string_view>({"Sandybridge", "Bulldozer", "Piledriver", "Steamroller"});
 constexpr auto kAvx2Cores = std::to_array<std::string_view>({"Haswell", "Excavator", "Zen"});
 
-std::optional<Vectors> vectors_of(std::string_view core) {
+std::optional<VectorWidth> vectors_of(std::string_view core) {
   const auto among = [core](std::span<const std::string_view> names) {
     return std::find(names.begin(), names.end(), core) != names.end();
   };
-  if (among(kSseCores)) return Vectors::Sse;
-  if (among(kAvxCores)) return Vectors::Avx;
-  if (among(kAvx2Cores)) return Vectors::Avx2;
+  if (among(kSseCores)) return VectorWidth::Sse;
+  if (among(kAvxCores)) return VectorWidth::Avx;
+  if (among(kAvx2Cores)) return VectorWidth::Avx2;
   return std::nullopt;
 }
 
-std::string_view core_for(Vectors cpu) {
+std::string_view core_for(VectorWidth cpu) {
   switch (cpu) {
-    case Vectors::Avx512:
+    case VectorWidth::Avx512:
       return "SkylakeX";
-    case Vectors::Avx2:
+    case VectorWidth::Avx2:
       return "Haswell";
-    case Vectors::Avx:
+    case VectorWidth::Avx:
       return "Sandybridge";
-    case Vectors::Sse:
+    case VectorWidth::Sse:
       break;
   }
   return "";
@@ -43,20 +43,20 @@ std::string_view core_for(Vectors cpu) {
 
 }  // namespace
 
-Vectors cpu_vectors() {
+VectorWidth cpu_vectors() {
 #if defined(__x86_64__)
   // What OpenBLAS's own check of a forced SkylakeX and its kernels ask for.
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512bw") &&
       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
-    return Vectors::Avx512;
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return Vectors::Avx2;
-  if (__builtin_cpu_supports("avx")) return Vectors::Avx;
+    return VectorWidth::Avx512;
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return VectorWidth::Avx2;
+  if (__builtin_cpu_supports("avx")) return VectorWidth::Avx;
 #endif
-  return Vectors::Sse;
+  return VectorWidth::Sse;
 }
 
-std::string_view faster_blas_core(Vectors cpu, std::string_view core) {
-  const std::optional<Vectors> used = vectors_of(core);
+std::string_view faster_blas_core(VectorWidth cpu, std::string_view core) {
+  const std::optional<VectorWidth> used = vectors_of(core);
   return used && *used < cpu ? core_for(cpu) : "";
 }
 

@@ -7,12 +7,12 @@
 namespace agoq::cli {
 
 // The widest vector instructions that a CPU has and its system lets programs use.
-enum class Vectors { Sse, Avx, Avx2, Avx512 };
-Vectors cpu_vectors();
+enum class VectorWidth { Sse, Avx, Avx2, Avx512 };
+VectorWidth cpu_vectors();
 
 // The core to ask for in place of `core` on a CPU with these vectors; empty if `core` uses them all already, or is none
 // that we know.
-std::string_view faster_blas_core(Vectors cpu, std::string_view core);
+std::string_view faster_blas_core(VectorWidth cpu, std::string_view core);
 
 // Of this machine, for the core that OpenBLAS has chosen.
 std::string_view faster_blas_core();

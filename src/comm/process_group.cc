@@ -131,7 +131,7 @@ void ProcessGroup::reduce_scatter_sum(const Context& ctx, const Tensor& partial_
           partial_sums.shape.text(), size_, name_of(sum.dtype), sum.shape.text());
   const int64_t count = sum.count();
   Scope scope(ctx);
-  const Tensor room = alone() ? Tensor{} : ctx.empty(partial_sums.dtype, {size_ - 1, count});
+  const Tensor received = alone() ? Tensor{} : ctx.empty(partial_sums.dtype, {size_ - 1, count});
   std::vector<Tensor> parts;
   std::vector<Message> sends, receives;
   for (int i = 0; i < size_; ++i) {
@@ -140,7 +140,7 @@ void ProcessGroup::reduce_scatter_sum(const Context& ctx, const Tensor& partial_
       continue;
     }
     const int64_t row = i - (i > rank_);
-    parts.push_back(room.row_range(row, row + 1));
+    parts.push_back(received.row_range(row, row + 1));
     sends.push_back({i, part_of(partial_sums, i, size_)});
     receives.push_back({i, parts.back()});
   }

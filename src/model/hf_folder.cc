@@ -81,8 +81,8 @@ bool ignored(const std::string& name, const ModelConfig& config) {
 }
 
 // The tensor of a piece. The weight that embedding and head share may be stored under the head's name alone.
-const WeightFiles::Tensor* find_tensor(const WeightFiles& files, const Piece& piece, const ModelConfig& config) {
-  const WeightFiles::Tensor* tensor = files.find(piece.name);
+const WeightFiles::FileTensor* find_tensor(const WeightFiles& files, const Piece& piece, const ModelConfig& config) {
+  const WeightFiles::FileTensor* tensor = files.find(piece.name);
   if (tensor == nullptr && config.tied_embeddings && piece.name == kEmbedding) return files.find(kHead);
   return tensor;
 }
@@ -96,7 +96,7 @@ void check_tensors(const fs::path& folder, const WeightFiles& files, const std::
     if (!expected.contains(name) && !ignored(name, config)) unexpected.push_back(name);
 
   for (const Piece& piece : pieces) {
-    const WeightFiles::Tensor* found = find_tensor(files, piece, config);
+    const WeightFiles::FileTensor* found = find_tensor(files, piece, config);
     if (found == nullptr)
       fail("{} has no tensor '{}' {}, which its config.json asks for{}", folder.string(), piece.name,
            shape_text(piece.shape), did_you_mean(piece.name, unexpected));
@@ -113,7 +113,7 @@ void check_tensors(const fs::path& folder, const WeightFiles& files, const std::
 }
 
 // Equal in shape and in every number, whatever the types are.
-bool equal(const WeightFiles::Tensor& a, const WeightFiles::Tensor& b) {
+bool equal(const WeightFiles::FileTensor& a, const WeightFiles::FileTensor& b) {
   if (a.entry->shape != b.entry->shape) return false;
   std::vector<float> left, right;
   for (int64_t first = 0; first < a.entry->count; first += std::ssize(left)) {
@@ -264,8 +264,8 @@ void read_columns(const SafetensorsFile& file, const TensorEntry& entry, const P
 bool stores_another_head(const fs::path& folder) {
   if (!WeightFiles::exist_in(folder)) return false;
   const WeightFiles files(folder);
-  const WeightFiles::Tensor* embedding = files.find(kEmbedding);
-  const WeightFiles::Tensor* head = files.find(kHead);
+  const WeightFiles::FileTensor* embedding = files.find(kEmbedding);
+  const WeightFiles::FileTensor* head = files.find(kHead);
   return embedding != nullptr && head != nullptr && !equal(*embedding, *head);
 }
 

@@ -45,7 +45,7 @@ bool WeightFiles::exist_in(const fs::path& folder) {
   return fs::exists(folder / kSingleFile) || fs::exists(folder / kIndexFile);
 }
 
-const WeightFiles::Tensor* WeightFiles::find(const std::string& name) const {
+const WeightFiles::FileTensor* WeightFiles::find(const std::string& name) const {
   const auto found = tensors_.find(name);
   return found == tensors_.end() ? nullptr : &found->second;
 }

@@ -17,7 +17,7 @@ inline constexpr const char* kIndexFile = "model.safetensors.index.json";
 
 class WeightFiles {
  public:
-  struct Tensor {
+  struct FileTensor {
     const SafetensorsFile* file = nullptr;
     const TensorEntry* entry = nullptr;
   };
@@ -27,15 +27,15 @@ class WeightFiles {
   explicit WeightFiles(const std::filesystem::path& folder);
   static bool exist_in(const std::filesystem::path& folder);
 
-  const std::map<std::string, Tensor>& tensors() const { return tensors_; }
-  const Tensor* find(const std::string& name) const;  // null if absent
+  const std::map<std::string, FileTensor>& tensors() const { return tensors_; }
+  const FileTensor* find(const std::string& name) const;  // null if absent
 
  private:
   const SafetensorsFile& open(const std::filesystem::path& path);
   void add_shards(const std::filesystem::path& folder);
 
   std::vector<std::unique_ptr<SafetensorsFile>> files_;
-  std::map<std::string, Tensor> tensors_;
+  std::map<std::string, FileTensor> tensors_;
 };
 
 // Elements [first, first + out.size()) of the tensor as float. Throws on a NaN or an infinity and names tensor, file

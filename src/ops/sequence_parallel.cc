@@ -49,11 +49,11 @@ Tensor reduce_scatter_tokens(const Context& ctx, const Tensor& partial_sum) {
   if (alone(ctx)) return partial_sum;
   const Tensor own =
       ctx.empty(partial_sum.dtype, {own_tokens(partial_sum.shape[0], tensor_ranks(ctx)), partial_sum.cols()});
-  scatter_tokens_into(ctx, partial_sum, own);
+  reduce_scatter_tokens_into(ctx, partial_sum, own);
   return own;
 }
 
-void scatter_tokens_into(const Context& ctx, const Tensor& partial_sum, const Tensor& own) {
+void reduce_scatter_tokens_into(const Context& ctx, const Tensor& partial_sum, const Tensor& own) {
   require(!alone(ctx), "there is nobody to scatter tokens to");
   ctx.tensor->reduce_scatter_sum(ctx, partial_sum, own);
 }
@@ -68,7 +68,7 @@ void row_parallel_linear_add(const Context& ctx, const Tensor& x, const Tensor& 
   if (alone(ctx)) return linear_add(ctx, x, w, y);
   Scope scope(ctx);
   const Tensor own = ctx.empty(y.dtype, y.shape);
-  scatter_tokens_into(ctx, linear(ctx, x, w), own);
+  reduce_scatter_tokens_into(ctx, linear(ctx, x, w), own);
   comm::sum(ctx, std::array{y, own}, y);
 }
 
@@ -76,7 +76,7 @@ Tensor linear_dx_scattered(const Context& ctx, const Tensor& dy, const Tensor& w
   if (alone(ctx)) return linear_dx(ctx, dy, w);
   const Tensor own = ctx.empty({own_tokens(dy.shape[0], tensor_ranks(ctx)), w.shape[1]});
   Scope scope(ctx);
-  scatter_tokens_into(ctx, linear_dx(ctx, dy, w), own);
+  reduce_scatter_tokens_into(ctx, linear_dx(ctx, dy, w), own);
   return own;
 }
 

@@ -25,7 +25,7 @@ codec::Quantized all_gather_tokens(const Context& ctx, const codec::Quantized& x
 // Σ over ranks of their partial sums [T, H] -> own tokens of it, [T / ranks, H]. Alone: the partial sum itself.
 Tensor reduce_scatter_tokens(const Context& ctx, const Tensor& partial_sum);
 // The same into a given tensor.
-void scatter_tokens_into(const Context& ctx, const Tensor& partial_sum, const Tensor& own);
+void reduce_scatter_tokens_into(const Context& ctx, const Tensor& partial_sum, const Tensor& own);
 // Row `token` of the T that all ranks' x [T / ranks, H] are together, on every rank: [1, H].
 Tensor row_of_token(const Context& ctx, const Tensor& x, int64_t token);
 

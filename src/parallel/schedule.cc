@@ -99,7 +99,7 @@ int peak_in_flight(std::span<const Action> actions, int chunk) {
   return peak(actions, [&](const Action& action) { return action.chunk == chunk; });
 }
 
-Simulation simulate(const std::vector<std::vector<Action>>& schedules, int chunks, const StepTimes& times) {
+Simulation simulate(const std::vector<std::vector<Action>>& schedules, int chunks, const ActionTimes& times) {
   const size_t stages = schedules.size();
   int micro_batches = 0;
   for (const auto& actions : schedules)
@@ -134,7 +134,7 @@ Simulation simulate(const std::vector<std::vector<Action>>& schedules, int chunk
   return result;
 }
 
-Simulation simulate(int stages, int chunks, int micro_batches, const StepTimes& times) {
+Simulation simulate(int stages, int chunks, int micro_batches, const ActionTimes& times) {
   return simulate(all_schedules(stages, chunks, micro_batches), chunks, times);
 }
 

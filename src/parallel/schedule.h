@@ -39,7 +39,7 @@ int peak_in_flight(std::span<const Action> actions);
 int peak_in_flight(std::span<const Action> actions, int chunk);
 
 // Seconds, or any other unit, of one step of one chunk.
-struct StepTimes {
+struct ActionTimes {
   double forward = 1;
   double backward = 2;
 };
@@ -52,7 +52,7 @@ struct Simulation {
 
 // Runs the schedules of all stages [stage]: each in its order, a step when its input is there. Sends are buffered and
 // take no time.
-Simulation simulate(const std::vector<std::vector<Action>>& schedules, int chunks, const StepTimes& times);
-Simulation simulate(int stages, int chunks, int micro_batches, const StepTimes& times);
+Simulation simulate(const std::vector<std::vector<Action>>& schedules, int chunks, const ActionTimes& times);
+Simulation simulate(int stages, int chunks, int micro_batches, const ActionTimes& times);
 
 }  // namespace agoq::parallel

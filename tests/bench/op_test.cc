@@ -36,7 +36,7 @@ std::map<std::string, Measured> works(const parallel::RunSpec& run_spec, const s
   for (const Op& op : ops) {
     Arena arena(Device::Meta, 0);
     Workbench bench(arena, Device::Cpu, run_spec);
-    const Work work = op.prepare(bench);
+    const PreparedOp work = op.prepare(bench);
     work.run(bench.ctx());
     all[op.name] = {op.name, op.part, 0, work.bytes, work.flops};
   }
@@ -53,7 +53,7 @@ TEST(Ops, MoveEachInputAndOutputOnce) {
   constexpr double kStream = 2.0 * kTokens * kHidden, kRow = 2.0 * kHidden, kStat = 4.0 * kTokens;
   constexpr double kGateUp = 2.0 * kTokens * 2 * kFfn;
   EXPECT_EQ(ops.at("rms_norm x1").bytes, 2 * kStream + kRow + kStat + coded(kTokens * kHidden, 4));
-  EXPECT_EQ(ops.at("rms_norm_again x2").bytes, kStream + kRow + kStat + coded(kTokens * kHidden, 4));
+  EXPECT_EQ(ops.at("recompute_rms_norm x2").bytes, kStream + kRow + kStat + coded(kTokens * kHidden, 4));
   EXPECT_EQ(ops.at("rms_norm_backward x1").bytes,
             3 * kStream + kRow + kStat + coded(kTokens * kHidden, 4) + 2 * 4.0 * kHidden);
   EXPECT_EQ(ops.at("swiglu").bytes, 1.5 * kGateUp + coded(kTokens * 2 * kFfn, 4));

@@ -15,31 +15,31 @@ using testing::Not;
 
 TEST(BlasCore, IsReplacedWhereItUsesLessThanTheCpuHas) {
   struct Case {
-    Vectors cpu;
+    VectorWidth cpu;
     const char* core;
     const char* faster;
   };
   for (const auto& [cpu, core, faster] : {
-           Case{Vectors::Avx512, "Prescott", "SkylakeX"},  // what unknown Intel CPUs get
-           Case{Vectors::Avx512, "Nehalem", "SkylakeX"},
-           Case{Vectors::Avx512, "Sandybridge", "SkylakeX"},
-           Case{Vectors::Avx512, "Haswell", "SkylakeX"},
-           Case{Vectors::Avx512, "Zen", "SkylakeX"},
-           Case{Vectors::Avx512, "SkylakeX", ""},
-           Case{Vectors::Avx512, "Cooperlake", ""},
-           Case{Vectors::Avx512, "SapphireRapids", ""},
-           Case{Vectors::Avx2, "Prescott", "Haswell"},
-           Case{Vectors::Avx2, "Barcelona", "Haswell"},
-           Case{Vectors::Avx2, "Piledriver", "Haswell"},
-           Case{Vectors::Avx2, "Zen", ""},
-           Case{Vectors::Avx2, "Excavator", ""},
-           Case{Vectors::Avx, "Core2", "Sandybridge"},
-           Case{Vectors::Avx, "Bulldozer", ""},
-           Case{Vectors::Sse, "Prescott", ""},
+           Case{VectorWidth::Avx512, "Prescott", "SkylakeX"},  // what unknown Intel CPUs get
+           Case{VectorWidth::Avx512, "Nehalem", "SkylakeX"},
+           Case{VectorWidth::Avx512, "Sandybridge", "SkylakeX"},
+           Case{VectorWidth::Avx512, "Haswell", "SkylakeX"},
+           Case{VectorWidth::Avx512, "Zen", "SkylakeX"},
+           Case{VectorWidth::Avx512, "SkylakeX", ""},
+           Case{VectorWidth::Avx512, "Cooperlake", ""},
+           Case{VectorWidth::Avx512, "SapphireRapids", ""},
+           Case{VectorWidth::Avx2, "Prescott", "Haswell"},
+           Case{VectorWidth::Avx2, "Barcelona", "Haswell"},
+           Case{VectorWidth::Avx2, "Piledriver", "Haswell"},
+           Case{VectorWidth::Avx2, "Zen", ""},
+           Case{VectorWidth::Avx2, "Excavator", ""},
+           Case{VectorWidth::Avx, "Core2", "Sandybridge"},
+           Case{VectorWidth::Avx, "Bulldozer", ""},
+           Case{VectorWidth::Sse, "Prescott", ""},
            // More than this CPU has, or unknown to us: OpenBLAS, or the user, knows better.
-           Case{Vectors::Avx2, "SkylakeX", ""},
-           Case{Vectors::Avx512, "GraniteRapids", ""},
-           Case{Vectors::Sse, "neoversen1", ""},
+           Case{VectorWidth::Avx2, "SkylakeX", ""},
+           Case{VectorWidth::Avx512, "GraniteRapids", ""},
+           Case{VectorWidth::Sse, "neoversen1", ""},
        })
     EXPECT_EQ(faster_blas_core(cpu, core), faster) << core;
 }
@@ -52,7 +52,7 @@ TEST(BlasCore, OfTheProgramUsesTheCpusVectors) {
 
 // What the user asks for is never overridden, and is told to be slow.
 TEST(BlasCore, OfTheUserStands) {
-  if (cpu_vectors() < Vectors::Avx2) GTEST_SKIP() << "no kernels here are faster than Prescott's";
+  if (cpu_vectors() < VectorWidth::Avx2) GTEST_SKIP() << "no kernels here are faster than Prescott's";
   const Ran ran = run_agoq({"doctor"}, {.before = "export OPENBLAS_CORETYPE=Prescott; "});
   EXPECT_EQ(ran.status, 0);
   EXPECT_THAT(ran.out, HasSubstr("kernels for Prescott"));

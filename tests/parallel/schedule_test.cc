@@ -138,7 +138,7 @@ TEST(Schedule, GivesEveryMicroBatchOfAChunkASlotOfItsOwn) {
 
 TEST(Schedule, NeverDeadlocksAndIdlesAsLittleAsTheClosedFormSays) {
   for_all_shapes([](const Shape& s) {
-    for (const StepTimes& times : {StepTimes{1, 2}, StepTimes{1, 1}}) {
+    for (const ActionTimes& times : {ActionTimes{1, 2}, ActionTimes{1, 1}}) {
       const Simulation run = simulate(s.stages, s.chunks, s.micro_batches, times);
       const double share = (s.stages - 1.0) / (s.micro_batches * s.chunks);
       const double work = s.micro_batches * s.chunks * (times.forward + times.backward);

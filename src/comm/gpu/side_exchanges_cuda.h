@@ -21,7 +21,7 @@ class SideExchanges {
     if (unfinished_.empty()) progress_ = Clock::now();
     unfinished_.push_back(std::make_shared<agoq::cuda::Event>());
     unfinished_.back()->record(beside.stream());
-    return std::make_unique<Exchange>(ctx.stream(), unfinished_.back());
+    return std::make_unique<SideExchange>(ctx.stream(), unfinished_.back());
   }
   // PeerError if none has ended for so long, although some are under way.
   void require_progress(std::chrono::seconds timeout, int ranks) {
@@ -35,9 +35,9 @@ class SideExchanges {
  private:
   using Clock = Polling::Clock;
 
-  class Exchange : public Pending {
+  class SideExchange : public Pending {
    public:
-    Exchange(cudaStream_t stream, std::shared_ptr<agoq::cuda::Event> end) : stream_(stream), end_(std::move(end)) {}
+    SideExchange(cudaStream_t stream, std::shared_ptr<agoq::cuda::Event> end) : stream_(stream), end_(std::move(end)) {}
     void wait() override { end_->hold(stream_); }
     bool ready() override { return true; }  // the stream waits
 

@@ -19,7 +19,7 @@ std::string_view view_of(const ServerHello& answer, size_t bytes) {
 
 }  // namespace
 
-Acceptor::Acceptor(std::vector<FileDescriptor> listeners, Options options)
+Acceptor::Acceptor(std::vector<FileDescriptor> listeners, AcceptorOptions options)
     : listeners_(std::move(listeners)), options_(std::move(options)) {}
 
 std::string Acceptor::turned_away() const {
@@ -83,36 +83,36 @@ bool Acceptor::check_proof(PendingConnection& connection) {
 }
 
 // After all bytes of a stage.
-Acceptor::Progress Acceptor::finish_stage(PendingConnection& connection) {
+Acceptor::StageResult Acceptor::finish_stage(PendingConnection& connection) {
   const auto expect = [&](Stage stage, size_t bytes) {
     connection.stage = stage;
     connection.expected = bytes;
     connection.received.clear();
-    return Progress::Pending;
+    return StageResult::Pending;
   };
   switch (connection.stage) {
     case Stage::ClientHello:
-      return send_server_hello(connection) ? expect(Stage::Proof, sizeof(Proof)) : Progress::Rejected;
+      return send_server_hello(connection) ? expect(Stage::Proof, sizeof(Proof)) : StageResult::Rejected;
     case Stage::Proof:
-      if (!check_proof(connection)) return Progress::Rejected;
-      if (options_.longest_message == 0) return Progress::Accepted;
+      if (!check_proof(connection)) return StageResult::Rejected;
+      if (options_.longest_message == 0) return StageResult::Accepted;
       return expect(Stage::Length, sizeof(uint32_t));
     case Stage::Length: {
       uint32_t length = 0;
       std::memcpy(&length, connection.received.data(), sizeof length);
-      if (length == 0 || length > options_.longest_message) return Progress::Rejected;
+      if (length == 0 || length > options_.longest_message) return StageResult::Rejected;
       return expect(Stage::Message, length);
     }
     case Stage::Message:
-      return Progress::Accepted;
+      return StageResult::Accepted;
   }
-  return Progress::Rejected;
+  return StageResult::Rejected;
 }
 
-Acceptor::Progress Acceptor::read(PendingConnection& connection) {
+Acceptor::StageResult Acceptor::read(PendingConnection& connection) {
   if (!read_some(connection.socket, connection.received, connection.expected - connection.received.size()))
-    return Progress::Rejected;
-  return connection.received.size() < connection.expected ? Progress::Pending : finish_stage(connection);
+    return StageResult::Rejected;
+  return connection.received.size() < connection.expected ? StageResult::Pending : finish_stage(connection);
 }
 
 // The pending connections come first in `polls`. Reads from those that have sent something, drops those that failed or
@@ -122,14 +122,14 @@ std::optional<Acceptor::AcceptedPeer> Acceptor::read_from(const std::vector<poll
   const Deadline now = Deadline::clock::now();
   for (size_t i = pending_.size(); i-- > 0;) {
     PendingConnection& connection = pending_[i];
-    const Progress progress = polls[i].revents != 0 ? read(connection) : Progress::Pending;
-    if (progress == Progress::Accepted) {
+    const StageResult progress = polls[i].revents != 0 ? read(connection) : StageResult::Pending;
+    if (progress == StageResult::Accepted) {
       AcceptedPeer peer{std::move(connection.socket), connection.hello.claim, ""};
       if (connection.stage == Stage::Message) peer.message = std::move(connection.received);
       pending_.erase(pending_.begin() + static_cast<ptrdiff_t>(i));
       return peer;
     }
-    if (progress == Progress::Rejected || connection.deadline <= now) drop(i);
+    if (progress == StageResult::Rejected || connection.deadline <= now) drop(i);
   }
   return std::nullopt;
 }

@@ -15,6 +15,17 @@
 
 namespace agoq::comm {
 
+struct AcceptorOptions {
+  Credentials credentials;
+  int rank = 0;                // a peer that means another rank is turned away
+  int world = 1;               // ranks that may connect at the same time
+  size_t longest_message = 0;  // bytes of the message that must follow the handshake; 0: none follows
+  // For a whole handshake. If all places are taken, a new connection replaces the oldest pending one: ranks need
+  // milliseconds, and connect again.
+  std::chrono::milliseconds handshake_timeout = std::chrono::seconds(10);
+  size_t strangers = 128;  // beside the ranks of the world
+};
+
 class Acceptor {
  public:
   struct AcceptedPeer {
@@ -22,18 +33,8 @@ class Acceptor {
     Claim claim;
     std::string message = {};  // that followed the handshake
   };
-  struct Options {
-    Credentials credentials;
-    int rank = 0;                // a peer that means another rank is turned away
-    int world = 1;               // ranks that may connect at the same time
-    size_t longest_message = 0;  // bytes of the message that must follow the handshake; 0: none follows
-    // For a whole handshake. If all places are taken, a new connection replaces the oldest pending one: ranks need
-    // milliseconds, and connect again.
-    std::chrono::milliseconds handshake_timeout = std::chrono::seconds(10);
-    size_t strangers = 128;  // beside the ranks of the world
-  };
 
-  Acceptor(std::vector<FileDescriptor> listeners, Options options);
+  Acceptor(std::vector<FileDescriptor> listeners, AcceptorOptions options);
   std::optional<AcceptedPeer> next(Deadline deadline);  // none: the deadline is over
   // "3 connections that did not show this job's secret were closed, the last from 192.0.2.7"; "" if none was. A rank
   // that has another secret calls again and again, so this is no count of callers.
@@ -41,7 +42,7 @@ class Acceptor {
 
  private:
   enum class Stage : uint8_t { ClientHello, Proof, Length, Message };
-  enum class Progress : uint8_t { Pending, Rejected, Accepted };
+  enum class StageResult : uint8_t { Pending, Rejected, Accepted };
   struct PendingConnection {
     FileDescriptor socket;
     std::string address;
@@ -55,14 +56,14 @@ class Acceptor {
   void accept(const FileDescriptor& listener);
   int poll_timeout(Deadline deadline) const;
   std::optional<AcceptedPeer> read_from(const std::vector<pollfd>& polls);
-  Progress read(PendingConnection& connection);
-  Progress finish_stage(PendingConnection& connection);
+  StageResult read(PendingConnection& connection);
+  StageResult finish_stage(PendingConnection& connection);
   bool send_server_hello(PendingConnection& connection);
   bool check_proof(PendingConnection& connection);
   void drop(size_t i);
 
   std::vector<FileDescriptor> listeners_;
-  Options options_;
+  AcceptorOptions options_;
   std::vector<PendingConnection> pending_;  // oldest first
   Deadline accepts_again_{};                // no descriptor was left for a connection
   int strangers_ = 0;                       // closed before they had shown the secret

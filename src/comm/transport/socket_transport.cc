@@ -181,10 +181,10 @@ void SocketTransport::watch(int rank, uint32_t events, int operation) {
 
 void SocketTransport::write_to(Peer& peer, int rank) {
   peer.connection.write(mailbox_, traffic_);
-  const bool wants_room = peer.connection.open() && !peer.connection.idle();
-  if (wants_room == peer.watched_for_room) return;
-  peer.watched_for_room = wants_room;
-  watch(rank, wants_room ? EPOLLIN | EPOLLOUT : EPOLLIN, EPOLL_CTL_MOD);
+  const bool wants_to_write = peer.connection.open() && !peer.connection.idle();
+  if (wants_to_write == peer.watched_for_writing) return;
+  peer.watched_for_writing = wants_to_write;
+  watch(rank, wants_to_write ? EPOLLIN | EPOLLOUT : EPOLLIN, EPOLL_CTL_MOD);
 }
 
 void SocketTransport::read_from(Peer& peer, int rank) {
@@ -193,7 +193,7 @@ void SocketTransport::read_from(Peer& peer, int rank) {
   for (const Notice& notice : inflow.notices) note(peer, rank, notice);
   if (!inflow.broken) return;
   watch(rank, 0, EPOLL_CTL_DEL);
-  peer.watched_for_room = false;
+  peer.watched_for_writing = false;
   peer.connection.close(mailbox_);
   if (!peer.ended) raise(fmt::format("rank {} is gone: its connection was closed", rank));
 }

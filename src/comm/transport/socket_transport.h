@@ -51,7 +51,7 @@ class SocketTransport : public Transport {
     Clock::time_point heard = Clock::now();
     std::vector<int> awaits;  // the ranks it waits for
     bool ended = false;
-    bool watched_for_room = false;
+    bool watched_for_writing = false;
   };
   using Lock = std::unique_lock<std::mutex>;
 

@@ -55,17 +55,17 @@ LseOrder lse_order(Route route, const AttentionProblem& p, int64_t heads, int64_
 // Cuts the workspace into its parts, from the front.
 class Parts {
  public:
-  explicit Parts(const Tensor& workspace) : room_(workspace) {}
+  explicit Parts(const Tensor& workspace) : workspace_(workspace) {}
   Tensor take(int64_t bytes) {
-    Tensor part = room_;
-    part.data = room_.raw() + used_;
+    Tensor part = workspace_;
+    part.data = workspace_.raw() + used_;
     part.shape = {bytes};
     used_ += bytes;
     return part;
   }
 
  private:
-  const Tensor& room_;
+  const Tensor& workspace_;
   int64_t used_ = 0;
 };
 
@@ -132,11 +132,11 @@ void copy(const Context& ctx, const ColumnSlice& from, const ColumnSlice& to, in
 void packed_backward(const Context& ctx, const AttentionGradient& g, const Heads& heads, const AttentionRun& run,
                      const AttentionProblem& p, const Tensor& workspace) {
   const int64_t tokens = g.qkv.shape[0];
-  const AttentionWorkspace workspace = packed_workspace(heads, tokens, ctx.documents.count);
+  const AttentionWorkspace sizes = packed_workspace(heads, tokens, ctx.documents.count);
   Parts parts(workspace);
-  const Tensor library_workspace = parts.take(workspace.library), ints = parts.take(workspace.documents);
-  const auto q_columns = [&] { return ColumnSlice{parts.take(workspace.q).data, p.q_row}; };
-  const auto kv_columns = [&] { return ColumnSlice{parts.take(workspace.kv).data, p.kv_row}; };
+  const Tensor library_workspace = parts.take(sizes.library), ints = parts.take(sizes.documents);
+  const auto q_columns = [&] { return ColumnSlice{parts.take(sizes.q).data, p.q_row}; };
+  const auto kv_columns = [&] { return ColumnSlice{parts.take(sizes.kv).data, p.kv_row}; };
   const ColumnSlice q = q_columns(), dq = q_columns(), k = kv_columns(), dk = kv_columns(), v = kv_columns(),
                     dv = kv_columns();
   const DocumentArrays documents =
@@ -175,9 +175,9 @@ void attention(const Context& ctx, const Tensor& qkv, const AttentionSpec& spec,
   const AttentionProblem p = forward_problem(ctx, spec, tokens, static_cast<bool>(lse));
   const Route taken = route(ctx, p, qkv);
   if (taken == Route::Generic) return generic_attention(ctx, qkv, spec, o, lse);
-  const AttentionWorkspace workspace = forward_workspace(ctx.documents.count);
+  const AttentionWorkspace sizes = forward_workspace(ctx.documents.count);
   Parts parts(workspace);
-  const Tensor library_workspace = parts.take(workspace.library), ints = parts.take(workspace.documents);
+  const Tensor library_workspace = parts.take(sizes.library), ints = parts.take(sizes.documents);
   AttentionOperands operands;
   set_inputs(operands, qkv, spec.heads, 0, 0);
   operands.set(AttentionOperand::O, o.data);

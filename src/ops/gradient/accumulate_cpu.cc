@@ -70,7 +70,7 @@ void dw_slab(const Tensor& dy, const Tensor& x, int64_t begin, int64_t end, bool
   }
 }
 
-// Strips of columns, each summed over the rows in order, in double.
+// Groups of columns, each summed over the rows in order, in double.
 void column_sums(const Tensor& x, const Tensor& out) {
   constexpr int64_t kStrip = 32;
   const int64_t cols = x.cols(), strips = (cols + kStrip - 1) / kStrip;

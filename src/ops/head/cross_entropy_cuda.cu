@@ -16,7 +16,7 @@ constexpr int kFlight = 2;
 constexpr int kLanes = 32, kWarps = kThreads / kLanes;
 constexpr unsigned kWholeWarp = 0xffffffffu;
 
-struct Rows {
+struct LogitRows {
   const float* logits;
   const int32_t* tokens;
   const float* weights;
@@ -129,7 +129,7 @@ __device__ void write_gradient(const float* row, int vocabulary, ExpSum total, i
 
 // A block for each row. Without a gradient `dlogits` is null.
 template <class T, bool kAligned>
-__global__ void __launch_bounds__(kThreads, 1) cross_entropy_rows(Rows p, T* dlogits) {
+__global__ void __launch_bounds__(kThreads, 1) cross_entropy_rows(LogitRows p, T* dlogits) {
   const int64_t t = blockIdx.x, at = t * p.vocabulary;
   const float weight = p.weights[t];
   if (weight == 0) {
@@ -146,7 +146,7 @@ __global__ void __launch_bounds__(kThreads, 1) cross_entropy_rows(Rows p, T* dlo
 
 // A divided vocabulary: a block for each of the rank's rows.
 template <bool kAligned>
-__global__ void __launch_bounds__(kThreads, 1) sum_rows(Rows p, RowSums* sums) {
+__global__ void __launch_bounds__(kThreads, 1) sum_rows(LogitRows p, RowSums* sums) {
   const int64_t t = blockIdx.x;
   if (p.weights[t] == 0) {
     if (threadIdx.x == 0) sums[t] = {};
@@ -160,7 +160,7 @@ __global__ void __launch_bounds__(kThreads, 1) sum_rows(Rows p, RowSums* sums) {
 }
 
 template <class T, bool kAligned>
-__global__ void __launch_bounds__(kThreads, 1) gradient_rows(Rows p, const RowSums* whole_rows, T* dlogits) {
+__global__ void __launch_bounds__(kThreads, 1) gradient_rows(LogitRows p, const RowSums* whole_rows, T* dlogits) {
   const int64_t t = blockIdx.x, at = t * p.vocabulary;
   const float weight = p.weights[t];
   if (weight == 0) return clear(dlogits + at, p.vocabulary);
@@ -193,7 +193,7 @@ __global__ void add_sums(Sums p) {
 
 constexpr int kSumThreads = 128;
 
-Rows rows_of(const Tensor& logits, const Targets& targets, float scale, float* nll) {
+LogitRows rows_of(const Tensor& logits, const Targets& targets, float scale, float* nll) {
   return {logits.as<float>(),
           targets.tokens.as<int32_t>(),
           targets.weights.as<float>(),
@@ -203,7 +203,7 @@ Rows rows_of(const Tensor& logits, const Targets& targets, float scale, float* n
           static_cast<int>(targets.first)};
 }
 
-bool aligned(const Rows& p) {
+bool aligned(const LogitRows& p) {
   return p.vocabulary % kGroup == 0 && reinterpret_cast<uintptr_t>(p.logits) % sizeof(float4) == 0;
 }
 
@@ -212,7 +212,7 @@ dim3 blocks(const Tensor& logits) {
 }
 
 template <class T>
-void run(const Context& ctx, const Tensor& logits, const Rows& rows, T* dlogits) {
+void run(const Context& ctx, const Tensor& logits, const LogitRows& rows, T* dlogits) {
   const auto kernel = aligned(rows) ? cross_entropy_rows<T, true> : cross_entropy_rows<T, false>;
   agoq::cuda::launch(ctx, kernel, blocks(logits), dim3(kThreads), rows, dlogits);
 }
@@ -225,12 +225,12 @@ void cross_entropy(const Context& ctx, const Tensor& logits, const Targets& targ
 
 void cross_entropy_backward(const Context& ctx, const Tensor& logits, const Targets& targets, float scale,
                             const Tensor& nll, const Tensor& dlogits) {
-  const Rows rows = rows_of(logits, targets, scale, nll.as<float>());
+  const LogitRows rows = rows_of(logits, targets, scale, nll.as<float>());
   by_type(dlogits.dtype, [&]<class T> { run(ctx, logits, rows, dlogits.as<T>()); });
 }
 
 void sum_exponentials(const Context& ctx, const Tensor& logits, const Targets& targets, const Tensor& sums) {
-  const Rows rows = rows_of(logits, targets, 0, nullptr);
+  const LogitRows rows = rows_of(logits, targets, 0, nullptr);
   const auto kernel = aligned(rows) ? sum_rows<true> : sum_rows<false>;
   agoq::cuda::launch(ctx, kernel, blocks(logits), dim3(kThreads), rows, reinterpret_cast<RowSums*>(sums.as<float>()));
 }
@@ -244,7 +244,7 @@ void cross_entropy_of_sums(const Context& ctx, const Tensor& sums, const Targets
 
 void cross_entropy_gradient(const Context& ctx, const Tensor& sums, const Tensor& logits, const Targets& targets,
                             float scale, const Tensor& dlogits) {
-  const Rows rows = rows_of(logits, targets, scale, nullptr);
+  const LogitRows rows = rows_of(logits, targets, scale, nullptr);
   const auto* const whole_rows = reinterpret_cast<const RowSums*>(sums.as<float>());
   by_type(dlogits.dtype, [&]<class T> {
     const auto kernel = aligned(rows) ? gradient_rows<T, true> : gradient_rows<T, false>;

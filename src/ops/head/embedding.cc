@@ -52,7 +52,7 @@ void embedding_into(const Context& ctx, const Tensor& tokens, const Weight& w, c
   Scope scope(ctx);
   const Tensor all = ctx.empty({count, cols});
   look_up(ctx, tokens, w, first, all);
-  scatter_tokens_into(ctx, all, out);
+  reduce_scatter_tokens_into(ctx, all, out);
 }
 
 void embedding_backward(const Context& ctx, const Tensor& tokens, const Tensor& own_dx, const MainGrad& grad,

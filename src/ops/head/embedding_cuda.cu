@@ -26,7 +26,7 @@ __global__ void count_up(int32_t* places, int count) {
 
 // Runs cub's algorithm in the room that there is: call(memory, bytes) sets the bytes it needs if memory is null.
 template <class Call>
-void in_room(const Tensor& workspace, const char* what, Call&& call) {
+void in_workspace(const Tensor& workspace, const char* what, Call&& call) {
   size_t needed = 0;
   AGOQ_CUDA_CHECK(call(nullptr, needed));
   require(needed <= workspace.bytes(), "{} asks for {} bytes of temporary storage, more than the planned {}", what,
@@ -46,11 +46,11 @@ void sort_by_token(const Context& ctx, const Tensor& tokens, int bits, const Emb
                      workspace.places.as<int32_t>(), count);
   const auto* keys = reinterpret_cast<const uint32_t*>(tokens.as<int32_t>());  // never negative
   auto* sorted = reinterpret_cast<uint32_t*>(workspace.sorted.as<int32_t>());
-  in_room(workspace.cub, "cub's radix sort", [&](void* memory, size_t& bytes) {
+  in_workspace(workspace.cub, "cub's radix sort", [&](void* memory, size_t& bytes) {
     return cub::DeviceRadixSort::SortPairs(memory, bytes, keys, sorted, workspace.places.as<int32_t>(),
                                            workspace.order.as<int32_t>(), count, 0, bits, agoq::cuda::stream(ctx));
   });
-  in_room(workspace.cub, "cub's selection", [&](void* memory, size_t& bytes) {
+  in_workspace(workspace.cub, "cub's selection", [&](void* memory, size_t& bytes) {
     return cub::DeviceSelect::If(memory, bytes, thrust::counting_iterator<int32_t>(0), workspace.heads.as<int32_t>(),
                                  workspace.runs.as<int32_t>(), count, IsHead{workspace.sorted.as<int32_t>()},
                                  agoq::cuda::stream(ctx));

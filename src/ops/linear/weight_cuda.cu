@@ -14,20 +14,20 @@ constexpr int kGroups = 4;                            // of a thread
 constexpr int kPerCta = kThreads * kGroups * kGroup;  // numbers of a row
 
 // Where the numbers are read: exact fp32 ones, or bf16 ones with a correction or, for bf16 compute, without.
-struct Source {
+struct WeightSource {
   const float* exact = nullptr;
   const Bf16* value = nullptr;
   const int16_t* correction = nullptr;
 };
 
-Source source_of(const Weight& w, DType compute) {
+WeightSource source_of(const Weight& w, DType compute) {
   if (w.value.dtype == DType::F32) return {.exact = w.value.as<float>()};
   if (compute == DType::BF16) return {.value = w.value.as<Bf16>()};
   if (w.master) return {.exact = w.master.as<float>()};
   return {.value = w.value.as<Bf16>(), .correction = w.correction ? w.correction.as<int16_t>() : nullptr};
 }
 
-__device__ inline void read8(const Source& from, int64_t first, int n, FloatVec8& x) {
+__device__ inline void read8(const WeightSource& from, int64_t first, int n, FloatVec8& x) {
   if (from.exact) return load8(from.exact + first, n, x);
   load8(from.value + first, n, x);
   if (!from.correction) return;
@@ -52,7 +52,7 @@ struct RowIds {
 
 template <class T>
 struct RowCopy {
-  Source from;
+  WeightSource from;
   RowIds which;
   int64_t cols;
   T* out;
@@ -94,12 +94,12 @@ __global__ void __launch_bounds__(kThreads) copy_rows(const __grid_constant__ Pd
 }
 
 // What a weight is held in; the parts that it has not are null.
-struct Target {
+struct WeightTarget {
   float* exact = nullptr;
   Bf16* value = nullptr;
   int16_t* correction = nullptr;
 
-  explicit Target(const Weight& w) {
+  explicit WeightTarget(const Weight& w) {
     if (w.value.dtype == DType::F32) exact = w.value.as<float>();
     if (w.value.dtype == DType::BF16) value = w.value.as<Bf16>();
     if (w.correction) correction = w.correction.as<int16_t>();
@@ -116,7 +116,7 @@ struct Target {
 };
 
 struct NormalFill {
-  Target to;
+  WeightTarget to;
   NormalRows numbers;
   int64_t cols;
 };
@@ -138,7 +138,7 @@ __global__ void __launch_bounds__(kThreads) fill_rows(const __grid_constant__ Pd
 
 void fill_normal(const Context& ctx, const Weight& w, const NormalRows& rows) {
   agoq::cuda::launch(ctx, fill_rows, static_cast<unsigned>(w.value.rows()), kThreads,
-                     NormalFill{Target(w), rows, w.value.cols()});
+                     NormalFill{WeightTarget(w), rows, w.value.cols()});
 }
 
 void read_rows(const Context& ctx, const Weight& w, const Tensor& ids, const Tensor& out, int64_t first) {

@@ -48,17 +48,17 @@ __global__ void __launch_bounds__(StripScheduler::kThreads) forward(const __grid
   const Strip strip = f.strips.mine();
   const LaneTiles at = places<F>(strip, f.kept_gate_up);
   const int64_t width = f.kept_gate_up.row.cols / 2;
-  struct Inputs {
+  struct SwigluInputs {
     Fetched8<T> gate, up;
   };
   const auto fetch_row = [&](int row) {
     const T* from = f.gate_up + row * (2 * width);
-    return Inputs{fetch8(from + at.gate.col, at.gate.n), fetch8(from + at.up.col, at.gate.n)};
+    return SwigluInputs{fetch8(from + at.gate.col, at.gate.n), fetch8(from + at.up.col, at.gate.n)};
   };
-  Inputs next = fetch_row(strip.begin);
+  SwigluInputs next = fetch_row(strip.begin);
 #pragma unroll 1
   for (int row = strip.begin; row < strip.end; ++row) {
-    const Inputs now = next;
+    const SwigluInputs now = next;
     if (row + 1 < strip.end) next = fetch_row(row + 1);
     FloatVec8 both[2], h;
     auto& [gate, up] = both;
@@ -93,18 +93,18 @@ __global__ void __launch_bounds__(StripScheduler::kThreads)
   const Strip strip = b.strips.mine();
   const LaneTiles at = places<F>(strip, b.gate_up);
   const int64_t width = b.gate_up.row.cols / 2;
-  struct Inputs {
+  struct SwigluInputs {
     Fetched8<T> d;
     Fetched<F> gate, up;
   };
   const auto fetch_row = [&](int row) {
-    return Inputs{fetch8(b.dh + row * width + at.gate.col, at.gate.n), fetch<F>(b.gate_up, row, at.gate),
-                  fetch<F>(b.gate_up, row, at.up)};
+    return SwigluInputs{fetch8(b.dh + row * width + at.gate.col, at.gate.n), fetch<F>(b.gate_up, row, at.gate),
+                        fetch<F>(b.gate_up, row, at.up)};
   };
-  Inputs next = fetch_row(strip.begin);
+  SwigluInputs next = fetch_row(strip.begin);
 #pragma unroll 1
   for (int row = strip.begin; row < strip.end; ++row) {
-    const Inputs now = next;
+    const SwigluInputs now = next;
     if (row + 1 < strip.end) next = fetch_row(row + 1);
     FloatVec8 gate, up, d, h;
     unpack8(now.d, d);

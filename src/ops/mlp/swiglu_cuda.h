@@ -1,4 +1,4 @@
-// CUDA kernels of ops/mlp/swiglu.h. Kept tensors have segments that end between gate and up.
+// CUDA kernels of ops/mlp/swiglu.h. Saved tensors have segments that end between gate and up.
 #pragma once
 
 #include "ops/mlp/swiglu.h"

@@ -27,8 +27,8 @@ Tensor layer_norm(const Context& ctx, const Tensor& x, float eps, const codec::Q
 }
 
 Tensor recompute_layer_norm(const Context& ctx, const codec::Quantized& kept_x, const Tensor& rstd) {
-  check_saved(kept_x, kept_x.rows, kept_x.row.cols, "layer_norm_again");
-  check_rstd(rstd, {kept_x.rows}, "layer_norm_again");
+  check_saved(kept_x, kept_x.rows, kept_x.row.cols, "recompute_layer_norm");
+  check_rstd(rstd, {kept_x.rows}, "recompute_layer_norm");
   const Tensor n = ctx.empty({kept_x.rows, kept_x.row.cols});
   Scope scope(ctx);
   const Tensor workspace = row_workspace(ctx, n.cols(), true);
@@ -39,7 +39,7 @@ Tensor recompute_layer_norm(const Context& ctx, const codec::Quantized& kept_x, 
       return n;
     }
   }
-  cpu::require_cpu(ctx, "layer_norm_again");
+  cpu::require_cpu(ctx, "recompute_layer_norm");
   Timed timed(ctx.profile, Work::Elementwise);
   cpu::recompute_layer_norm(kept_x, rstd, n, workspace);
   return n;

@@ -6,16 +6,16 @@ namespace agoq::ops::cuda {
 
 void layer_norm(const Context& ctx, const Tensor& x, float eps, const codec::Quantized& keep_x, const Tensor& rstd,
                 const Tensor& n) {
-  norm_forward<Norm::Layer>(ctx, x, {}, eps, keep_x, rstd, n);
+  norm_forward<NormKind::Layer>(ctx, x, {}, eps, keep_x, rstd, n);
 }
 
 void recompute_layer_norm(const Context& ctx, const codec::Quantized& kept_x, const Tensor& rstd, const Tensor& n) {
-  recompute_norm<Norm::Layer>(ctx, kept_x, rstd, {}, n);
+  recompute_norm<NormKind::Layer>(ctx, kept_x, rstd, {}, n);
 }
 
 void layer_norm_backward(const Context& ctx, const Tensor& dn, const codec::Quantized& kept_x, const Tensor& rstd,
                          const Tensor& residual, const Tensor& dx) {
-  norm_backward<Norm::Layer>(ctx, dn, kept_x, rstd, {}, residual, dx, {});
+  norm_backward<NormKind::Layer>(ctx, dn, kept_x, rstd, {}, residual, dx, {});
 }
 
 }  // namespace agoq::ops::cuda

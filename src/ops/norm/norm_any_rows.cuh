@@ -27,12 +27,12 @@ __device__ inline float row_sum(CtaSum& cta_sum, const codec::cuda::RowLayout& r
   return cta_sum(sum);
 }
 
-template <Norm kNorm, class F>
+template <NormKind kNormKind, class F>
 __global__ void __launch_bounds__(kAnyThreads)
     norm_any_forward_kernel(const __grid_constant__ PdlArgs<NormForward> given) {
   const NormForward& f = given.wait();
-  constexpr bool kCentred = kNorm == Norm::Layer, kSavedTensors = !std::is_same_v<F, NotKept>;
-  using Format = std::conditional_t<kSavedTensors, F, codec::Fp32>;  // only places follow from it if nothing is kept
+  constexpr bool kCentred = kNormKind == NormKind::Layer, kKeeps = !std::is_same_v<F, NotKept>;
+  using Format = std::conditional_t<kKeeps, F, codec::Fp32>;  // only places follow from it if nothing is kept
   const codec::cuda::RowLayout& shape = f.keep.row;
   CtaSum cta_sum;
   for (int64_t row = blockIdx.x; row < f.rows.count; row += f.rows.step) {
@@ -40,7 +40,7 @@ __global__ void __launch_bounds__(kAnyThreads)
     float mean = 0, squares = row_sum<Format>(cta_sum, shape, [&](const LaneTile&p) {
                       FloatVec8 x;
                       f.x.load8(first + p.col, p.n, x);
-                      if constexpr (kSavedTensors) codec::cuda::encode<F>(f.keep, row, p, x);
+                      if constexpr (kKeeps) codec::cuda::encode<F>(f.keep, row, p, x);
                       return kCentred ? sum_of(x) : sum_of_squares(x);
                     });
     if constexpr (kCentred) {
@@ -66,11 +66,11 @@ __global__ void __launch_bounds__(kAnyThreads)
   }
 }
 
-template <Norm kNorm, class F>
+template <NormKind kNormKind, class F>
 __global__ void __launch_bounds__(kAnyThreads)
     recompute_norm_any_kernel(const __grid_constant__ PdlArgs<NormRecompute> given) {
   const NormRecompute& a = given.wait();
-  constexpr bool kCentred = kNorm == Norm::Layer;
+  constexpr bool kCentred = kNormKind == NormKind::Layer;
   const codec::cuda::RowLayout& shape = a.kept.row;
   CtaSum cta_sum;
   for (int64_t row = blockIdx.x; row < a.rows.count; row += a.rows.step) {
@@ -94,11 +94,11 @@ __global__ void __launch_bounds__(kAnyThreads)
 }
 
 // One CTA, one slice of the rows. Its sums for dw grow where they lie, each touched by one thread alone.
-template <Norm kNorm, class F>
+template <NormKind kNormKind, class F>
 __global__ void __launch_bounds__(kAnyThreads)
     norm_any_backward_kernel(const __grid_constant__ PdlArgs<NormBackward> given) {
   const NormBackward& b = given.wait();
-  constexpr bool kCentred = kNorm == Norm::Layer;
+  constexpr bool kCentred = kNormKind == NormKind::Layer;
   const codec::cuda::RowLayout& shape = b.kept.row;
   const CtaRows slice(b.rows);
   CtaSum cta_sum;

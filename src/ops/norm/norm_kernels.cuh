@@ -37,7 +37,7 @@ inline float share_of(int64_t cols) {
 }
 
 // w is empty for Norm::Layer.
-template <Norm kNorm>
+template <NormKind kNormKind>
 void norm_forward(const Context& ctx, const Tensor& x, const Tensor& w, float eps, const codec::Quantized& keep_x,
                   const Tensor& rstd, const Tensor& n) {
   const codec::RowBlocks row = keep_x.kept() ? keep_x.row : codec::RowBlocks(x.cols());
@@ -49,16 +49,16 @@ void norm_forward(const Context& ctx, const Tensor& x, const Tensor& w, float ep
   const NormForward f{FloatPtr(x), FloatPtr(w),
                       eps,         share_of(row.cols),
                       keep,        rstd ? rstd.as<float>() : nullptr,
-                      FloatPtr(n), Rows(x.rows(), ctas, keep)};
+                      FloatPtr(n), RowChunk(x.rows(), ctas, keep)};
   const size_t shared = whole && w ? OwnMemory<kWeightWords>::bytes(threads) : 0;
   const auto launch = [&]<class F>() {
-    agoq::cuda::launch_with(ctx, whole ? norm_forward_kernel<kNorm, F> : norm_any_forward_kernel<kNorm, F>, ctas, cta,
-                            shared, f);
+    agoq::cuda::launch_with(ctx, whole ? norm_forward_kernel<kNormKind, F> : norm_any_forward_kernel<kNormKind, F>,
+                            ctas, cta, shared, f);
   };
   keep_x.kept() ? codec::dispatch(keep_x.codec, launch) : launch.template operator()<NotKept>();
 }
 
-template <Norm kNorm>
+template <NormKind kNormKind>
 void recompute_norm(const Context& ctx, const codec::Quantized& kept_x, const Tensor& rstd, const Tensor& w,
                     const Tensor& n) {
   const codec::RowBlocks& row = kept_x.row;
@@ -67,15 +67,15 @@ void recompute_norm(const Context& ctx, const codec::Quantized& kept_x, const Te
   const int threads = whole ? held_threads(row) : kAnyThreads;
   const dim3 ctas = row_ctas(ctx, n.rows(), threads, kMostThreads), cta(static_cast<unsigned>(threads));
   const NormRecompute a{kept,        share_of(row.cols), rstd.as<float>(),
-                        FloatPtr(w), FloatPtr(n),        Rows(n.rows(), ctas, kept)};
+                        FloatPtr(w), FloatPtr(n),        RowChunk(n.rows(), ctas, kept)};
   codec::dispatch(kept_x.codec, [&]<class F>() {
-    agoq::cuda::launch(ctx, whole ? recompute_norm_kernel<kNorm, F> : recompute_norm_any_kernel<kNorm, F>, ctas, cta,
-                       a);
+    agoq::cuda::launch(ctx, whole ? recompute_norm_kernel<kNormKind, F> : recompute_norm_any_kernel<kNormKind, F>, ctas,
+                       cta, a);
   });
 }
 
 // partial [slices, H] is written for Norm::Rms, and empty for Norm::Layer.
-template <Norm kNorm>
+template <NormKind kNormKind>
 void norm_backward(const Context& ctx, const Tensor& dn, const codec::Quantized& kept_x, const Tensor& rstd,
                    const Tensor& w, const Tensor& residual, const Tensor& dx, const Tensor& partial) {
   const codec::RowBlocks& row = kept_x.row;
@@ -88,8 +88,8 @@ void norm_backward(const Context& ctx, const Tensor& dn, const codec::Quantized&
       partial ? dim3(static_cast<unsigned>(partial.rows())) : row_ctas(ctx, dn.rows(), threads, kMostBackwardThreads);
   const size_t shared = whole ? BackwardMemory::bytes(threads) : 0;
   codec::dispatch(kept_x.codec, [&]<class F>() {
-    agoq::cuda::launch_with(ctx, whole ? norm_backward_kernel<kNorm, F> : norm_any_backward_kernel<kNorm, F>, ctas,
-                            dim3(static_cast<unsigned>(threads)), shared, b);
+    agoq::cuda::launch_with(ctx, whole ? norm_backward_kernel<kNormKind, F> : norm_any_backward_kernel<kNormKind, F>,
+                            ctas, dim3(static_cast<unsigned>(threads)), shared, b);
   });
 }
 

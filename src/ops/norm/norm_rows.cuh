@@ -23,7 +23,7 @@ using codec::cuda::WholeLaneTile;
 inline constexpr int kWarp = 32;
 
 // Rms: n = x·rstd·w. Layer: n = (x - mean)·rstd; its mean is that of x as it was kept, and is never stored.
-enum class Norm { Rms, Layer };
+enum class NormKind { Rms, Layer };
 
 // --- a thread's eight numbers ----------------------------------------------------------------------------------------
 
@@ -155,12 +155,12 @@ struct FloatPtr {
 struct NotKept {};
 
 // The rows of a kernel whose CTAs take them in turn, and how far it is from a row of a CTA to its next one.
-struct Rows {
+struct RowChunk {
   int count = 0, step = 0;
   int64_t numbers = 0, bytes = 0, blocks = 0;  // a step in numbers, in bytes of their codes, and in scales
 
-  Rows() = default;
-  Rows(int64_t rows, dim3 ctas, const QuantPtr& kept)
+  RowChunk() = default;
+  RowChunk(int64_t rows, dim3 ctas, const QuantPtr& kept)
       : count(static_cast<int>(rows)),
         step(static_cast<int>(ctas.x)),
         numbers(int64_t{ctas.x} * kept.row.cols),
@@ -175,7 +175,7 @@ struct NormForward {
   QuantPtr keep;          // its row is that of x even if nothing is kept
   float* rstd = nullptr;  // or none
   FloatPtr n;
-  Rows rows;
+  RowChunk rows;
 };
 
 struct NormRecompute {
@@ -183,7 +183,7 @@ struct NormRecompute {
   float share = 0;
   const float* rstd = nullptr;
   FloatPtr w, n;
-  Rows rows;
+  RowChunk rows;
 };
 
 struct NormBackward {

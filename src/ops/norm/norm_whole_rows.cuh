@@ -123,18 +123,18 @@ __device__ inline void scale_by_weights(const Memory& memory, int g, FloatVec8& 
   scale(x, w);
 }
 
-template <Norm kNorm, class F>
+template <NormKind kNormKind, class F>
 __global__ void __launch_bounds__(kMostThreads)
     norm_forward_kernel(const __grid_constant__ PdlArgs<NormForward> given) {
   const NormForward& f = given.wait();
-  constexpr bool kCentred = kNorm == Norm::Layer, kSavedTensors = !std::is_same_v<F, NotKept>;
+  constexpr bool kCentred = kNormKind == NormKind::Layer, kKeeps = !std::is_same_v<F, NotKept>;
   const Held held(f.keep.row);
   CtaSum cta_sum;
   const OwnMemory<kWeightWords> memory;
   const Bf16* x = held.of(f.x.as<Bf16>(), blockIdx.x);
   Bf16* n = held.of(f.n.as<Bf16>(), blockIdx.x);
   QuantPtr keep;
-  if constexpr (kSavedTensors) keep = held.of<F>(f.keep, blockIdx.x);
+  if constexpr (kKeeps) keep = held.of<F>(f.keep, blockIdx.x);
   HeldNumbers next;
   next.fetch(held, x);
   if constexpr (!kCentred) keep_weights(f.w, held, memory);  // while the first row is on its way
@@ -149,7 +149,7 @@ __global__ void __launch_bounds__(kMostThreads)
       sum = kCentred ? sum_of(row_x[g], sum) : sum_of_squares(row_x[g], sum);
     });
     cta_sum.give(sum);
-    if constexpr (kSavedTensors) {
+    if constexpr (kKeeps) {
       codec::cuda::encode_two<F>(keep, 0, {held.place<F>(0), held.place<F>(1)}, row_x);
       keep.advance(f.rows.bytes, f.rows.blocks);
     }
@@ -194,11 +194,11 @@ struct HeldCodes {
   }
 };
 
-template <Norm kNorm, class F>
+template <NormKind kNormKind, class F>
 __global__ void __launch_bounds__(kMostThreads)
     recompute_norm_kernel(const __grid_constant__ PdlArgs<NormRecompute> given) {
   const NormRecompute& a = given.wait();
-  constexpr bool kCentred = kNorm == Norm::Layer;
+  constexpr bool kCentred = kNormKind == NormKind::Layer;
   const Held held(a.kept.row);
   CtaSum cta_sum;
   QuantPtr kept = held.of<F>(a.kept, blockIdx.x);
@@ -256,11 +256,11 @@ class ComingResiduals {
 };
 
 // One CTA, one slice of the rows; dw stays in registers until its end.
-template <Norm kNorm, class F>
+template <NormKind kNormKind, class F>
 __global__ void __launch_bounds__(kMostBackwardThreads)
     norm_backward_kernel(const __grid_constant__ PdlArgs<NormBackward> given) {
   const NormBackward& b = given.wait();
-  constexpr bool kCentred = kNorm == Norm::Layer;
+  constexpr bool kCentred = kNormKind == NormKind::Layer;
   const int64_t cols = b.kept.row.cols;
   const CtaRows slice(b.rows);
   const Held held(b.kept.row);

@@ -51,8 +51,8 @@ Tensor rms_norm(const Context& ctx, const Tensor& x, const Tensor& w, float eps,
 }
 
 Tensor recompute_rms_norm(const Context& ctx, const codec::Quantized& kept_x, const Tensor& rstd, const Tensor& w) {
-  check_saved(kept_x, kept_x.rows, w.count(), "rms_norm_again");
-  check_rstd(rstd, {kept_x.rows}, "rms_norm_again");
+  check_saved(kept_x, kept_x.rows, w.count(), "recompute_rms_norm");
+  check_rstd(rstd, {kept_x.rows}, "recompute_rms_norm");
   const Tensor n = ctx.empty({kept_x.rows, kept_x.row.cols});
   Scope scope(ctx);
   const Tensor workspace = row_workspace(ctx, n.cols(), true), weights = fp32_weights(ctx, {w});
@@ -63,7 +63,7 @@ Tensor recompute_rms_norm(const Context& ctx, const codec::Quantized& kept_x, co
       return n;
     }
   }
-  cpu::require_cpu(ctx, "rms_norm_again");
+  cpu::require_cpu(ctx, "recompute_rms_norm");
   Timed timed(ctx.profile, Work::Elementwise);
   cpu::recompute_rms_norm(kept_x, rstd, weights, n, workspace);
   return n;
@@ -119,14 +119,14 @@ void qk_norm(const Context& ctx, const Tensor& qkv, const Heads& heads, const Te
 
 void recompute_qk_norm(const Context& ctx, const Tensor& qkv, const Heads& heads, const Tensor& wq, const Tensor& wk,
                        const Tensor& rstd) {
-  check_heads(ctx, qkv, heads, wq, wk, "qk_norm_again");
-  check_rstd(rstd, {qkv.rows(), heads.query + heads.kv}, "qk_norm_again");
+  check_heads(ctx, qkv, heads, wq, wk, "recompute_qk_norm");
+  check_rstd(rstd, {qkv.rows(), heads.query + heads.kv}, "recompute_qk_norm");
   Scope scope(ctx);
   const Tensor weights = fp32_weights(ctx, {wq, wk});
   if (ctx.meta()) return;
   if constexpr (kCudaBuild)
     if (ctx.cuda()) return cuda::recompute_qk_norm(ctx, qkv, heads, {wq, wk}, rstd);
-  cpu::require_cpu(ctx, "qk_norm_again");
+  cpu::require_cpu(ctx, "recompute_qk_norm");
   Timed timed(ctx.profile, Work::Elementwise);
   cpu::recompute_qk_norm(qkv, heads, weights, rstd);
 }

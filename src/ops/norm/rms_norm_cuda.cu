@@ -188,17 +188,17 @@ void normalise_heads(const Context& ctx, const Tensor& qkv, const Heads& heads, 
 
 void rms_norm(const Context& ctx, const Tensor& x, const Tensor& w, float eps, const codec::Quantized& keep_x,
               const Tensor& rstd, const Tensor& n) {
-  norm_forward<Norm::Rms>(ctx, x, w, eps, keep_x, rstd, n);
+  norm_forward<NormKind::Rms>(ctx, x, w, eps, keep_x, rstd, n);
 }
 
 void recompute_rms_norm(const Context& ctx, const codec::Quantized& kept_x, const Tensor& rstd, const Tensor& w,
                         const Tensor& n) {
-  recompute_norm<Norm::Rms>(ctx, kept_x, rstd, w, n);
+  recompute_norm<NormKind::Rms>(ctx, kept_x, rstd, w, n);
 }
 
 void rms_norm_backward(const Context& ctx, const Tensor& dn, const codec::Quantized& kept_x, const Tensor& rstd,
                        const Tensor& w, const Tensor& residual, const Tensor& dx, const Tensor& partial) {
-  norm_backward<Norm::Rms>(ctx, dn, kept_x, rstd, w, residual, dx, partial);
+  norm_backward<NormKind::Rms>(ctx, dn, kept_x, rstd, w, residual, dx, partial);
 }
 
 void qk_norm(const Context& ctx, const Tensor& qkv, const Heads& heads, const HeadWeights& w, float eps,

@@ -40,19 +40,19 @@ class IndexParser {
     read_type(bytes_[17]);
     index_.sequences = load<uint64_t>(&bytes_[18]);
     document_entries_ = load<uint64_t>(&bytes_[26]);
-    const uint64_t room = bytes_.size() - kIndexHeader;
-    if (index_.sequences > 0 && index_.sequences <= room / 13 && document_entries_ <= room / 8 &&
-        index_.sequences * 13 + document_entries_ * 8 == room)
+    const uint64_t body_bytes = bytes_.size() - kIndexHeader;
+    if (index_.sequences > 0 && index_.sequences <= body_bytes / 13 && document_entries_ <= body_bytes / 8 &&
+        index_.sequences * 13 + document_entries_ * 8 == body_bytes)
       fail(
           "{} is a multimodal index: a mode of each of its {} sequences (text, image, ...) follows the documents; only "
           "text can be trained on. Write the text alone, with Megatron-LM's IndexedDatasetBuilder(multimodal=False)",
           path_, index_.sequences);
     check(
-        index_.sequences <= room / 12 && document_entries_ <= room / 8 &&
-            index_.sequences * 12 + document_entries_ * 8 == room,
+        index_.sequences <= body_bytes / 12 && document_entries_ <= body_bytes / 8 &&
+            index_.sequences * 12 + document_entries_ * 8 == body_bytes,
         "{} sequences (byte 18) and {} document entries (byte 26) need 12 and 8 bytes each, the file has {} behind its "
         "header; it is truncated or damaged",
-        index_.sequences, document_entries_, room);
+        index_.sequences, document_entries_, body_bytes);
     lengths_ = kIndexHeader;
     pointers_ = lengths_ + index_.sequences * 4;
     documents_ = pointers_ + index_.sequences * 8;
