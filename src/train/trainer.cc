@@ -26,9 +26,11 @@
 #include "train/held_out.h"
 #include "train/init_source.h"
 #include "train/peak_flops.h"
+#include "train/resume.h"
 #include "train/run_clock.h"
 #include "train/run_companions.h"
 #include "train/run_folder.h"
+#include "train/run_records.h"
 #include "train/warm_up.h"
 
 namespace agoq::train {
@@ -59,15 +61,6 @@ Json bytes_by_owner(const std::vector<OwnerBytes>& owners) {
 
 }  // namespace
 
-double RunPlan::bytes_per_parameter(const plan::Layout& of) const {
-  return static_cast<double>(of.model_state()) / static_cast<double>(parameters);
-}
-
-double RunPlan::saved_bytes_per_token_layer(const plan::Layout& of) const {
-  const int64_t tokens = config.micro_batch_size * config.seq_length;
-  return static_cast<double>(of.starting_with("saved ")) / static_cast<double>(tokens * kept_layers);
-}
-
 class Trainer::Run : public RunPlan {
  public:
   Run(const TrainConfig& given, Observer watcher, const Processes& processes);
@@ -83,22 +76,17 @@ class Trainer::Run : public RunPlan {
   void open_data(int local_rank);
   void resume_or_start();
   void take_over(const Checkpoint& checkpoint);
-  void take_over_fit(const RunMetadata& metadata);
   void fit_schedule(double step_seconds);
   StepMetrics train_step();
   parallel::UpdateResult update(std::span<Batch> batches, double weight, double lr);
   void report(const StepMetrics& metrics);
-  void record(const std::function<void()>& write);
-  void write_beside(const char* name, const std::function<void()>& write) const;
   void write_memory() const;
-  void keep_decay(const TrainConfig& begun);
   struct StepDecision {
     bool stop = false, time_is_up = false, save = false;
   };
   StepDecision step_decision(const std::atomic<bool>& stop) const;
   void validate();
   void begin_save();
-  void write_summary(const Summary& result) const;
   void agree() const;
   double target_weight(std::span<const Batch> own) const;
   ExposedSeconds highest(const ExposedSeconds& own) const;
@@ -107,18 +95,18 @@ class Trainer::Run : public RunPlan {
   Summary summary() const;
   std::string metadata_json() const;
   void note(const std::string& text) const {
-    if (coordinator_.is_rank0() && observer_.on_note) observer_.on_note(text);
+    if (!text.empty() && coordinator_.is_rank0() && observer_.on_note) observer_.on_note(text);
   }
 
   Coordinator coordinator_;
   RunClock clock_;
   Observer observer_;
-  std::optional<RunFolder> folder_;  // rank 0's
+  std::optional<RunFolder> folder_;    // rank 0's
+  std::optional<RunRecords> records_;  // likewise
   std::optional<AsyncCheckpointer> saver_;
   std::optional<Checkpoint> latest_;  // that the run goes on from, until it does
   std::optional<Datasets> data_;
   std::optional<StepBatches> batches_;
-  std::optional<MetricsWriter> metrics_;
   std::string identity_;
   std::string model_folder_;  // of the origin
   std::string vocabulary_;    // hash
@@ -252,40 +240,23 @@ void Trainer::Run::resume_or_start() {
     if (!told.empty()) note(told);
     if (saver_) keep_companions(coordinator_, config, model_folder_, false);
   }
-  if (!folder_) return;
-  folder_->write("config.toml", to_toml(config));
-  folder_->write_json("recipe.json", state->run_spec().recipe.to_json(state->spec()));
-  if (step_ < config.train_iters) std::filesystem::remove(folder_->summary());  // of an earlier, shorter run
-  metrics_.emplace(folder_->metrics(), step_);
+  if (folder_) records_.emplace(*folder_, config, state->run_spec().recipe.to_json(state->spec()), step_);
 }
 
 void Trainer::Run::take_over(const Checkpoint& checkpoint) {
   const RunMetadata metadata = read_metadata(checkpoint.manifest(), checkpoint.path());
-  const auto beginning = [](const std::string& finetune) {
-    return finetune.empty() ? "without --finetune" : "with --finetune " + finetune;
-  };
-  const std::string& then = metadata.settings.finetune;
-  require(then == config.finetune,
-          "the run of {} began {}, and this command begins {}: to continue that run, {}; or give another --save",
-          checkpoint.path(), beginning(then), beginning(config.finetune),
-          then.empty() ? "leave --finetune out" : "pass the same value: --finetune " + then);
-  const std::vector<std::string> changed = differences(with_whole_contents(metadata.identity, data_->train), identity_);
-  require(changed.empty(),
-          "{} is another run's; what differs:\n  {}\nUse the same settings, or another --save folder; with that, "
-          "--finetune {} begins with these weights",
-          checkpoint.path(), fmt::join(changed, "\n  "), config.save);
-  require(metadata.vocabulary.empty() || vocabulary_.empty() || metadata.vocabulary == vocabulary_,
-          "{} has learned tokens of {} (vocabulary {}), and these are tokens of {} (vocabulary {}): go on with the "
-          "tokenizer that it began with",
-          checkpoint.path(), metadata.settings.tokenizer, metadata.vocabulary, config.tokenizer, vocabulary_);
-  take_over_fit(metadata);
+  require_same_run(checkpoint.path(), metadata, config, data_->train, identity_, vocabulary_);
+  if (keep_fitted_schedule(config, metadata)) {
+    iters_before_fit_ = metadata.iters_before_fit;
+    speed_.reset();
+  }
   load_state(checkpoint, *state);
   keep_companions(coordinator_, config, model_folder_, true);
   note(fmt::format("resumed from {} at step {}", checkpoint.path(), checkpoint.manifest().step));
   const std::string& source = config.model.empty() ? config.model_config : config.model;
   if (source.find('/') != std::string::npos && !std::filesystem::exists(source))
     note(fmt::format("{} is gone; the run goes on without it", source));
-  keep_decay(metadata.settings);
+  if (!decay_given_) note(keep_decay(config, metadata.settings));
   const std::vector<std::string> changes = changed_settings(metadata.settings, config);
   if (!changes.empty()) note(fmt::format("changed since: {}", fmt::join(changes, ", ")));
   step_ = saved_step_ = checkpoint.manifest().step;
@@ -302,18 +273,6 @@ void Trainer::Run::take_over(const Checkpoint& checkpoint) {
           "differ");
 }
 
-// A run goes on with the number of steps that was chosen for it, unless the command asks for something else than then.
-void Trainer::Run::take_over_fit(const RunMetadata& metadata) {
-  const TrainConfig& then = metadata.settings;
-  const bool asked_the_same = config.train_iters == metadata.iters_before_fit || config.train_iters == then.train_iters;
-  if (metadata.iters_before_fit == 0 || config.train_minutes != then.train_minutes || !asked_the_same) return;
-  iters_before_fit_ = metadata.iters_before_fit;
-  config.train_iters = then.train_iters;
-  config.lr_warmup_iters = then.lr_warmup_iters;
-  config.lr_decay_iters = then.lr_decay_iters;
-  speed_.reset();
-}
-
 // Rank 0's clock decides for all.
 void Trainer::Run::fit_schedule(double step_seconds) {
   speed_->step(step_seconds);
@@ -327,23 +286,7 @@ void Trainer::Run::fit_schedule(double step_seconds) {
   config = fitted(config, step_, seconds, seconds_left, parallelism.micro_batches);
   note(fmt::format("a step takes {:.3g} s: {} of at most {} steps end within --train-minutes {}", seconds,
                    config.train_iters, iters_before_fit_, config.train_minutes));
-  if (folder_) write_beside("config.toml", [&] { folder_->write("config.toml", to_toml(config)); });
-}
-
-// A longer run decays as it began, unless told: the learning rate must not jump up where it was resumed.
-void Trainer::Run::keep_decay(const TrainConfig& begun) {
-  if (decay_given_) return;
-  config.lr_decay_iters = begun.lr_decay_iters;
-  require(
-      config.lr_warmup_iters <= config.lr_decay_iters,
-      "--lr-warmup-iters {} lies behind the end of the decay that the run began with, step {}; give --lr-decay-iters",
-      config.lr_warmup_iters, config.lr_decay_iters);
-  if (config.train_iters <= config.lr_decay_iters || config.lr_decay_style == "constant") return;
-  note(
-      fmt::format("the learning rate decays to {} at step {}, as the run began, and stays there{}; --lr-decay-iters {} "
-                  "would stretch the decay",
-                  config.min_lr, config.lr_decay_iters, config.min_lr == 0 ? ", so that later steps learn nothing" : "",
-                  config.train_iters));
+  if (records_) records_->config(config);
 }
 
 // What was planned beside what is held; the stack's peak is known after a step.
@@ -354,19 +297,10 @@ void Trainer::Run::write_memory() const {
   json["predicted"] = bytes_by_owner(layout.owners);
   json["allocated"] = bytes_by_owner(memory->arena().by_owner());
   const std::vector<std::string> of_ranks = coordinator_.gather(json.dump());
-  if (!folder_) return;
+  if (!records_) return;
   json["reference_bytes"] = bytes_by_owner(reference.owners);
   for (size_t rank = 1; rank < of_ranks.size(); ++rank) json["other_ranks"].push_back(Json::parse(of_ranks[rank]));
-  write_beside("memory.json", [&] { folder_->write_json("memory.json", json.dump()); });
-}
-
-// A file of the run folder that tells about the run: a full disk is told, and the run goes on.
-void Trainer::Run::write_beside(const char* name, const std::function<void()>& write) const {
-  try {
-    write();
-  } catch (const std::exception& error) {
-    log_warning("{} is not written: {}; the run goes on", name, error.what());
-  }
+  records_->memory(json.dump());
 }
 
 // What all ranks do between two steps: a signal to any of them counts, and the clock is rank 0's.
@@ -409,19 +343,8 @@ Summary Trainer::Run::run(const std::atomic<bool>& stop) {
   Summary result = summary();
   result.stopped_early = !ended;
   result.time_is_up = !ended && !here.stop;
-  if (ended && folder_ && !summed_up) write_summary(result);
+  if (ended && records_ && !summed_up) records_->summary(result, evaluation_error_);
   return result;
-}
-
-void Trainer::Run::write_summary(const Summary& result) const {
-  Json json;
-  json["valid_loss"] = result.valid_loss ? Json(*result.valid_loss) : Json();
-  if (!evaluation_error_.empty()) json["evaluation_error"] = evaluation_error_;
-  json["tokens"] = result.tokens;
-  json["tokens_per_second"] = result.tokens_per_second;
-  json["bytes_per_parameter"] = result.bytes_per_parameter;
-  json["saved_bytes_per_token_layer"] = result.saved_bytes_per_token_layer;
-  write_beside("summary.json", [&] { folder_->write_json("summary.json", json.dump()); });
 }
 
 // Gradients and update of one step, whose targets weigh so much; sets train_loss_.
@@ -501,22 +424,11 @@ double Trainer::Run::target_weight(std::span<const Batch> own) const {
 }
 
 void Trainer::Run::report(const StepMetrics& m) {
-  record([&] { metrics_->step(m); });
+  if (records_) note(records_->step(m));
   if (!m.counted && m.without_targets == 1)
     note(fmt::format("in step {} nothing counts for the loss: it changes nothing; further such steps are counted",
                      m.step));
   if (coordinator_.is_rank0() && observer_.on_step) observer_.on_step(m);
-}
-
-// History that cannot be written (a full disk) is told once; it does not end the run.
-void Trainer::Run::record(const std::function<void()>& write) {
-  if (!metrics_) return;
-  try {
-    write();
-  } catch (const Error& error) {
-    note(fmt::format("metrics.jsonl ends before step {}: {}; training goes on", step_, error.what()));
-    metrics_.reset();
-  }
 }
 
 // An evaluation that fails is told, and the run goes on: what was trained is worth more than a figure about it.
@@ -532,7 +444,7 @@ void Trainer::Run::validate() {
     return;
   }
   valid_loss_ = measured.loss;
-  record([&] { metrics_->valid(step_, measured.loss); });
+  if (records_) note(records_->valid(step_, measured.loss));
   if (coordinator_.is_rank0() && observer_.on_valid) observer_.on_valid(step_, measured.loss);
 }
 

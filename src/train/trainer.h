@@ -4,46 +4,15 @@
 #include <atomic>
 #include <functional>
 #include <memory>
-#include <optional>
 #include <string>
 #include <vector>
 
 #include "comm/transport/transport.h"
-#include "plan/layout.h"
-#include "train/config/config.h"
 #include "train/metrics.h"
+#include "train/run_plan.h"
+#include "train/summary.h"
 
 namespace agoq::train {
-
-// What is settled before the first step.
-struct RunPlan {
-  TrainConfig config;  // resolved
-  model::ModelConfig model;
-  std::vector<int32_t> stop_tokens;  // that end a generated text
-  std::string device;                // "cpu", or the GPU's name
-  parallel::Parallelism parallelism;
-  int64_t parameters = 0;   // of this process's part of the model
-  int64_t kept_layers = 0;  // whose activations it keeps, each micro-batch in flight counted
-  plan::Layout layout;      // what this process holds
-  plan::Layout reference;   // what unquantized training of the same micro-batch would hold
-
-  // Of either layout.
-  double bytes_per_parameter(const plan::Layout& of) const;  // weights, corrections, gradients, moments
-  double saved_bytes_per_token_layer(const plan::Layout& of) const;
-};
-
-struct Summary {
-  int64_t step = 0;                  // steps done
-  bool stopped_early = false;        // by a signal or --exit-duration-in-mins, after saving
-  bool time_is_up = false;           // the latter
-  std::optional<double> valid_loss;  // the last one; none if it could not be measured
-  double train_loss = 0;             // of the last step
-  uint64_t tokens = 0;
-  double tokens_per_second = 0;
-  double bytes_per_parameter = 0;
-  double saved_bytes_per_token_layer = 0;
-  int64_t skipped = 0, without_targets = 0;  // steps; the latter of the former
-};
 
 // What the run tells while it goes; every member may be empty.
 struct Observer {

@@ -35,15 +35,15 @@ TEST(ReadJson, RefusesWhatReadersUnderstandDifferently) {
   EXPECT_THAT(parse_error(std::string("{}\0", 3)), HasSubstr("zero byte"));
   EXPECT_THAT(parse_error(std::string("{}\0 {\"a\": 1}", 12)), HasSubstr("zero byte"));
   EXPECT_THAT(parse_error(R"({"a": {"b": 1, "c": 2, "b": 3}})"), HasSubstr("'b' appears twice"));
-  EXPECT_EQ(parse_error(R"({"a": {"b": 1}, "c": {"b": 3}})"), "no error");
+  EXPECT_EQ(parse_error(R"({"a": {"b": 1}, "c": {"b": 3}})"), "");
 }
 
 TEST(ReadJson, IsBounded) {
   const JsonLimits limits = {.bytes = 100, .depth = 3, .keys = 2};
-  EXPECT_EQ(parse_error("[[[1]]]", limits), "no error");
+  EXPECT_EQ(parse_error("[[[1]]]", limits), "");
   EXPECT_THAT(parse_error("[[[[1]]]]", limits), HasSubstr("nested more than 3 levels"));
   EXPECT_THAT(parse_error("[" + std::string(100, ' ') + "]", limits), HasSubstr("at most 100"));
-  EXPECT_EQ(parse_error(R"({"a":1,"b":{"c":1,"d":1}})", limits), "no error");
+  EXPECT_EQ(parse_error(R"({"a":1,"b":{"c":1,"d":1}})", limits), "");
   EXPECT_THAT(parse_error(R"({"a":1,"b":2,"c":3})", limits), HasSubstr("more than 2 keys"));
   EXPECT_LT(parse_error("{\"" + std::string(1'000'000, 'x')).size(), 400u);
 }

@@ -180,7 +180,7 @@ std::string with_empty_tensors(int count) {
 // callback looked through all tensors again at the end of each. Eight times as much takes 64 times as long that way.
 TEST(SafetensorsHeader, IsReadInTimeThatGrowsWithItsSize) {
   EXPECT_THAT(parse_error(with_dimensions(1'000'000)), HasSubstr("1000000 dimensions"));
-  EXPECT_EQ(parse_error(with_empty_tensors(64'000)), "no error");
+  EXPECT_EQ(parse_error(with_empty_tensors(64'000)), "");
   EXPECT_LT(seconds_to_read(with_dimensions(800'000)), 24 * seconds_to_read(with_dimensions(100'000)));
   EXPECT_LT(seconds_to_read(with_empty_tensors(64'000)), 24 * seconds_to_read(with_empty_tensors(8'000)));
 }
@@ -193,14 +193,14 @@ TEST(SafetensorsHeader, KnowsEveryTypeOfTheFormat) {
       {"C64", 64},    {"F64", 64},    {"I64", 64},    {"U64", 64}};
   for (const auto& [type, size] : bits) {
     const std::string entry = fmt::format(R"({{"dtype":"{}","shape":[8],"data_offsets":[0,{}]}})", type, size);
-    EXPECT_EQ(parse_error(with_entry(entry, static_cast<size_t>(size))), "no error") << type;
+    EXPECT_EQ(parse_error(with_entry(entry, static_cast<size_t>(size))), "") << type;
   }
 }
 
 TEST(SafetensorsHeader, EveryTruncationIsAnError) {
   const std::string file = with_entry(R"({"dtype":"F32","shape":[2],"data_offsets":[0,8]})");
-  EXPECT_EQ(parse_error(file), "no error");
-  for (size_t size = 0; size < file.size(); ++size) EXPECT_NE(parse_error(file.substr(0, size)), "no error") << size;
+  EXPECT_EQ(parse_error(file), "");
+  for (size_t size = 0; size < file.size(); ++size) EXPECT_NE(parse_error(file.substr(0, size)), "") << size;
 }
 
 TEST(SafetensorsHeader, MessagesAboutHostileTextStayShort) {

@@ -137,8 +137,8 @@ TEST(Settings, WhatCannotBeRecordedIsRefused) {
   EXPECT_TRUE(problem("data-path", {"0.5", "a", "0.5", "\xff"}).starts_with("--data-path '0.5 a 0.5 \\xff' is not"));
   EXPECT_EQ(problem("save", {"runs/a\nb"}), "--save 'runs/a\\x0ab' holds the control byte 0x0a; choose another name");
   EXPECT_TRUE(problem("save", {"runs/a\x1b[0m"}).starts_with("--save 'runs/a\\x1b[0m' holds the control byte"));
-  EXPECT_EQ(problem("save", {"caf\xc3\xa9 and more"}), "no error");
-  EXPECT_EQ(problem("sample-prompt", {"two\nlines\t"}), "no error");
+  EXPECT_EQ(problem("save", {"caf\xc3\xa9 and more"}), "");
+  EXPECT_EQ(problem("sample-prompt", {"two\nlines\t"}), "");
   TrainConfig config;
   EXPECT_EQ(error_of([&] { read_toml(config, "lr = 1\nsave = \"\xff\"", "f.toml"); }),
             "f.toml:2: save: '\\xff' is not UTF-8");
@@ -156,9 +156,9 @@ TEST(Settings, ABaselineBesideAFlagThatContradictsItIsRefused) {
     const std::vector<std::string_view> given = {"baseline", name}, nothing = {"baseline"};
     EXPECT_EQ(error_of([&] { require_no_contradiction(config, given); }).substr(0, 22), "--baseline fp32 sets -")
         << name;
-    EXPECT_EQ(error_of([&] { require_no_contradiction(config, nothing); }), "no error") << "a config file gives way";
+    EXPECT_EQ(error_of([&] { require_no_contradiction(config, nothing); }), "") << "a config file gives way";
     config = resolved(config, model::preset("demo"), Device::Cpu);
-    EXPECT_EQ(error_of([&] { require_no_contradiction(config, given); }), "no error") << "it has given way";
+    EXPECT_EQ(error_of([&] { require_no_contradiction(config, given); }), "") << "it has given way";
   }
   TrainConfig config;
   config.baseline = "bf16";
@@ -166,7 +166,7 @@ TEST(Settings, ABaselineBesideAFlagThatContradictsItIsRefused) {
   config.recompute_granularity = "full";
   config.grad_reduce_dtype = "bf16";
   const std::vector<std::string_view> given = {"activation-policy", "recompute-granularity", "grad-reduce-dtype"};
-  EXPECT_EQ(error_of([&] { require_no_contradiction(config, given); }), "no error");
+  EXPECT_EQ(error_of([&] { require_no_contradiction(config, given); }), "");
 
   TrainConfig of_file;
   EXPECT_EQ(
