@@ -62,14 +62,18 @@ format-check: ## Fail on a source that is not formatted
 	@tools/format.sh --check
 	@shellcheck examples/*.sbatch tools/*.sh tests/fuzz/*.sh .ci/run
 
-# One build with clang serves sanitizers, fuzzers and clang-tidy.
+# One build with clang serves sanitizers and fuzzers.
 build-sanitize:
 	$(install) build check
 	$(cmake) -B build-sanitize -DCMAKE_CXX_COMPILER="$$(command -v clang++-14 || command -v clang++)" \
 	  -DAGOQ_CUDA=OFF -DAGOQ_UNITY=OFF -DAGOQ_SANITIZE=address,undefined -DAGOQ_FUZZ=ON
 
-lint: build-sanitize ## Run clang-tidy
-	@tools/lint.py build-sanitize
+lint: ## Run clang-tidy, and check that floors and rooms do not include each other in a circle
+	$(install) build check
+	@tools/check_layers.py
+	$(cmake) -B build-lint -DCMAKE_CXX_COMPILER="$$(command -v clang++-14 || command -v clang++)" \
+	  -DAGOQ_CUDA=OFF -DAGOQ_TESTS=OFF -DAGOQ_UNITY=ON
+	@tools/lint.py build-lint
 
 fuzz: build-sanitize ## Run every fuzzer for FUZZ_SECONDS
 	@cmake --build build-sanitize --parallel $(JOBS) --target fuzzers
@@ -84,7 +88,7 @@ bench: ## Build the benchmarks into build/bench
 	@$(MAKE) all INSTALL=no CMAKE_FLAGS="$(CMAKE_FLAGS) -DAGOQ_BENCH=ON"
 
 clean: ## Remove what was built; runs/ and .venv stay
-	rm -rf build build-sanitize
+	rm -rf build build-sanitize build-lint
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | awk -F'|' '{ printf "  make %-14s %s\n", $$1, $$2 }'

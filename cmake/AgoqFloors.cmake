@@ -1,7 +1,7 @@
 # Sources of a floor compiled together, eight at a time: most of the time that one takes goes into headers that all include. A
 # batch is a file that includes its sources by their names under `root`, so that ccache finds it wherever the checkout lies. In a
-# batch, names in anonymous namespaces of a floor must differ; a build with AGOQ_UNITY=OFF, as clang-tidy's and the sanitizers' is,
-# compiles each source by itself, so that none comes to need what another includes. Sources that need CUDA stay alone.
+# batch, names in anonymous namespaces of a floor must differ; a build with AGOQ_UNITY=OFF, as the sanitizers' is, compiles each
+# source by itself, so that none comes to need what another includes. Sources that need CUDA stay alone.
 option(AGOQ_UNITY "Compile sources in batches: a whole build takes less time, a changed file longer" ON)
 set(AGOQ_BATCH 8)
 function(agoq_batches out name root)
