@@ -10,7 +10,6 @@
 namespace agoq::bench {
 namespace {
 
-constexpr size_t kBeyondCaches = size_t{256} << 20;  // bytes
 constexpr size_t kMostCopies = 64;
 
 // What one set of operands holds, and what a run pushes beside it.
@@ -81,7 +80,7 @@ double floor_of(const Measured& op, const Ceilings& ceilings) {
 Measured Bench::measure(const Op& op, double seconds) {
   const Need need =
       need_of(run_spec_, memory_.device(), [&](Workbench& bench) { run_in_scope(op.prepare(bench), bench.ctx()); });
-  const size_t copies = std::clamp<size_t>(kBeyondCaches / (need.owned + need.stack), 1, kMostCopies);
+  const size_t copies = std::clamp<size_t>(working_set_ / (need.owned + need.stack), 1, kMostCopies);
   Arena& arena = memory_.reserve(copies * (need.owned + need.stack));
   Workbench bench(arena, memory_.device(), run_spec_);
   std::vector<PreparedOp> works;
@@ -124,12 +123,12 @@ LayerTimes Bench::measure_layer(double seconds) {
 }
 
 double Bench::copy_bandwidth(double seconds) {
-  constexpr int64_t kBytes = int64_t{512} << 20;
-  Arena& arena = memory_.reserve(2 * kBytes);
+  const auto bytes = static_cast<int64_t>(2 * working_set_);
+  Arena& arena = memory_.reserve(2 * static_cast<size_t>(bytes));
   const Context ctx(arena, memory_.device(), DType::F32);
-  const Tensor from = arena.allocate("copy", DType::U8, {kBytes}), to = arena.allocate("copy", DType::U8, {kBytes});
+  const Tensor from = arena.allocate("copy", DType::U8, {bytes}), to = arena.allocate("copy", DType::U8, {bytes});
   zero(ctx, from);
-  return 2.0 * kBytes / median_seconds(ctx, seconds, [&](int64_t) { copy_all(ctx, from, to); });
+  return 2.0 * static_cast<double>(bytes) / median_seconds(ctx, seconds, [&](int64_t) { copy_all(ctx, from, to); });
 }
 
 double Bench::sustained_flops(double seconds) {

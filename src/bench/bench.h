@@ -29,9 +29,14 @@ struct LayerTimes {
   double forward = 0, backward = 0, optimizer = 0;  // seconds, medians
 };
 
+// Bytes that the operands of successive runs take together: more than any cache holds.
+constexpr size_t kBeyondCaches = size_t{256} << 20;
+
 class Bench {
  public:
-  Bench(Device device, parallel::RunSpec run_spec) : memory_(device), run_spec_(std::move(run_spec)) {}
+  // A smaller working set measures caches, and is ready sooner.
+  Bench(Device device, parallel::RunSpec run_spec, size_t working_set = kBeyondCaches)
+      : memory_(device), run_spec_(std::move(run_spec)), working_set_(working_set) {}
 
   const parallel::RunSpec& run_spec() const { return run_spec_; }
   const DeviceMemory& memory() const { return memory_; }
@@ -47,6 +52,7 @@ class Bench {
  private:
   DeviceMemory memory_;
   parallel::RunSpec run_spec_;
+  size_t working_set_;
 };
 
 }  // namespace agoq::bench

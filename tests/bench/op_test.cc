@@ -4,7 +4,10 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <chrono>
+#include <cmath>
 #include <map>
+#include <set>
 #include <tuple>
 
 #include "bench/bench.h"
@@ -12,12 +15,12 @@
 namespace agoq::bench {
 namespace {
 
-constexpr int64_t kTokens = 32, kHidden = 256, kFfn = 1024, kQueries = 4, kKeys = 2, kDim = 64;
+constexpr int64_t kTokens = 32, kHidden = 256, kFfn = 1024, kQueries = 4, kKeys = 2, kDim = 64, kVocab = 100;
 
 parallel::RunSpec run_spec_of(DType compute = DType::BF16, model::Policy policy = model::Policy::Agoq,
                               model::Recompute recompute = model::Recompute::None) {
   parallel::RunSpec run_spec;
-  run_spec.model.vocab_size = 100;
+  run_spec.model.vocab_size = kVocab;
   run_spec.model.hidden_size = kHidden;
   run_spec.model.ffn_size = kFfn;
   run_spec.model.layers = 3;
@@ -48,21 +51,91 @@ double coded(double numbers, double bits) {
   return numbers * bits / 8 + numbers / 128 * 2;
 }
 
-TEST(Ops, MoveEachInputAndOutputOnce) {
-  const auto ops = works(run_spec_of(), layer_ops(run_spec_of()));
-  constexpr double kStream = 2.0 * kTokens * kHidden, kRow = 2.0 * kHidden, kStat = 4.0 * kTokens;
-  constexpr double kGateUp = 2.0 * kTokens * 2 * kFfn;
-  EXPECT_EQ(ops.at("rms_norm x1").bytes, 2 * kStream + kRow + kStat + coded(kTokens * kHidden, 4));
-  EXPECT_EQ(ops.at("recompute_rms_norm x2").bytes, kStream + kRow + kStat + coded(kTokens * kHidden, 4));
-  EXPECT_EQ(ops.at("rms_norm_backward x1").bytes,
-            3 * kStream + kRow + kStat + coded(kTokens * kHidden, 4) + 2 * 4.0 * kHidden);
-  EXPECT_EQ(ops.at("swiglu").bytes, 1.5 * kGateUp + coded(kTokens * 2 * kFfn, 4));
-  EXPECT_EQ(ops.at("swiglu_backward").bytes, 2 * kGateUp + coded(kTokens * 2 * kFfn, 4));
-  EXPECT_EQ(ops.at("rope").bytes, 2 * 2.0 * kTokens * (kQueries + kKeys) * kDim + 4.0 * kTokens * kDim);
-  EXPECT_FALSE(ops.contains("keep o")) << "in bf16 attention writes it where it stays";
-  constexpr double kWeights = 2.0 * kFfn * kHidden;  // of gate_up
-  EXPECT_EQ(ops.at("accumulate gate_up").bytes, 2 * kWeights + 2 * coded(kWeights, 8));
-  EXPECT_EQ(ops.at("accumulate gate_up, fresh").bytes, 2 * kWeights + coded(kWeights, 8));
+struct Costs {
+  double bytes = 0, flops = 0;
+};
+
+// Bytes and FLOPs of every op, from the shapes: `e` bytes an element, policy agoq, gradients in int8.
+std::map<std::string, Costs> expected_layer_costs(double e) {
+  constexpr double kQueryCols = kQueries * kDim, kQkvCols = (kQueries + 2 * kKeys) * kDim;
+  constexpr double kQkv = kQkvCols * kHidden, kOut = kQueryCols * kHidden, kGateUp = 2.0 * kFfn * kHidden,
+                   kDown = 1.0 * kFfn * kHidden;
+  // Of a gradient or moment: a scale for 128 numbers, in rows of Wo for 32, an eighth of the row.
+  constexpr double kScales = (kQkv + kGateUp + kDown) / 128 + kOut / 32;
+  constexpr double kMatrices = kQkv + kOut + kGateUp + kDown, kNorms = 2 * kHidden;
+  const double stream = e * kTokens * kHidden, row = e * kHidden, rstd = 4.0 * kTokens;
+  const double x = coded(kTokens * kHidden, 4), gate_up = e * kTokens * 2 * kFfn, kept = coded(kTokens * 2 * kFfn, 4);
+  const double rope = 2 * e * kTokens * (kQueries + kKeys) * kDim + 4.0 * kTokens * kDim;
+  const double grads = kMatrices + 2 * kScales + 4 * kNorms;
+  std::map<std::string, Costs> costs = {
+      {"swiglu", {1.5 * gate_up + kept}},
+      {"swiglu_backward", {2 * gate_up + kept}},
+      {"rope", {rope}},
+      {"rope_backward", {rope}},
+      // Token t has t + 1 keys; a score and its share of the output are 2 FLOPs each, for every element of a head.
+      {"attention", {0, 4 * kQueryCols * kTokens * (kTokens + 1) / 2}},
+      {"attention_backward", {0, 8 * kQueryCols * kTokens * (kTokens + 1) / 2}},
+      {"squared_norms", {grads}},
+      // Weights and corrections of 2 bytes, two moments; what changes is read and written.
+      {"adamw", {grads + 2 * (2 + 2) * (kMatrices + kNorms) + 2 * 2 * (kMatrices + 2 * kScales + 4 * kNorms)}},
+      {"accumulate gate_up", {e * kGateUp + 2 * coded(kGateUp, 8)}},
+      {"accumulate gate_up, fresh", {e * kGateUp + coded(kGateUp, 8)}},
+  };
+  for (const std::string norm : {"x1", "x2"}) {
+    costs["rms_norm " + norm] = {2 * stream + row + rstd + x};
+    costs["recompute_rms_norm " + norm] = {stream + row + rstd + x};
+    costs["rms_norm_backward " + norm] = {3 * stream + row + rstd + x + 2 * 4.0 * kHidden};
+  }
+  for (const auto& [name, weights] :
+       std::map<std::string, double>{{"qkv", kQkv}, {"out", kOut}, {"gate_up", kGateUp}, {"down", kDown}})
+    for (const char* product : {"linear ", "linear_dx ", "accumulate_dw ", "dw "})
+      costs[product + name] = {0, 2 * kTokens * weights};
+  return costs;
+}
+
+std::map<std::string, Costs> expected_end_costs(double e) {
+  const double stream = e * kTokens * kHidden, ids = 4.0 * kTokens;
+  const double touched = 1 - std::pow(1 - 1.0 / kVocab, kTokens);  // rows that random tokens meet
+  return {{"embedding", {ids + 2 * stream}},
+          {"embedding_backward", {ids + stream + 2 * touched * coded(kVocab * kHidden, 8)}},
+          {"head_loss_backward", {0, 3 * 2.0 * kTokens * kHidden * kVocab}}};
+}
+
+std::map<std::string, Costs> expected_codec_costs(double e) {
+  constexpr double kNumbers = kTokens * kHidden;
+  std::map<std::string, Costs> costs;
+  for (const auto& [codec, bits] : std::map<std::string, double>{{"fp8", 8},
+                                                                 {"int8", 8},
+                                                                 {"fp6", 6},
+                                                                 {"fp5", 5},
+                                                                 {"fp4", 4},
+                                                                 {"nf4", 4},
+                                                                 {"int4", 4},
+                                                                 {"dyn8", 8},
+                                                                 {"dyn8_unsigned", 8},
+                                                                 {"bf16", 16}})
+    for (const std::string& op : {"encode " + codec, "encode " + codec + ", stochastic", "decode " + codec})
+      costs[op] = {e * kNumbers + (codec == "bf16" ? 2 * kNumbers : coded(kNumbers, bits))};
+  return costs;
+}
+
+void expect_costs(const std::map<std::string, Measured>& ops, const std::map<std::string, Costs>& expected) {
+  for (const auto& [name, op] : ops) {
+    ASSERT_TRUE(expected.contains(name)) << name;
+    EXPECT_DOUBLE_EQ(op.bytes, expected.at(name).bytes) << name;
+    EXPECT_DOUBLE_EQ(op.flops, expected.at(name).flops) << name;
+  }
+  EXPECT_EQ(ops.size(), expected.size());
+}
+
+TEST(Ops, MoveAndMultiplyWhatTheirShapesSay) {
+  for (const DType compute : {DType::F32, DType::BF16}) {
+    const parallel::RunSpec run_spec = run_spec_of(compute);
+    const auto e = static_cast<double>(size_of(compute));
+    expect_costs(works(run_spec, layer_ops(run_spec)), expected_layer_costs(e));
+    expect_costs(works(run_spec, end_ops(run_spec)), expected_end_costs(e));
+    expect_costs(works(run_spec, codec_ops(run_spec)), expected_codec_costs(e));
+  }
 }
 
 TEST(Ops, OptimizerMovesThirteenBytesOfAParameter) {
@@ -101,7 +174,9 @@ TEST(Ops, RecomputationRunsForwardAgain) {
         std::tuple{model::Recompute::Full, 1, 4}}) {
     const std::vector<Op> ops = layer_ops(run_spec_of(DType::BF16, model::Policy::Agoq, recompute));
     EXPECT_EQ(count(ops, OpPhase::Forward, "attention"), 1);
-    EXPECT_EQ(count(ops, OpPhase::Backward, "attention"), attentions + 1) << "its gradient, too";
+    EXPECT_EQ(count(ops, OpPhase::Backward, "attention") + count(ops, OpPhase::Backward, "recompute attention"),
+              attentions + 1)
+        << "its gradient, too";
     EXPECT_EQ(count(ops, OpPhase::Forward, "linear "), 4);
     EXPECT_EQ(count(ops, OpPhase::Backward, "linear "), products);
   }
@@ -116,23 +191,101 @@ TEST(Ops, ForwardKeepsOnlyWhatTheRecipeKeeps) {
   EXPECT_EQ(works(run_spec, forward).at("swiglu").bytes, 1.5 * 2.0 * kTokens * 2 * kFfn);
 }
 
-TEST(Ops, RunOnTheCpu) {
-  for (const DType compute : {DType::F32, DType::BF16}) {
-    const parallel::RunSpec run_spec = run_spec_of(compute);
-    Bench bench(Device::Cpu, run_spec);
-    const Ceilings ceilings{bench.copy_bandwidth(1e-3), bench.sustained_flops(1e-3)};
-    EXPECT_GT(ceilings.bytes_per_second, 1e8);
-    EXPECT_GT(ceilings.flops, 1e6);
-    for (const std::vector<Op>& ops : {layer_ops(run_spec), end_ops(run_spec), codec_ops(run_spec)})
-      for (const Measured& op : bench.measure(ops, 1e-4)) {
-        EXPECT_GT(op.seconds, 0) << op.name;
-        EXPECT_GT(floor_of(op, ceilings), 0) << op.name;
+std::vector<Op> all_ops(const parallel::RunSpec& run_spec) {
+  std::vector<Op> all;
+  for (const std::vector<Op>& ops : {layer_ops(run_spec), end_ops(run_spec), codec_ops(run_spec)})
+    all.insert(all.end(), ops.begin(), ops.end());
+  return all;
+}
+
+// In exactly the memory that running on Meta says.
+void run_on_the_cpu(const Op& op, const parallel::RunSpec& run_spec) {
+  Arena planned(Device::Meta, 0);
+  Workbench dry(planned, Device::Cpu, run_spec);
+  const auto run = [&](Workbench& bench) {
+    const PreparedOp work = op.prepare(bench);
+    Scope scope(bench.ctx());
+    work.run(bench.ctx());
+  };
+  run(dry);
+  Arena arena(Device::Cpu, planned.total_bytes());
+  Workbench bench(arena, Device::Cpu, run_spec);
+  EXPECT_NO_THROW(run(bench)) << op.name;
+  EXPECT_EQ(arena.owned_bytes(), planned.owned_bytes()) << op.name;
+  EXPECT_EQ(arena.peak_stack_bytes(), planned.peak_stack_bytes()) << op.name;
+}
+
+TEST(Ops, AllRunOnTheCpuUnderNamesOfTheirOwn) {
+  for (const DType compute : {DType::F32, DType::BF16})
+    for (const model::Policy policy : {model::Policy::Agoq, model::Policy::Paper, model::Policy::Bf16})
+      for (const model::Recompute recompute : {model::Recompute::None, model::Recompute::Full}) {
+        const parallel::RunSpec run_spec = run_spec_of(compute, policy, recompute);
+        std::set<std::pair<OpPhase, std::string>> names;
+        for (const Op& op : all_ops(run_spec)) {
+          EXPECT_TRUE(names.emplace(op.part, op.name).second) << op.name << " is there twice";
+          run_on_the_cpu(op, run_spec);
+        }
       }
-    const LayerTimes layer = bench.measure_layer(1e-3);
-    EXPECT_GT(layer.forward, 0);
-    EXPECT_GT(layer.backward, 0);
-    EXPECT_GT(layer.optimizer, 0);
+}
+
+// Runs `measure` and returns the seconds that it took.
+template <class Measure>
+double seconds_of(Measure&& measure) {
+  const auto begin = std::chrono::steady_clock::now();
+  measure();
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+}
+
+// Of three or more runs two took at least the median, and all lie within the time of the measurement.
+void expect_median_within(double median, double elapsed, const std::string& name) {
+  EXPECT_GT(median, 0) << name;
+  EXPECT_LE(2 * median, elapsed) << name;
+}
+
+TEST(Ops, AreTimed) {
+  constexpr size_t kSmall = 1 << 16;  // bytes; one set of operands an op
+  const parallel::RunSpec run_spec = run_spec_of(DType::F32);
+  Bench bench(Device::Cpu, run_spec, kSmall);
+  for (const Op& op : all_ops(run_spec)) {
+    Measured measured;
+    const double elapsed = seconds_of([&] { measured = bench.measure(op, 1e-4); });
+    expect_median_within(measured.seconds, elapsed, op.name);
+    const Measured expected = works(run_spec, {op}).at(op.name);
+    EXPECT_EQ(measured.name, op.name);
+    EXPECT_EQ(measured.part, op.part);
+    EXPECT_EQ(measured.bytes, expected.bytes) << op.name;
+    EXPECT_EQ(measured.flops, expected.flops) << op.name;
   }
+  LayerTimes layer;
+  const double elapsed = seconds_of([&] { layer = bench.measure_layer(1e-3); });
+  for (const auto& [name, median] : {std::pair{"forward", layer.forward}, {"backward", layer.backward}})
+    expect_median_within(median, elapsed, name);
+  expect_median_within(layer.optimizer, elapsed, "optimizer");
+}
+
+// No rate is below that of the whole measurement.
+TEST(Ops, CeilingsAreThoseOfWorkThatWasDone) {
+  constexpr size_t kSmall = 1 << 20;
+  const parallel::RunSpec run_spec = run_spec_of(DType::F32);
+  Bench bench(Device::Cpu, run_spec, kSmall);
+  double bandwidth = 0, rate = 0, flops = 0;
+  const double copying = seconds_of([&] { bandwidth = bench.copy_bandwidth(1e-3); });
+  const double multiplying = seconds_of([&] { rate = bench.sustained_flops(1e-3); });
+  for (const Op& op : ceiling_ops(run_spec)) flops += works(run_spec, {op}).begin()->second.flops;
+  EXPECT_TRUE(std::isfinite(bandwidth) && bandwidth > 1e8) << bandwidth;
+  EXPECT_TRUE(std::isfinite(rate) && rate > 1e6) << rate;
+  EXPECT_GE(bandwidth * copying, 2 * 4.0 * kSmall) << "two copies, each reads and writes twice the working set";
+  EXPECT_GE(rate * multiplying, flops);
+}
+
+TEST(Ops, FloorIsTheTimeOfMovingAndOfMultiplying) {
+  const Ceilings ceilings{.bytes_per_second = 100, .flops = 1000};
+  const auto floor = [&](double bytes, double flops) {
+    return floor_of({"op", OpPhase::Alone, 0, bytes, flops}, ceilings);
+  };
+  EXPECT_DOUBLE_EQ(floor(50, 0), 0.5);
+  EXPECT_DOUBLE_EQ(floor(0, 4000), 4);
+  EXPECT_DOUBLE_EQ(floor(50, 4000), 4.5);
 }
 
 }  // namespace
