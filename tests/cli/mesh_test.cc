@@ -173,7 +173,7 @@ TEST(Mesh, TheShellOfAnAllocationStartsOneProcess) {
   EXPECT_THAT(ran.out, HasSubstr("1/1 | loss"));
 }
 
-TEST(Mesh, MpirunStartsIt) {
+TEST(Mpirun, StartsAMesh) {
   if (std::system("command -v mpirun >/dev/null") != 0) GTEST_SKIP() << "there is no mpirun on PATH";
   const TinyMeshRun tiny;
   const std::string mpirun = "OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 mpirun -np 2 ";
