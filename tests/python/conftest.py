@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent.parent / "python"
 sys.path.insert(0, str(PACKAGE))
+
+PROGRAM = Path(os.environ.get("AGOQ_PROGRAM", PACKAGE.parent / "build" / "agoq"))
 
 Done = subprocess.CompletedProcess[bytes]
 Run = Callable[..., Done]
@@ -30,15 +35,51 @@ CHATML = ("{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\
           "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def blas_core() -> None:
+    """Name the kernels of OpenBLAS for which the program would start itself once more: each of its starts counts."""
+    if PROGRAM.is_file():
+        report = subprocess.run([PROGRAM, "doctor"], capture_output=True, encoding="utf-8", check=False).stdout
+        if found := re.search(r"kernels for (\w+)", report):
+            os.environ.setdefault("OPENBLAS_CORETYPE", found[1])
+
+
+def checked(done: Done, status: int) -> Done:
+    assert done.returncode == status, done.stderr.decode()
+    assert b"Traceback" not in done.stderr, done.stderr.decode()
+    return done
+
+
 @pytest.fixture
-def run() -> Run:
+def run_process() -> Run:
     """Run `python -m agoq <command>`; a status other than the expected one fails the test."""
     def call(command: str, *arguments: object, stdin: bytes = b"", status: int = 0) -> Done:
-        done = subprocess.run([sys.executable, "-m", "agoq", command, *map(str, arguments)], input=stdin,
-                              capture_output=True, env=os.environ | {"PYTHONPATH": str(PACKAGE)}, check=False)
-        assert done.returncode == status, done.stderr.decode()
-        assert b"Traceback" not in done.stderr, done.stderr.decode()
-        return done
+        return checked(subprocess.run([sys.executable, "-m", "agoq", command, *map(str, arguments)], input=stdin,
+                                      capture_output=True, env=os.environ | {"PYTHONPATH": str(PACKAGE)}, check=False),
+                       status)
+    return call
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch) -> Run:
+    """The same within this process, which saves the start of an interpreter."""
+    from agoq.command import run_command
+
+    def call(command: str, *arguments: object, stdin: bytes = b"", status: int = 0) -> Done:
+        out, err = io.BytesIO(), io.BytesIO()
+        ended = 0
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "argv", [f"agoq {command}", *map(str, arguments)])
+            for name, stream in (("stdin", io.BytesIO(stdin)), ("stdout", out), ("stderr", err)):
+                patch.setattr(sys, name, io.TextIOWrapper(stream, "utf-8", write_through=True))
+            try:
+                run_command(command, lambda: import_module(f"agoq.{command}").main())
+            except SystemExit as end:  # as the interpreter does at its end
+                if isinstance(end.code, str):
+                    print(end.code, file=sys.stderr)
+                ended = end.code if isinstance(end.code, int) else int(end.code is not None)
+            result = Done(sys.argv, ended, out.getvalue(), err.getvalue())
+        return checked(result, status)
     return call
 
 

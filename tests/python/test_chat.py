@@ -243,10 +243,10 @@ def test_end_of_document_comes_once(tokenizer_folder: Path) -> None:
         assert ids.tolist().count(0) == len(TALK) and mask[np.flatnonzero(ids == 0)].tolist() == [0, 0, 1, 0, 1]
 
 
-def test_chat_command(tmp_path: Path, run: Run, tokenizer_folder: Path) -> None:
+def test_chat_command(tmp_path: Path, run_process: Run, tokenizer_folder: Path) -> None:
     source = tmp_path / "chat.jsonl"
     source.write_text(json.dumps({"messages": TALK}) + "\n" + json.dumps({"messages": TALK[:3]}) + "\n")
-    run("data", "--chat", source, "--tokenizer", tokenizer_folder, "--append-eod", "--workers", 2,
+    run_process("data", "--chat", source, "--tokenizer", tokenizer_folder, "--append-eod", "--workers", 2,
         "--output", tmp_path / "out")
     conversations = read_dataset(tmp_path / "out")
     mask = np.frombuffer((tmp_path / "out.mask").read_bytes(), np.uint8)
@@ -296,13 +296,13 @@ def test_templates_that_cannot_be_read(tmp_path: Path, refuse: Refuse, tokenizer
     assert message.format(tmp_path) in error
 
 
-def test_a_refused_row_in_a_worker(tmp_path: Path, run: Run, tokenizer_folder: Path) -> None:
+def test_a_refused_row_in_a_worker(tmp_path: Path, run_process: Run, tokenizer_folder: Path) -> None:
     """What a template raises in another process, and a template that does not compile, end with one line."""
     source, template = tmp_path / "chat.jsonl", tmp_path / "template.jinja"
     source.write_text(json.dumps({"messages": TALK}) + "\n")
     for text, message in (("{{ 1 // 0 }}", "line 1: the chat template refuses this conversation: ZeroDivisionError"),
                           ("{{", "the chat template does not parse")):
         template.write_text(text)
-        done = run("data", "--chat", source, "--chat-template", template, "--tokenizer", tokenizer_folder, "--quiet",
+        done = run_process("data", "--chat", source, "--chat-template", template, "--tokenizer", tokenizer_folder, "--quiet",
                    "--workers", 2, "--output", tmp_path / "out", status=1)
         assert message in done.stderr.decode() and done.stderr.count(b"\n") == 1

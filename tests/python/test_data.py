@@ -32,10 +32,10 @@ def as_bytes(texts: list[str], eod: bool = True) -> list[list[int]]:
     return [list(text.encode()) + [256] * eod for text in texts]
 
 
-def test_jsonl_with_bytes(tmp_path: Path, run: Run) -> None:
+def test_jsonl_with_bytes(tmp_path: Path, run_process: Run) -> None:
     texts = ["plain", "Zürich 東京", "two\nlines\n", " "]
     source = write_jsonl(tmp_path / "a.jsonl", [*texts[:2], "", *texts[2:]])
-    run("data", source, "--tokenizer", "byte", "--append-eod", "--output", tmp_path / "out" / "a")
+    run_process("data", source, "--tokenizer", "byte", "--append-eod", "--output", tmp_path / "out" / "a")
     assert read_dataset(tmp_path / "out" / "a") == as_bytes(texts)
     about = json.loads((tmp_path / "out" / "a.json").read_text())
     assert about == {"tokenizer": "byte", "vocabulary": ByteTokenizer().vocabulary, "vocab_size": 257, "eod_id": 256,
@@ -66,7 +66,7 @@ def test_text_with_separator(tmp_path: Path, run: Run) -> None:
     source = tmp_path / "a.txt"
     source.write_bytes(b"\xef\xbb\xbffirst\n\nstill first\n<|end|>\r\nsecond <|end|> inside\n<|end|>\n<|end|>\n"
                        b"last, no line end")
-    run("data", source, "--separator", "<|end|>", "--tokenizer", "byte", "--output", tmp_path / "a")
+    run("data", "--workers", 1, source, "--separator", "<|end|>", "--tokenizer", "byte", "--output", tmp_path / "a")
     assert read_dataset(tmp_path / "a") == as_bytes(
         ["first\n\nstill first\n", "second <|end|> inside\n", "last, no line end"], eod=False)
 
@@ -76,7 +76,7 @@ def test_compressed_files(tmp_path: Path, run: Run, refuse: Refuse, suffix: str,
     plain = write_jsonl(tmp_path / "a.jsonl", ["one", "two"]).read_bytes()
     source = tmp_path / f"b.jsonl{suffix}"
     source.write_bytes(pack(plain))
-    run("data", source, "--tokenizer", "byte", "--append-eod", "--output", tmp_path / "a")
+    run("data", "--workers", 1, source, "--tokenizer", "byte", "--append-eod", "--output", tmp_path / "a")
     assert read_dataset(tmp_path / "a") == as_bytes(["one", "two"])
     source.write_bytes(pack(plain)[:-12])
     error = refuse(source, "--tokenizer", "byte", "--output", tmp_path / "b")
@@ -87,13 +87,13 @@ def test_compressed_files(tmp_path: Path, run: Run, refuse: Refuse, suffix: str,
         assert f"b.jsonl{suffix}: damaged compressed file" in error and "None" not in error
 
 
-def test_workers_keep_order(tmp_path: Path, run: Run, tokenizer_folder: Path, sample: str) -> None:
+def test_workers_keep_order(tmp_path: Path, run_process: Run, tokenizer_folder: Path, sample: str) -> None:
     rng = random.Random(0)
     words = sample.split()
     texts = [" ".join(rng.choices(words, k=rng.randint(1, 2000))) for _ in range(240)]
     source = write_jsonl(tmp_path / "a.jsonl", texts)
     for workers in (1, 3):
-        run("data", source, "--tokenizer", tokenizer_folder, "--append-eod", "--workers", workers,
+        run_process("data", source, "--tokenizer", tokenizer_folder, "--append-eod", "--workers", workers,
             "--output", tmp_path / str(workers))
     one = read_dataset(tmp_path / "1")
     assert one == read_dataset(tmp_path / "3")
@@ -160,10 +160,10 @@ def test_malformed_lines_name_file_and_line(tmp_path: Path, refuse: Refuse, line
     assert [path.name for path in tmp_path.iterdir()] == ["bad.jsonl"]  # nothing half written
 
 
-def test_errors_of_worker_processes_reach_the_user(tmp_path: Path, run: Run) -> None:
+def test_errors_of_worker_processes_reach_the_user(tmp_path: Path, run_process: Run) -> None:
     source = tmp_path / "bad.jsonl"
     source.write_bytes(b'{"text": "good"}\n' * 9 + b"{}\n")
-    done = run("data", source, "--tokenizer", "byte", "--workers", 2, "--output", tmp_path / "out", status=1)
+    done = run_process("data", source, "--tokenizer", "byte", "--workers", 2, "--output", tmp_path / "out", status=1)
     assert f"{source}, line 10: no key 'text' (found no keys)" in done.stderr.decode()
 
 
@@ -201,7 +201,7 @@ def test_refusals(tmp_path: Path, refuse: Refuse, monkeypatch, arguments: list[s
 
 def test_existing_dataset_is_kept_unless_told(tmp_path: Path, run: Run) -> None:
     source = write_jsonl(tmp_path / "a.jsonl", ["first"])
-    target = ["--tokenizer", "byte", "--output", tmp_path / "out"]
+    target = ["--workers", 1, "--tokenizer", "byte", "--output", tmp_path / "out"]
     run("data", source, *target)
     write_jsonl(source, ["second"])
     assert "exists already" in run("data", source, *target, status=1).stderr.decode()
@@ -230,12 +230,12 @@ def test_writer_refuses_ids_outside_the_vocabulary(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_tokenizer_command(run: Run, tokenizer_folder: Path, sample: str) -> None:
-    for name in ("byte", tokenizer_folder):
-        ids = run("tokenizer", "--tokenizer", name, "encode", stdin=sample.encode()).stdout
-        assert run("tokenizer", "--tokenizer", name, "decode", stdin=ids).stdout.decode() == sample
-        lines = run("tokenizer", "--tokenizer", name, "--json-lines", "encode", stdin=b'"a\\nb"\n"c"\n').stdout
-        texts = run("tokenizer", "--tokenizer", name, "--json-lines", "decode", stdin=lines).stdout
+def test_tokenizer_command(run: Run, run_process: Run, tokenizer_folder: Path, sample: str) -> None:
+    for name, command in (("byte", run_process), (tokenizer_folder, run)):
+        ids = command("tokenizer", "--tokenizer", name, "encode", stdin=sample.encode()).stdout
+        assert command("tokenizer", "--tokenizer", name, "decode", stdin=ids).stdout.decode() == sample
+        lines = command("tokenizer", "--tokenizer", name, "--json-lines", "encode", stdin=b'"a\\nb"\n"c"\n').stdout
+        texts = command("tokenizer", "--tokenizer", name, "--json-lines", "decode", stdin=lines).stdout
         assert texts == b'"a\\nb"\n"c"\n'
     done = run("tokenizer", "--tokenizer", "byte", "decode", stdin=b"1 257", status=1)
     assert "'257' is not a token id: expected integers from 0 to 256" in done.stderr.decode()
@@ -268,10 +268,10 @@ def test_faults_of_our_own_show_no_traceback(monkeypatch: pytest.MonkeyPatch) ->
         run_command("data", fail)
 
 
-def test_names_that_are_not_utf8(tmp_path: Path, run: Run) -> None:
+def test_names_that_are_not_utf8(tmp_path: Path, run_process: Run) -> None:
     source = Path(os.fsdecode(os.fsencode(tmp_path) + b"/na\xefve.jsonl"))
     write_jsonl(source, ["one"])
-    run("data", source, "--tokenizer", "byte", "--quiet", "--workers", 1, "--output", source.with_suffix(""))
+    run_process("data", source, "--tokenizer", "byte", "--quiet", "--workers", 1, "--output", source.with_suffix(""))
     about = json.loads(source.with_suffix(".json").read_bytes())
     assert about["sources"] == ["na\\udcefve.jsonl"]
 

@@ -16,6 +16,7 @@ import socket
 import struct
 import subprocess
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,7 @@ def mesh_name(mesh: dict[str, int]) -> str:
     return " ".join(f"{axis}{size}" for axis, size in mesh.items())
 
 
+@cache
 def this_cpu() -> str:
     """What the bits of a sum depend on: the instruction sets compiled for, and the kernels that OpenBLAS chose."""
     report = subprocess.run([PROGRAM, "doctor"], capture_output=True, text=True, check=False).stdout

@@ -102,8 +102,8 @@ def test_follow_a_run_that_goes_on(tmp_path: Path) -> None:
     assert "25.0%" in rows[0] and "3.0 MiB" in rows[0]
 
 
-def test_errors(tmp_path: Path, run: Run) -> None:
-    assert "no run folder at" in run("report", tmp_path / "nowhere", status=1).stderr.decode()
+def test_errors(tmp_path: Path, run: Run, run_process: Run) -> None:
+    assert "no run folder at" in run_process("report", tmp_path / "nowhere", status=1).stderr.decode()
     assert not (tmp_path / "nowhere").exists()
     assert "holds no metrics.jsonl" in run("report", tmp_path, status=1).stderr.decode()
     (tmp_path / "metrics.jsonl").write_text('{"st')

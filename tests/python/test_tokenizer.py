@@ -161,7 +161,7 @@ def test_nothing_cuts_or_fills_texts(tmp_path: Path, run: Run) -> None:
     byte_level(tmp_path / "t")
     change_json(tmp_path / "t" / "tokenizer.json", **cutting_and_filling())
     (tmp_path / "a.txt").write_text(SAMPLE * 3)
-    run("data", tmp_path / "a.txt", "--tokenizer", tmp_path / "t", "--output", tmp_path / "out")
+    run("data", "--workers", 1, tmp_path / "a.txt", "--tokenizer", tmp_path / "t", "--output", tmp_path / "out")
     ids = run("tokenizer", "--tokenizer", tmp_path / "t", "encode", stdin=(SAMPLE * 3).encode()).stdout
     assert read_dataset(tmp_path / "out") == [list(map(int, ids.split()))]
     assert load_tokenizer(str(tmp_path / "t")).decode(list(map(int, ids.split()))) == SAMPLE * 3
@@ -202,8 +202,8 @@ def test_data_says_which_vocabulary_it_belongs_to(tmp_path: Path, run: Run) -> N
     like_llama2(tmp_path / "t")
     change_json(tmp_path / "t" / "tokenizer_config.json", bos_token="<s>", eos_token="</s>", pad_token="<pad>")
     (tmp_path / "a.txt").write_text(SAMPLE)
-    run("data", tmp_path / "a.txt", "--tokenizer", tmp_path / "t", "--prepend-bos", "--append-eod", "--output",
-        tmp_path / "out")
+    run("data", "--workers", 1, tmp_path / "a.txt", "--tokenizer", tmp_path / "t", "--prepend-bos", "--append-eod",
+        "--output", tmp_path / "out")
     about = json.loads((tmp_path / "out.json").read_text())
     tokenizer = load_tokenizer(str(tmp_path / "t"))
     vocabulary = tokenizer.inner.get_vocab()  # type: ignore[attr-defined]
@@ -249,11 +249,11 @@ def test_begin_of_text(tmp_path: Path, run: Run, refuse: Refuse) -> None:
     assert b"names no bos token" in done.stderr
 
 
-def test_stream_command(tmp_path: Path, run: Run) -> None:
+def test_stream_command(tmp_path: Path, run: Run, run_process: Run) -> None:
     like_llama2(tmp_path)
     tokyo = [3 + byte for byte in "東".encode()]
     lines = "\n".join(['"h"', *map(str, tokyo), "999", "", ""])
-    done = run("tokenizer", "--tokenizer", tmp_path, "stream", stdin=lines.encode())
+    done = run_process("tokenizer", "--tokenizer", tmp_path, "stream", stdin=lines.encode())
     ids, *pieces = done.stdout.decode().splitlines()
     assert list(map(int, ids.split())) == load_tokenizer(str(tmp_path)).encode_prompt("h", "never")
     assert [json.loads(piece) for piece in pieces] == ["", "", "", "", "東"]

@@ -12,12 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import PACKAGE, SAMPLE, Run
+from conftest import PROGRAM, SAMPLE, Run
 from test_tokenizer import any_folder, byte_level, change_json, like_llama2, write_json
 
 from agoq.tokenizer import load_tokenizer
 
-PROGRAM = Path(os.environ.get("AGOQ_PROGRAM", PACKAGE.parent / "build" / "agoq"))
 pytestmark = pytest.mark.skipif(not PROGRAM.is_file(), reason="the program is not built")
 
 Agoq = Callable[..., subprocess.CompletedProcess[str]]
