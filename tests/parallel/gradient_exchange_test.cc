@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <omp.h>
 
+#include <algorithm>
 #include <cmath>
 #include <map>
 #include <mutex>
@@ -190,28 +191,58 @@ TEST(GradientExchange, SlicedSumsAreThoseOfAScalarLoopToTheBit) {
     }
 }
 
+using ByName = std::map<std::string, std::vector<float>>;
+
+// What rank r adds to every tensor, as it arrives: encoded, but for 1-D parameters.
+ByName arriving(int r, Codec wire) {
+  const model::ModelConfig config = test::tiny_model();
+  const model::LayerSpec spec = awkward_spec(config);
+  ByName addends;
+  for (const ParamId& id : model::all_params(config, spec)) {
+    const model::ParamRow& row = spec[id.param];
+    addends[model::logical_name(spec, id)] = test::through(row.one_dimensional() ? Codec::Fp32 : wire, row.blocks(),
+                                                           test::invented(r, id.tensor(), row.count()));
+  }
+  return addends;
+}
+
+// Of the first so many ranks. In the all-reduce form the sum travels, too.
+ByName sums_of(const std::vector<ByName>& addends, int ranks, Codec wire, bool shard) {
+  const model::ModelConfig config = test::tiny_model();
+  const model::LayerSpec spec = awkward_spec(config);
+  ByName sums;
+  for (const ParamId& id : model::all_params(config, spec)) {
+    const model::ParamRow& row = spec[id.param];
+    const std::string name = model::logical_name(spec, id);
+    std::vector<std::vector<float>> partial_sums;
+    for (int r = 0; r < ranks; ++r) partial_sums.push_back(addends[static_cast<size_t>(r)].at(name));
+    sums[name] = test::summed(partial_sums);
+    if (!shard && !row.one_dimensional()) sums[name] = test::through(wire, row.blocks(), sums[name]);
+  }
+  return sums;
+}
+
 TEST(GradientExchange, Fp32AddendsTravelInAnotherFormatAndAreSummedInFp32) {
-  for (const Codec wire : {Codec::Int8, Codec::Fp8, Codec::Bf16})
+  for (const Codec wire : {Codec::Int8, Codec::Fp8, Codec::Bf16}) {
+    std::vector<ByName> addends;
+    for (int r = 0; r < *std::max_element(std::begin(kWorlds), std::end(kWorlds)); ++r)
+      addends.push_back(arriving(r, wire));
     for (const int ranks : kWorlds)
       for (const bool shard : {true, false}) {
         const Formats formats{Codec::Fp32, wire, false};
         SCOPED_TRACE(text(ranks, formats));
+        const ByName sums = sums_of(addends, ranks, wire, shard);
         test::ThreadWorld(ranks).run([&](comm::Transport& transport) {
           Rank rank(transport, formats, shard);
           rank.fill_all([&](int r, const ParamId& id) { return rank.invented(r, id); });
           rank.grads.end_step(rank.ctx);
           for (const ParamId& id : rank.ids()) {
-            const model::ParamRow& row = rank.spec[id.param];
-            std::vector<std::vector<float>> partial_sums;
-            for (int r = 0; r < ranks; ++r)
-              partial_sums.push_back(
-                  test::through(row.one_dimensional() ? Codec::Fp32 : wire, row.blocks(), rank.invented(r, id)));
-            std::vector<float> sum = test::summed(partial_sums);
-            if (!shard && !row.one_dimensional()) sum = test::through(wire, row.blocks(), sum);  // it travels too
-            EXPECT_EQ(rank.sum(id), rows_of(sum, rank.grads.rows(id), row.cols)) << model::logical_name(rank.spec, id);
+            const std::string name = model::logical_name(rank.spec, id);
+            EXPECT_EQ(rank.sum(id), rows_of(sums.at(name), rank.grads.rows(id), rank.spec[id.param].cols)) << name;
           }
         });
       }
+  }
 }
 
 // The distance between the numbers of a format on both sides of x, in a block with this scale; at most.
@@ -260,10 +291,12 @@ TEST(GradientExchange, RoundingForTheWireErrsByLessThanAStepAndByNothingOnAverag
             variance[i] += steps[i] * steps[i] / 4;  // of one rounding: p (1 - p) steps² at most
           }
         }
+        ByTensor own;
+        for (const ParamId& any : rank.ids()) own[any.tensor()] = rank.invented(transport.rank(), any);
         double total = 0, total_variance = 0;
         for (int step = 0; step < kSteps; ++step) {
           rank.ctx.random.step = static_cast<uint32_t>(step);
-          rank.fill_all([&](int r, const ParamId& any) { return rank.invented(r, any); });
+          rank.fill_all([&](int, const ParamId& any) { return own.at(any.tensor()); });
           rank.grads.end_step(rank.ctx);
           const std::vector<float> sum = rank.sum(id);
           for (size_t i = 0; i < sum.size(); ++i) {
