@@ -11,6 +11,7 @@
 
 #include "base/scratch_folder.h"
 #include "base/text.h"
+#include "cli/blas_core.h"
 
 namespace agoq::test {
 
@@ -33,7 +34,13 @@ struct Shell {
   std::string output = "";  // instead of a file that is read afterwards
 };
 
+// Sets what the program sets at its start, to start once more (cli/environment.h): that is twice the time of a start.
+inline void settle_blas_core() {
+  if (const std::string core(cli::faster_blas_core()); !core.empty()) ::setenv("OPENBLAS_CORETYPE", core.c_str(), 0);
+}
+
 inline Ran run_agoq(const std::vector<std::string>& arguments, const Shell& shell = {}) {
+  settle_blas_core();
   const ScratchFolder folder;
   std::string command = shell.before + "OMP_WAIT_POLICY=passive OMP_NUM_THREADS=2 " + shell.program;
   for (const std::string& argument : arguments) command += " " + quoted(argument);

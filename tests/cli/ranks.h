@@ -59,6 +59,7 @@ class Ranks {
  public:
   Ranks(int world, const Words& arguments, std::map<int, Apart> apart = {}, int port = free_port())
       : world_(world), port_(port) {
+    settle_blas_core();
     for (int rank = 0; rank < world; ++rank) children_.push_back(start(rank, arguments, apart[rank]));
   }
   Ranks(const Ranks&) = delete;

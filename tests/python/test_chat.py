@@ -246,8 +246,8 @@ def test_end_of_document_comes_once(tokenizer_folder: Path) -> None:
 def test_chat_command(tmp_path: Path, run_process: Run, tokenizer_folder: Path) -> None:
     source = tmp_path / "chat.jsonl"
     source.write_text(json.dumps({"messages": TALK}) + "\n" + json.dumps({"messages": TALK[:3]}) + "\n")
-    run_process("data", "--chat", source, "--tokenizer", tokenizer_folder, "--append-eod", "--workers", 2,
-        "--output", tmp_path / "out")
+    run_process("data", "--chat", source, "--tokenizer", tokenizer_folder, "--append-eod", "--workers", 2, "--output",
+                tmp_path / "out")
     conversations = read_dataset(tmp_path / "out")
     mask = np.frombuffer((tmp_path / "out.mask").read_bytes(), np.uint8)
     assert [documents[-1] for documents in conversations] == [0, 0]
@@ -303,6 +303,6 @@ def test_a_refused_row_in_a_worker(tmp_path: Path, run_process: Run, tokenizer_f
     for text, message in (("{{ 1 // 0 }}", "line 1: the chat template refuses this conversation: ZeroDivisionError"),
                           ("{{", "the chat template does not parse")):
         template.write_text(text)
-        done = run_process("data", "--chat", source, "--chat-template", template, "--tokenizer", tokenizer_folder, "--quiet",
-                   "--workers", 2, "--output", tmp_path / "out", status=1)
+        done = run_process("data", "--chat", source, "--chat-template", template, "--tokenizer", tokenizer_folder,
+                           "--quiet", "--workers", 2, "--output", tmp_path / "out", status=1)
         assert message in done.stderr.decode() and done.stderr.count(b"\n") == 1

@@ -93,8 +93,8 @@ def test_workers_keep_order(tmp_path: Path, run_process: Run, tokenizer_folder: 
     texts = [" ".join(rng.choices(words, k=rng.randint(1, 2000))) for _ in range(240)]
     source = write_jsonl(tmp_path / "a.jsonl", texts)
     for workers in (1, 3):
-        run_process("data", source, "--tokenizer", tokenizer_folder, "--append-eod", "--workers", workers,
-            "--output", tmp_path / str(workers))
+        run_process("data", source, "--tokenizer", tokenizer_folder, "--append-eod", "--workers", workers, "--output",
+                    tmp_path / str(workers))
     one = read_dataset(tmp_path / "1")
     assert one == read_dataset(tmp_path / "3")
     from tokenizers import Tokenizer
