@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <filesystem>
 
 #include "base/scratch_folder.h"
@@ -94,26 +95,33 @@ TEST_F(CudaRun, TakesNoMemoryAfterTheFirstStep) {
   EXPECT_GT(free_after_first, 0u);
 }
 
+// The first loss is that of a model that knows nothing, ln 257 = 5.55; on a CPU the third is 1.9 below it.
+void expect_learns(const std::vector<double>& losses, const std::string& what) {
+  ASSERT_EQ(losses.size(), 3U) << what;
+  EXPECT_NEAR(losses.front(), std::log(257), 0.2) << what;
+  EXPECT_LT(losses.back(), losses.front() - 1.5) << what;
+}
+
 TEST_F(CudaRun, EveryPolicyAndPrecisionTrains) {
-  for (const char* policy : {"paper", "fp8", "bf16", "fp32"}) {
+  for (const char* policy : {"agoq", "paper", "fp8", "bf16", "fp32"}) {
     TrainConfig c = config("", 3);
     c.activation_policy = policy;
-    EXPECT_LT(losses(c).back(), 6.0) << policy;
+    expect_learns(losses(c), policy);
   }
   for (const char* baseline : {"bf16", "fp32"}) {
     TrainConfig c = config("", 3);
     c.baseline = baseline;
-    EXPECT_LT(losses(c).back(), 6.0) << baseline;
+    expect_learns(losses(c), baseline);
   }
   for (const char* override : {"attention=int8", "attention=fp8;norm=nf4;mlp=int4", "norm=fp5;mlp=fp6", "o=none"}) {
     TrainConfig c = config("", 3);
     c.activation_override = override;
-    EXPECT_LT(losses(c).back(), 6.0) << override;
+    expect_learns(losses(c), override);
   }
   for (const char* recompute : {"selective", "full"}) {
     TrainConfig c = config("", 3);
     c.recompute_granularity = recompute;
-    EXPECT_LT(losses(c).back(), 6.0) << recompute;
+    expect_learns(losses(c), recompute);
   }
 }
 
