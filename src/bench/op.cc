@@ -55,8 +55,7 @@ struct OpSetting {
   bool is_kept(SavedTensor k) const { return run_spec.recipe.at(0, k) != Codec::None; }
   // What backward reads where nothing was kept is made again, and exact.
   Codec codec_of(SavedTensor k) const {
-    if (is_kept(k)) return run_spec.recipe.at(0, k);
-    return run_spec.precision.compute == DType::BF16 ? Codec::Bf16 : Codec::Fp32;
+    return is_kept(k) ? run_spec.recipe.at(0, k) : codec::plain_codec(run_spec.precision.compute);
   }
   Quantized out(const Workbench& b, SavedTensor k) const {
     return b.out(codec_of(k), tokens, {spec[k].cols, spec[k].segment});

@@ -39,6 +39,12 @@ bool has_scales(Codec codec) {
   return dispatch(codec, []<class F>() { return F::kScaled; });
 }
 
+Codec plain_codec(DType dtype) {
+  require(dtype == DType::F32 || dtype == DType::BF16, "no codec stores {} as it is: use fp32 or bf16",
+          agoq::name_of(dtype));
+  return dtype == DType::BF16 ? Codec::Bf16 : Codec::Fp32;
+}
+
 RowBlocks::RowBlocks(int64_t columns, int64_t segment_columns) : cols(columns), segment(segment_columns) {
   require(columns > 0 && segment_columns > 0 && columns % segment_columns == 0,
           "a row of {} columns cannot be cut into segments of {}: both must be positive and the first a multiple",

@@ -20,6 +20,7 @@ std::string_view name_of(Codec codec);  // "fp4", ...
 std::optional<Codec> codec_from_name(std::string_view name);
 int code_bits(Codec codec);  // bits per element without the scale
 bool has_scales(Codec codec);
+Codec plain_codec(DType dtype);  // stores numbers of this type as they are: F32 or BF16, an error for others
 
 // A row of `cols` elements is divided into equal segments (so that no cut over the tensor axis falls inside a block,
 // and blocks never cross the borders of q|k|v or gate|up), and each segment into blocks of 128, the last one possibly

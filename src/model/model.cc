@@ -86,8 +86,8 @@ void Model::loss_backward(const Context& ctx, const Parameters& params, const Te
   Scope scope(ctx);
   const Tensor norm = params.acquire(ctx, {-1, Param::FinalNorm});
   const Tensor rstd = ctx.empty(DType::F32, {x.rows()});
-  const codec::Codec plain = ctx.compute() == DType::BF16 ? codec::Codec::Bf16 : codec::Codec::Fp32;
-  const codec::Quantized kept_x = codec::push(ctx, plain, x.rows(), codec::RowBlocks(x.cols()));
+  const codec::Quantized kept_x =
+      codec::push(ctx, codec::plain_codec(ctx.compute()), x.rows(), codec::RowBlocks(x.cols()));
   const Tensor n = ops::all_gather_tokens(ctx, Norm(config_).forward(ctx, x, norm, kept_x, rstd));  // [T, H]
   const Tensor head = params.acquire(ctx, params.head_id());
   const Tensor partial_sum =

@@ -7,13 +7,9 @@
 namespace agoq::model {
 namespace {
 
-codec::Codec plain_codec(DType dtype) {
-  return dtype == DType::BF16 ? codec::Codec::Bf16 : codec::Codec::Fp32;
-}
-
 // As it is stored, if that is the compute type; otherwise decoded into a temporary.
 Tensor in_compute_type(const Context& ctx, const codec::Quantized& kept) {
-  if (kept.codec == plain_codec(ctx.compute())) return kept.plain();
+  if (kept.codec == codec::plain_codec(ctx.compute())) return kept.plain();
   const Tensor x = ctx.empty({kept.rows, kept.row.cols});
   codec::decode(ctx, kept, x);
   return x;
@@ -53,7 +49,8 @@ std::vector<SavedTensors> SavedTensors::sharing(Arena& arena, const LayerSpec& s
 SavedTensors::SavedTensors(const Context& ctx, const LayerSpec& spec, int64_t tokens) {
   for (const SavedTensorSpec& row : spec.kept) {
     if (!row.present() || row.group == SavedTensorGroup::GemmInput) continue;
-    const codec::Codec codec = row.group == SavedTensorGroup::Stat ? codec::Codec::Fp32 : plain_codec(ctx.compute());
+    const codec::Codec codec =
+        row.group == SavedTensorGroup::Stat ? codec::Codec::Fp32 : codec::plain_codec(ctx.compute());
     slots_[static_cast<size_t>(row.kept)] =
         codec::push(ctx, codec, spec.saved_rows(row, tokens), {row.cols, row.segment});
   }
@@ -69,12 +66,12 @@ Tensor SavedTensors::stat(SavedTensor k) const {
 
 Tensor SavedTensors::out(const Context& ctx, SavedTensor k, int64_t rows, int64_t cols) const {
   const codec::Quantized& slot = (*this)[k];
-  return slot.codec == plain_codec(ctx.compute()) ? slot.plain() : ctx.empty({rows, cols});
+  return slot.codec == codec::plain_codec(ctx.compute()) ? slot.plain() : ctx.empty({rows, cols});
 }
 
 void SavedTensors::keep(const Context& ctx, SavedTensor k, const Tensor& x) const {
   const codec::Quantized& slot = (*this)[k];
-  const bool written_there = slot.codec == plain_codec(ctx.compute()) && slot.codes.data == x.data;
+  const bool written_there = slot.codec == codec::plain_codec(ctx.compute()) && slot.codes.data == x.data;
   if (slot.kept() && !written_there) codec::encode(ctx, x, slot);
 }
 

@@ -20,6 +20,13 @@ TEST(CodecNames, GoThereAndBack) {
   EXPECT_EQ(codec_from_name(""), std::nullopt);
 }
 
+TEST(CodecNames, PlainCodecStoresATypeAsItIs) {
+  Arena arena(Device::Meta, 0);
+  for (const DType dtype : {DType::F32, DType::BF16})
+    EXPECT_EQ(allocate(arena, "plain", plain_codec(dtype), 2, RowBlocks(3)).plain().dtype, dtype);
+  EXPECT_THROW(plain_codec(DType::F16), Error);
+}
+
 TEST(RowBlocks, CutSegmentsIntoBlocks) {
   const RowBlocks row(3 * 300, 300);
   EXPECT_EQ(row.segments(), 3);
