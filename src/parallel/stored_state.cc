@@ -73,28 +73,48 @@ void add(std::vector<StoredTensor>& all, std::string name, const model::ParamRow
   add_rows(tensor, row, array, {std::max(own.end, array.held.begin), array.held.end}, true);
 }
 
-void add_quantized(std::vector<StoredTensor>& all, const std::string& kind, const std::string& name,
+constexpr std::string_view kCodes = ".codes/", kScales = ".scales/";
+
+void add_quantized(std::vector<StoredTensor>& all, std::string_view kind, const std::string& name,
                    const model::ParamRow& row, const codec::Quantized& q, const HeldParameter& held) {
   using Unit = ColumnUnits::Unit;
-  add(all, kind + ".codes/" + name, row, {q.codes, held.updated, {Unit::CodeBytes, q.codec}}, held.saved);
-  if (q.scales) add(all, kind + ".scales/" + name, row, {q.scales, held.updated, {Unit::Scales, q.codec}}, held.saved);
+  add(all, fmt::format("{}{}{}", kind, kCodes, name), row, {q.codes, held.updated, {Unit::CodeBytes, q.codec}},
+      held.saved);
+  if (q.scales)
+    add(all, fmt::format("{}{}{}", kind, kScales, name), row, {q.scales, held.updated, {Unit::Scales, q.codec}},
+        held.saved);
 }
 
 }  // namespace
+
+std::string_view stored_param(std::string_view tensor) {
+  for (const std::string_view kind : {kStoredWeights, kStoredCorrections})
+    if (tensor.starts_with(kind)) return tensor.substr(kind.size());
+  return "";
+}
+
+bool is_stored_moment(std::string_view tensor) {
+  return std::ranges::any_of(kStoredMoments, [&](std::string_view kind) {
+    const std::string_view rest = tensor.substr(std::min(kind.size(), tensor.size()));
+    return tensor.starts_with(kind) && (rest.starts_with(kCodes) || rest.starts_with(kScales));
+  });
+}
 
 void add_stored(std::vector<StoredTensor>& all, const std::string& name, const model::ParamRow& row,
                 const HeldParameter& held) {
   const bool vector = row.one_dimensional();
   const Range rows = {0, row.rows};
   const ops::Weight& exact = held.exact.weight;
+  const std::string weights = fmt::format("{}{}", kStoredWeights, name);
   // bf16 beside an fp32 master follows from it.
-  add(all, "weights/" + name, row, {held.weight.value, rows, {}, vector}, exact.master ? Range{} : held.saved);
-  if (exact.master) add(all, "weights/" + name, row, {exact.master, held.exact.rows, {}, vector}, held.saved);
+  add(all, weights, row, {held.weight.value, rows, {}, vector}, exact.master ? Range{} : held.saved);
+  if (exact.master) add(all, weights, row, {exact.master, held.exact.rows, {}, vector}, held.saved);
   if (exact.correction)
-    add(all, "corrections/" + name, row, {exact.correction, held.exact.rows, {}, vector}, held.saved);
+    add(all, fmt::format("{}{}", kStoredCorrections, name), row, {exact.correction, held.exact.rows, {}, vector},
+        held.saved);
   if (!held.state) return;
-  add_quantized(all, "exp_avg", name, row, held.state->m, held);
-  add_quantized(all, "exp_avg_sq", name, row, held.state->v, held);
+  add_quantized(all, kStoredMoments[0], name, row, held.state->m, held);
+  add_quantized(all, kStoredMoments[1], name, row, held.state->v, held);
 }
 
 }  // namespace agoq::parallel

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/stored_tensor.h"
@@ -9,6 +10,14 @@
 #include "ops/optimizer/adamw.h"
 
 namespace agoq::parallel {
+
+// What the names of stored tensors begin with; the parameter's name follows. Here alone: checkpoints read and write by
+// these.
+inline constexpr std::string_view kStoredWeights = "weights/", kStoredCorrections = "corrections/";
+inline constexpr std::string_view kStoredMoments[] = {"exp_avg", "exp_avg_sq"};  // before ".codes/" and ".scales/"
+// "layers.0.qkv" of a tensor that belongs to a weight; otherwise nothing.
+std::string_view stored_param(std::string_view tensor);
+bool is_stored_moment(std::string_view tensor);
 
 struct HeldParameter {
   ops::Weight weight;      // all rows of this rank's shard
@@ -18,7 +27,7 @@ struct HeldParameter {
   const ops::AdamWState* state = nullptr;  // null where it updates none
 };
 
-// Adds "weights/NAME", "corrections/NAME", "exp_avg.codes/NAME", ... as far as they are here.
+// Adds weights, corrections and moments of parameter NAME as far as they are here: "weights/NAME", ...
 void add_stored(std::vector<StoredTensor>& all, const std::string& name, const model::ParamRow& row,
                 const HeldParameter& held);
 

@@ -11,12 +11,12 @@
 
 #include "device/transfer.h"
 #include "ops/linear/weight.h"
+#include "parallel/stored_state.h"
 
 namespace agoq::train {
 namespace {
 
 constexpr int64_t kSlab = 1 << 20;  // numbers converted at a time
-constexpr std::string_view kValues = "weights/", kCorrections = "corrections/";
 
 const ManifestTensor& find_tensor(const Checkpoint& checkpoint, const std::string& name, DType dtype,
                                   std::span<const int64_t> dims) {
@@ -31,13 +31,14 @@ const ManifestTensor& find_tensor(const Checkpoint& checkpoint, const std::strin
 // A weight as the checkpoint holds it: fp32, or bf16 and the int16 correction.
 class SavedWeight {
  public:
-  SavedWeight(const Checkpoint& checkpoint, const std::string& param, std::span<const int64_t> dims)
+  SavedWeight(const Checkpoint& checkpoint, std::string_view param, std::span<const int64_t> dims)
       : checkpoint_(checkpoint) {
-    const std::string name = std::string(kValues) + param;
+    const std::string name = fmt::format("{}{}", parallel::kStoredWeights, param);
     const ManifestTensor* saved = checkpoint.find(name);
     const bool whole = saved && saved->dtype == DType::F32;
     value_ = &find_tensor(checkpoint, name, whole ? DType::F32 : DType::BF16, dims);
-    if (!whole) correction_ = &find_tensor(checkpoint, std::string(kCorrections) + param, DType::I16, dims);
+    if (whole) return;
+    correction_ = &find_tensor(checkpoint, fmt::format("{}{}", parallel::kStoredCorrections, param), DType::I16, dims);
   }
 
   void verify(const Rectangle& at, DType wanted) const {
@@ -94,23 +95,12 @@ class SavedWeight {
   std::vector<float> whole_;
 };
 
-// "layers.0.qkv" of what belongs to a weight; otherwise nothing.
-std::string param_of(const StoredTensor& tensor) {
-  for (const std::string_view kind : {kValues, kCorrections})
-    if (tensor.name.starts_with(kind)) return tensor.name.substr(kind.size());
-  return "";
-}
-
-bool is_moment(const StoredTensor& tensor) {
-  return tensor.name.starts_with("exp_avg");
-}
-
 }  // namespace
 
 void load_weights(const Checkpoint& checkpoint, const Context& ctx, std::span<const StoredTensor> tensors) {
   std::vector<std::pair<SavedWeight, const StoredTensor*>> work;
   for (const StoredTensor& tensor : tensors) {
-    const std::string param = param_of(tensor);
+    const std::string_view param = parallel::stored_param(tensor.name);
     if (param.empty()) continue;
     tensor.check(ctx.device());
     const SavedWeight& saved = work.emplace_back(SavedWeight(checkpoint, param, tensor.dims), &tensor).first;
@@ -133,7 +123,7 @@ void load_weights(const Checkpoint& checkpoint, parallel::TrainingState& state) 
 void load_state(const Checkpoint& checkpoint, parallel::TrainingState& state) {
   const std::vector<StoredTensor> tensors = state.named_tensors();
   std::vector<StoredTensor> moments;
-  std::ranges::copy_if(tensors, std::back_inserter(moments), is_moment);
+  std::ranges::copy_if(tensors, std::back_inserter(moments), parallel::is_stored_moment, &StoredTensor::name);
   load_checkpoint(checkpoint, moments, {.subset = true, .device = &state.context()});
   load_weights(checkpoint, state.context(), tensors);
 }
