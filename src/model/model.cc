@@ -42,8 +42,11 @@ void gather_columns(const Context& ctx, const TensorShard& shard, const Tensor& 
 
 }  // namespace
 
-Model::Model(Arena& arena, const ModelConfig& config, const LayerSpec& spec, int64_t positions)
-    : config_(config), spec_(spec), layer_(config, spec, make_rope_table(arena, config, positions)) {}
+Model::Model(Arena& arena, const ModelConfig& config, const LayerSpec& spec, int64_t positions, Recompute recompute)
+    : config_(config),
+      spec_(spec),
+      recompute_(recompute),
+      layer_(config, spec, make_rope_table(arena, config, positions)) {}
 
 void Model::embed(const Context& ctx, const Parameters& params, const Tensor& tokens, const Tensor& x) const {
   ops::embedding_into(ctx, tokens, params.at(ctx, {-1, Param::Embedding}), x, spec_.vocabulary.begin);
@@ -64,10 +67,10 @@ void Model::backward(const Context& ctx, const Parameters& params, const Tensor&
     Scope scope(ctx);
     const SavedTensors& kept = saved[static_cast<size_t>(l - begin)];
     const LayerWeights w = params.acquire(ctx, l);
-    if (kept.kept(SavedTensor::Qkv))
-      layer_.backward(ctx, dx, w, kept, layer_gradients(l, grads));
-    else
+    if (recompute_ == Recompute::Full)
       layer_.backward_from_x1(ctx, dx, w, kept, layer_gradients(l, grads));
+    else
+      layer_.backward(ctx, dx, w, kept, layer_gradients(l, grads));
     for (const ParamRow& row : spec_.params)
       if (in_layer(row.param) && row.present()) grads.contributed(ctx, {l, row.param});
   }

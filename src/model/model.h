@@ -21,8 +21,8 @@ class GradientSource {
 
 class Model {
  public:
-  // The rope table [max(positions), D] is allocated from the arena.
-  Model(Arena& arena, const ModelConfig& config, const LayerSpec& spec, int64_t positions);
+  // The rope table [max(positions), D] is allocated from the arena. `recompute`: as in the recipe of what is saved.
+  Model(Arena& arena, const ModelConfig& config, const LayerSpec& spec, int64_t positions, Recompute recompute);
 
   const ModelConfig& config() const { return config_; }
   const LayerSpec& spec() const { return spec_; }
@@ -50,6 +50,7 @@ class Model {
 
   const ModelConfig& config_;
   const LayerSpec& spec_;
+  const Recompute recompute_;
   DecoderLayer layer_;
 };
 

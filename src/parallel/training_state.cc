@@ -89,7 +89,7 @@ TrainingState::TrainingState(Arena& arena, Device target, const RunSpec& run_spe
       stage_shard_(run_spec_.model, spec_, run_spec.parallelism),
       ctx_(arena, target, run_spec.precision.compute),
       params_(arena, run_spec_.model, spec_, holding(run_spec_, stage_shard_, groups_)),
-      model_(arena, run_spec_.model, spec_, run_spec.sequence_length),
+      model_(arena, run_spec_.model, spec_, run_spec.sequence_length, run_spec_.recipe.recompute),
       saved_(arena, spec_, run_spec_.recipe, stage_shard_, run_spec.tokens(), peak_in_flight(run_spec_)),
       inputs_(allocate_inputs(arena, run_spec.tokens())),
       staging_(arena, bytes_of(inputs_)),

@@ -314,7 +314,7 @@ SavedCodes keep_and_run_back(const ModelConfig& model, model::Policy policy, int
     Context& ctx = state.context();
     ctx.positions = batch.positions;
     ctx.document_start = batch.document_start;
-    const model::Model built(arena, run_spec.model, state.spec(), tokens);
+    const model::Model built(arena, run_spec.model, state.spec(), tokens, run_spec.recipe.recompute);
     const std::vector<model::SavedTensors> saved = {model::SavedTensors(arena, spec, run_spec.recipe, 0, tokens)};
     Scope scope(ctx);
     const Tensor x = ctx.empty({spec.own_tokens(tokens), model.hidden_size});
