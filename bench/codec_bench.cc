@@ -32,8 +32,8 @@ struct Fixture {
   Fixture(Codec codec, int64_t rows)
       : arena(Device::Cpu, static_cast<size_t>(rows * kCols) * 2 * sizeof(float) + (size_t{1} << 20)),
         ctx(arena, Device::Cpu, DType::F32),
-        x(arena.allocate("numbers", DType::F32, {rows, kCols})),
-        q(codec::allocate(arena, "codes", codec, rows, codec::RowBlocks(kCols))) {
+        x(arena.allocate(Owner::Operands, DType::F32, {rows, kCols})),
+        q(codec::allocate(arena, Owner::Operands, codec, rows, codec::RowBlocks(kCols))) {
     fill_normal(x);
     codec::encode(ctx, x, q);
   }

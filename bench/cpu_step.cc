@@ -166,7 +166,7 @@ double sgemm_flops() {
   constexpr int kRuns = 5;
   Arena arena(Device::Cpu, size_t{4} * kSize * kSize * sizeof(float));
   const Context ctx(arena, Device::Cpu, DType::F32);
-  const auto matrix = [&] { return arena.allocate("sgemm", DType::F32, {kSize, kSize}); };
+  const auto matrix = [&] { return arena.allocate(Owner::Operands, DType::F32, {kSize, kSize}); };
   const Tensor a = matrix(), b = matrix(), c = matrix();
   std::fill_n(a.as<float>(), kSize * kSize, 0.5f);
   std::fill_n(b.as<float>(), kSize * kSize, 0.25f);

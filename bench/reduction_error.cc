@@ -101,7 +101,7 @@ void quangrad_rank(comm::Transport& transport, const Gradients& g, const QuanGra
   const comm::ProcessGroup group(transport, everyone, 0);
 
   const parallel::SlicedGradient gradient{
-      codec::allocate(arena, "main gradients", how.codec, slice * ranks, g.row), g.rows, slice, 0, {}, how.stochastic};
+      codec::allocate(arena, Owner::Operands, how.codec, slice * ranks, g.row), g.rows, slice, 0, {}, how.stochastic};
   RandomKey key = ctx.random;
   key.micro_batch = 2 * static_cast<uint32_t>(rank);  // as micro-batches of different ranks
   codec::encode(ctx, g.tensor(rank), gradient.storage.row_range(0, g.rows),

@@ -126,7 +126,8 @@ double Bench::copy_bandwidth(double seconds) {
   const auto bytes = static_cast<int64_t>(2 * working_set_);
   Arena& arena = memory_.reserve(2 * static_cast<size_t>(bytes));
   const Context ctx(arena, memory_.device(), DType::F32);
-  const Tensor from = arena.allocate("copy", DType::U8, {bytes}), to = arena.allocate("copy", DType::U8, {bytes});
+  const Tensor from = arena.allocate(Owner::Operands, DType::U8, {bytes}),
+               to = arena.allocate(Owner::Operands, DType::U8, {bytes});
   zero(ctx, from);
   return 2.0 * static_cast<double>(bytes) / median_seconds(ctx, seconds, [&](int64_t) { copy_all(ctx, from, to); });
 }

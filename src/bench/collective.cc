@@ -97,8 +97,8 @@ class CollectiveBench::Round {
       : ctx_(arena, target, DType::F32),
         shape_(shape),
         with_(with),
-        numbers_(arena.allocate("operands", DType::F32, with.inputs.own().shape)),
-        read_(codec::allocate(arena, "operands", Codec::Fp32, std::min(shape.slice, kInventedRows), shape.row)),
+        numbers_(arena.allocate(Owner::Operands, DType::F32, with.inputs.own().shape)),
+        read_(codec::allocate(arena, Owner::Operands, Codec::Fp32, std::min(shape.slice, kInventedRows), shape.row)),
         methods_(sum_methods(ctx_, with.group, shape, with.nccl)),
         watch_(ctx_) {
     if (!ctx_.meta()) upload(ctx_, with.inputs.own().data, numbers_);

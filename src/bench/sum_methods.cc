@@ -24,7 +24,7 @@ struct SumBuffers {
 
   SumBuffers(Arena& arena, const SlicedShape& shape) {
     const auto allocate = [&](int64_t rows) {
-      return arena.allocate("operands", DType::U8, {codec::bytes_in_view(Codec::Fp32, rows, shape.row)});
+      return arena.allocate(Owner::Operands, DType::U8, {codec::bytes_in_view(Codec::Fp32, rows, shape.row)});
     };
     partial_sum = allocate(shape.rows());
     sum = allocate(shape.slice);

@@ -84,7 +84,7 @@ Tensor Workbench::on_device(const std::vector<int32_t>& integers) const {
 }
 
 codec::Quantized Workbench::out(codec::Codec codec, int64_t rows, codec::RowBlocks row) const {
-  return codec::allocate(arena(), "operands", codec, rows, row);
+  return codec::allocate(arena(), Owner::Operands, codec, rows, row);
 }
 
 void Workbench::fill(const codec::Quantized& q) const {

@@ -22,7 +22,7 @@ class Workbench {
   Tensor numbers(DType dtype, Shape shape) const;
   void fill(const Tensor& numbers) const;
   void fill(const codec::Quantized& codes) const;
-  Tensor zeros(DType dtype, Shape shape) const { return arena().allocate("operands", dtype, shape); }
+  Tensor zeros(DType dtype, Shape shape) const { return arena().allocate(Owner::Operands, dtype, shape); }
   // Random integers below `end`.
   Tensor integers(int64_t count, int64_t end) const;
   // Codes to be written; codes of random numbers.

@@ -143,7 +143,7 @@ Json json_of(const plan::RankPlan& rank, const comm::Mesh& mesh) {
   json["widths"] = rank.widths;
   json["total"] = rank.layout.total;
   for (const OwnerBytes& owner : rank.layout.owners)
-    json["owners"].push_back({{"owner", owner.owner}, {"bytes", owner.bytes}});
+    json["owners"].push_back({{"owner", owner.owner.text()}, {"bytes", owner.bytes}});
   const parallel::Traffic& sent = rank.layout.sent;
   json["bytes_sent"] = {{"tensor", sent.tensor}, {"data", sent.data}, {"pipeline", sent.pipeline}};
   return json;
@@ -173,7 +173,7 @@ void print_json(const Plan& p) {
   json["seq_length"] = p.config.seq_length;
   json["micro_batch_size"] = p.config.micro_batch_size;
   for (const plan::OwnerPair& row : plan::paired(p.ours(), p.reference))
-    json["owners"].push_back({{"owner", row.owner}, {"bytes", row.bytes}, {"reference_bytes", row.reference}});
+    json["owners"].push_back({{"owner", row.owner.text()}, {"bytes", row.bytes}, {"reference_bytes", row.reference}});
   json["total"] = p.ours().total;
   json["reference_total"] = p.reference.total;
   json["bytes_per_parameter"] = static_cast<double>(p.ours().model_state()) / static_cast<double>(p.largest.parameters);

@@ -25,7 +25,7 @@ std::string memory_table(const plan::Layout& layout, const plan::Layout& referen
                    other == 0 ? "" : fmt::format("{:.0f}%", ratio)});
   };
   for (const plan::OwnerPair& row : plan::paired(layout, reference))
-    if (row.bytes > 0 || row.reference > 0) add(row.owner, row.bytes, row.reference);
+    if (row.bytes > 0 || row.reference > 0) add(row.owner.text(), row.bytes, row.reference);
   table.add_rule();
   add("total", layout.total, reference.total);
   return table.text();

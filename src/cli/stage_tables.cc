@@ -23,8 +23,8 @@ std::string stage_memory_table(std::span<const plan::RankPlan> stages) {
   Table table({"stage", "layers", "parameters", "weights", "gradients", "moments", "saved", "other", "total"});
   for (const plan::RankPlan& stage : stages) {
     const plan::Layout& layout = stage.layout;
-    const size_t gradients = layout.of("main gradients"), moments = layout.of("moments");
-    const size_t weights = layout.model_state() - gradients - moments, saved = layout.starting_with("saved ");
+    const size_t gradients = layout.of(Owner::MainGradients), moments = layout.of(Owner::Moments);
+    const size_t weights = layout.model_state() - gradients - moments, saved = layout.saved();
     const size_t other = layout.total - layout.model_state() - saved;
     table.add_row({fmt::format("{}", stage.stage), layers_text(stage.chunks),
                    human_count(static_cast<uint64_t>(stage.parameters)), human_bytes(weights), human_bytes(gradients),

@@ -18,7 +18,8 @@ Quantized make(Codec codec, Device device, int64_t rows, RowBlocks row, Allocate
 }
 
 int64_t aligned(int64_t bytes) {
-  return (bytes + 255) / 256 * 256;
+  constexpr auto kUnit = static_cast<int64_t>(Arena::kAlignment);
+  return (bytes + kUnit - 1) / kUnit * kUnit;
 }
 
 void check(const Context& ctx, const Quantized& q, const Tensor& x, const char* what) {
@@ -33,7 +34,7 @@ void check(const Context& ctx, const Quantized& q, const Tensor& x, const char* 
 
 }  // namespace
 
-Quantized allocate(Arena& arena, const std::string& owner, Codec codec, int64_t rows, RowBlocks row) {
+Quantized allocate(Arena& arena, Owner owner, Codec codec, int64_t rows, RowBlocks row) {
   return make(codec, arena.device(), rows, row,
               [&](DType dtype, Shape shape) { return arena.allocate(owner, dtype, shape); });
 }

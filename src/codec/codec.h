@@ -3,19 +3,17 @@
 // Errors bounds, bit layouts and the arithmetic that CPU and GPU share: codec/formats.h and docs/formats.md.
 #pragma once
 
-#include <string>
-
 #include "codec/quantized.h"
 #include "device/context.h"
 
 namespace agoq::codec {
 
 // A quantized tensor owned by the arena (saved activations, gradients, moments), zeroed: all codes 0, all scales 0.
-Quantized allocate(Arena& arena, const std::string& owner, Codec codec, int64_t rows, RowBlocks row);
+Quantized allocate(Arena& arena, Owner owner, Codec codec, int64_t rows, RowBlocks row);
 // The same as a temporary on the stack, uninitialised.
 Quantized push(const Context& ctx, Codec codec, int64_t rows, RowBlocks row);
 
-// The same in the front of given bytes (uint8, aligned to 256), of which it takes so many.
+// The same in the front of given bytes (uint8, aligned as the arena aligns), of which it takes so many.
 Quantized view_in(const Tensor& bytes, Codec codec, int64_t rows, RowBlocks row);
 int64_t bytes_in_view(Codec codec, int64_t rows, RowBlocks row);
 

@@ -11,10 +11,8 @@
 namespace agoq {
 namespace {
 
-constexpr size_t kAlignment = 256;
-
 size_t aligned(size_t bytes) {
-  return (bytes + kAlignment - 1) / kAlignment * kAlignment;
+  return (bytes + Arena::kAlignment - 1) / Arena::kAlignment * Arena::kAlignment;
 }
 
 }  // namespace
@@ -46,12 +44,12 @@ Arena::~Arena() {
   munmap(base_, capacity_);
 }
 
-Tensor Arena::allocate(const std::string& owner, DType dtype, Shape shape) {
+Tensor Arena::allocate(Owner owner, DType dtype, Shape shape) {
   Tensor tensor{nullptr, dtype, device_, shape};
   const size_t bytes = aligned(tensor.bytes());
   if (device_ != Device::Meta) {
-    require(bottom_ + bytes + top_ <= capacity_, "arena of {} bytes is full: '{}' asks for {} more", capacity_, owner,
-            bytes);
+    require(bottom_ + bytes + top_ <= capacity_, "arena of {} bytes is full: '{}' asks for {} more", capacity_,
+            owner.text(), bytes);
     tensor.data = base_ + bottom_;
   }
   bottom_ += bytes;
@@ -76,7 +74,7 @@ Tensor Arena::push(DType dtype, Shape shape) {
 
 std::vector<OwnerBytes> Arena::by_owner() const {
   std::vector<OwnerBytes> all = owners_;
-  all.push_back({"workspace", peak_top_});
+  all.push_back({Owner::Workspace, peak_top_});
   return all;
 }
 

@@ -6,21 +6,23 @@
 #pragma once
 
 #include <map>
-#include <string>
 #include <vector>
 
 #include "base/tensor.h"
 #include "device/gpu.h"
+#include "device/owner.h"
 
 namespace agoq {
 
 struct OwnerBytes {
-  std::string owner;
+  Owner owner;
   size_t bytes = 0;
 };
 
 class Arena {
  public:
+  static constexpr size_t kAlignment = 256;  // of all that it gives, and so of parts of it that take turns
+
   // Cpu reserves `capacity` zeroed bytes at once (error if the machine cannot); Meta ignores it.
   Arena(Device device, size_t capacity);
   // The same on a GPU, which must outlive the arena.
@@ -31,8 +33,8 @@ class Arena {
 
   Device device() const { return device_; }
   Gpu* gpu() const { return gpu_; }  // null unless the memory is a GPU's
-  // A tensor that lives as long as the arena, zeroed, 256-byte aligned.
-  Tensor allocate(const std::string& owner, DType dtype, Shape shape);
+  // A tensor that lives as long as the arena, zeroed.
+  Tensor allocate(Owner owner, DType dtype, Shape shape);
   // A temporary, uninitialised; freed when the enclosing Scope ends.
   Tensor push(DType dtype, Shape shape);
 
@@ -42,7 +44,7 @@ class Arena {
   size_t total_bytes() const { return bottom_ + peak_top_; }
   size_t capacity() const { return capacity_; }
   Tensor memory() const { return {base_, DType::U8, device_, {static_cast<int64_t>(capacity_)}}; }  // all of it
-  // Owners in the order of their first allocation, the stack's peak last as "workspace".
+  // Owners in the order of their first allocation, the stack's peak last as Owner::Workspace.
   std::vector<OwnerBytes> by_owner() const;
 
  private:

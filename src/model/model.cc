@@ -11,7 +11,7 @@ namespace agoq::model {
 namespace {
 
 Tensor make_rope_table(Arena& arena, const ModelConfig& config, int64_t positions) {
-  const Tensor table = arena.allocate("rope table", DType::F32, {positions, config.heads.dim});
+  const Tensor table = arena.allocate(Owner::RopeTable, DType::F32, {positions, config.heads.dim});
   if (arena.device() == Device::Meta) return table;
   std::vector<float> values(static_cast<size_t>(table.count()));
   ops::fill_rope_table(config.rope, host_tensor(values.data(), table.shape));

@@ -8,7 +8,7 @@
 namespace agoq::model {
 namespace {
 
-Tensor allocate(Arena& arena, const char* owner, DType dtype, const ParamRow& row, int64_t rows) {
+Tensor allocate(Arena& arena, Owner owner, DType dtype, const ParamRow& row, int64_t rows) {
   return rows == 0 ? Tensor{}
                    : arena.allocate(owner, dtype, row.one_dimensional() ? Shape{row.cols} : Shape{rows, row.cols});
 }
@@ -19,10 +19,10 @@ ExactRows allocate_weight(Arena& arena, const ParamRow& row, const Holding& hold
   const Range rows = may_slice ? holding.exact_rows(row) : Range{0, row.rows};
   const bool sliced = rows.count() < row.rows;
   const bool split = holding.form == MasterForm::Split, fp32 = !split && holding.compute == DType::F32;
-  whole.value = allocate(arena, "weights", fp32 ? DType::F32 : DType::BF16, row, row.rows);
+  whole.value = allocate(arena, Owner::Weights, fp32 ? DType::F32 : DType::BF16, row, row.rows);
   ExactRows exact{sliced ? whole.row_range(rows.begin, rows.end) : whole, rows};
-  if (split) exact.weight.correction = allocate(arena, "corrections", DType::I16, row, rows.count());
-  if (!split && !fp32) exact.weight.master = allocate(arena, "fp32 master", DType::F32, row, rows.count());
+  if (split) exact.weight.correction = allocate(arena, Owner::Corrections, DType::I16, row, rows.count());
+  if (!split && !fp32) exact.weight.master = allocate(arena, Owner::Fp32Master, DType::F32, row, rows.count());
   if (!sliced) whole = exact.weight;
   return exact;
 }

@@ -17,12 +17,16 @@ Tensor in_compute_type(const Context& ctx, const codec::Quantized& kept) {
 
 }  // namespace
 
+Owner owner_of(const SavedTensorSpec& row) {
+  return Owner::saved(row.name);
+}
+
 SavedTensors::SavedTensors(Arena& arena, const LayerSpec& spec, const Recipe& recipe, int64_t layer, int64_t tokens) {
   for (const SavedTensorSpec& row : spec.kept) {
     const codec::Codec codec = recipe.at(layer, row.kept);
     if (codec == codec::Codec::None) continue;
-    slots_[static_cast<size_t>(row.kept)] = codec::allocate(arena, fmt::format("saved {}", row.name), codec,
-                                                            spec.saved_rows(row, tokens), {row.cols, row.segment});
+    slots_[static_cast<size_t>(row.kept)] =
+        codec::allocate(arena, owner_of(row), codec, spec.saved_rows(row, tokens), {row.cols, row.segment});
   }
 }
 
@@ -38,7 +42,7 @@ std::vector<SavedTensors> SavedTensors::sharing(Arena& arena, const LayerSpec& s
     for (const int64_t layer : layers)
       most = std::max(most, codec::bytes_in_view(recipe.at(layer, row.kept), rows, blocks));
     if (most == 0) continue;
-    const Tensor bytes = arena.allocate(fmt::format("saved {}", row.name), DType::U8, {most});
+    const Tensor bytes = arena.allocate(owner_of(row), DType::U8, {most});
     for (size_t i = 0; i < layers.size(); ++i)
       all[i].slots_[static_cast<size_t>(row.kept)] =
           codec::view_in(bytes, recipe.at(layers[i], row.kept), rows, blocks);

@@ -11,10 +11,13 @@
 
 namespace agoq::model {
 
+// Of the slots for a saved tensor: "saved x1".
+Owner owner_of(const SavedTensorSpec& row);
+
 class SavedTensors {
  public:
   SavedTensors() = default;  // keeps nothing (evaluation)
-  // Slots for T tokens of layer `layer`, or for a rank's part of them, owned by the arena under "saved NAME".
+  // Slots for T tokens of layer `layer`, or for a rank's part of them, owned by owner_of its row.
   SavedTensors(Arena& arena, const LayerSpec& spec, const Recipe& recipe, int64_t layer, int64_t tokens);
   // The same memory for layers that never keep anything at the same time, one of them each.
   static std::vector<SavedTensors> sharing(Arena& arena, const LayerSpec& spec, const Recipe& recipe,

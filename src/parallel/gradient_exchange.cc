@@ -38,8 +38,8 @@ GradientExchange::GradientExchange(Arena& arena, codec::Codec wire, bool wire_di
     : wire_(wire), wire_differs_(wire_differs) {
   if (staging_bytes == 0) return;
   for (StagingBuffer& buffer : buffers_) {
-    buffer.out = arena.allocate("communication", DType::U8, {staging_bytes});
-    if (wire_differs) buffer.in = arena.allocate("communication", DType::U8, {staging_bytes});
+    buffer.out = arena.allocate(Owner::Communication, DType::U8, {staging_bytes});
+    if (wire_differs) buffer.in = arena.allocate(Owner::Communication, DType::U8, {staging_bytes});
   }
 }
 

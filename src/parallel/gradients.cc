@@ -55,7 +55,7 @@ Gradients::Grad Gradients::allocate(Arena& arena, const model::ParamId& id, cons
   const comm::ProcessGroup& group = groups_.of(row.reduction);
   const int64_t padded = slice_rows(row.rows, group.size()) * group.size();
   Grad grad;
-  grad.main.data = codec::allocate(arena, "main gradients", precision.main_grads, padded, row.blocks());
+  grad.main.data = codec::allocate(arena, Owner::MainGradients, precision.main_grads, padded, row.blocks());
   grad.main.tensor = id.tensor();
   grad.main.stochastic = precision.stochastic;
   grad.main.global_offset = row.global_offset();
@@ -74,7 +74,7 @@ void Gradients::allocate_vectors(Arena& arena) {
     for (const model::ParamId& id : by_group[group]) numbers += padded(spec_[id.param].cols);
     if (numbers == 0) continue;
     const codec::Quantized all =
-        codec::allocate(arena, "main gradients", codec::Codec::Fp32, numbers, codec::RowBlocks(1));
+        codec::allocate(arena, Owner::MainGradients, codec::Codec::Fp32, numbers, codec::RowBlocks(1));
     vectors_.push_back({group, all.plain().view({numbers})});
     int64_t at = 0;
     for (const model::ParamId& id : by_group[group]) {

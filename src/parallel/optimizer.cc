@@ -21,9 +21,9 @@ Optimizer::Optimizer(Arena& arena, model::Parameters& params, Gradients& grads, 
     places_[id.tensor()] = static_cast<int>(states_.size());
     states_.push_back(make_state(arena, id, precision));
   }
-  const char* owner = "workspace of the norm";
-  squares_ = arena.allocate(owner, DType::F32, {groups.world.size(), static_cast<int64_t>(of_model_.size())});
-  scalars_ = arena.allocate(owner, DType::U8, ops::update_scalars_shape());
+  squares_ =
+      arena.allocate(Owner::NormWorkspace, DType::F32, {groups.world.size(), static_cast<int64_t>(of_model_.size())});
+  scalars_ = arena.allocate(Owner::NormWorkspace, DType::U8, ops::update_scalars_shape());
 }
 
 ops::AdamWState Optimizer::make_state(Arena& arena, const model::ParamId& id, const Precision& precision) const {
@@ -31,7 +31,7 @@ ops::AdamWState Optimizer::make_state(Arena& arena, const model::ParamId& id, co
   const bool plain = row.one_dimensional();
   const model::Range rows = gradients_.rows(id);
   const auto moments = [&](codec::Codec codec) {
-    return codec::allocate(arena, "moments", plain ? codec::Codec::Fp32 : codec, rows.count(), row.blocks());
+    return codec::allocate(arena, Owner::Moments, plain ? codec::Codec::Fp32 : codec, rows.count(), row.blocks());
   };
   const model::ExactRows& exact = params_.exact(id);
   ops::AdamWState state;

@@ -13,11 +13,11 @@ namespace agoq::parallel {
 namespace {
 
 MicroBatch allocate_inputs(Arena& arena, int64_t tokens) {
-  const auto ints = [&] { return arena.allocate("batch", DType::I32, {tokens}); };
+  const auto ints = [&] { return arena.allocate(Owner::Batch, DType::I32, {tokens}); };
   MicroBatch batch;
   batch.tokens = ints();
   batch.targets = ints();
-  batch.loss_weights = arena.allocate("batch", DType::F32, {tokens});
+  batch.loss_weights = arena.allocate(Owner::Batch, DType::F32, {tokens});
   batch.positions = ints();
   batch.document_start = ints();
   return batch;
@@ -93,14 +93,14 @@ TrainingState::TrainingState(Arena& arena, Device target, const RunSpec& run_spe
       saved_(arena, spec_, run_spec_.recipe, stage_shard_, run_spec.tokens(), peak_in_flight(run_spec_)),
       inputs_(allocate_inputs(arena, run_spec.tokens())),
       staging_(arena, bytes_of(inputs_)),
-      nll_(arena.allocate("batch", DType::F32, {run_spec.tokens()})),
-      loss_(arena.allocate("batch", DType::F64, {1})) {
+      nll_(arena.allocate(Owner::Batch, DType::F32, {run_spec.tokens()})),
+      loss_(arena.allocate(Owner::Batch, DType::F64, {1})) {
   if (run_spec_.training) {
     grads_.emplace(arena, spec_, stage_shard_, run_spec.precision, run_spec_.parallelism, groups_);
     optimizer_.emplace(arena, params_, *grads_, spec_, run_spec.precision, groups_, all_params(run_spec_.model, spec_));
   }
   allocate_streams(arena);
-  if (target == Device::Cuda) document_offsets_ = arena.allocate("batch", DType::I32, {run_spec.tokens() + 1});
+  if (target == Device::Cuda) document_offsets_ = arena.allocate(Owner::Batch, DType::I32, {run_spec.tokens() + 1});
   ctx_.tensor = &groups_.tensor;
   ctx_.positions = inputs_.positions;
   ctx_.document_start = inputs_.document_start;
@@ -118,22 +118,21 @@ TrainingState::~TrainingState() {
 // the other chunks take turns: one is computed in, one is on its way out, and one on its way in where any comes in.
 void TrainingState::allocate_streams(Arena& arena) {
   const Shape shape = {spec_.own_tokens(run_spec_.tokens()), run_spec_.model.hidden_size};
-  const auto allocate = [&](const char* owner) { return arena.allocate(owner, ctx_.compute(), shape); };
+  const auto stream = [&] { return arena.allocate(Owner::ResidualStream, ctx_.compute(), shape); };
   if (stage_shard_.head) {
     const int last_chunk = run_spec_.parallelism.chunks - 1;
     const int in_flight =
         peak_in_flight(actions_of(run_spec_.parallelism, run_spec_.parallelism.micro_batches), last_chunk);
     const int arriving = run_spec_.parallelism.stages() > 1 ? 1 : 0;
-    for (int i = 0; i < (run_spec_.training ? in_flight + arriving : 1); ++i)
-      outputs_.push_back({allocate("residual stream"), nullptr});
+    for (int i = 0; i < (run_spec_.training ? in_flight + arriving : 1); ++i) outputs_.push_back({stream(), nullptr});
   }
   if (run_spec_.parallelism.stages() == 1) return;
   int in_turn = 0;
   for (int chunk = 0; chunk < run_spec_.parallelism.chunks; ++chunk)
     if (!stage_shard_.last(chunk)) in_turn = std::max(in_turn, stage_shard_.first(chunk) ? 2 : 3);
   for (int i = 0; i < in_turn; ++i) {
-    forward_.add(allocate("residual stream"));
-    if (run_spec_.training) backward_.add(allocate("residual stream"));
+    forward_.add(stream());
+    if (run_spec_.training) backward_.add(stream());
   }
 }
 

@@ -1,7 +1,6 @@
 // Two layouts side by side: AGoQ's bytes and those of unquantized training, owner by owner.
 #pragma once
 
-#include <string>
 #include <vector>
 
 #include "plan/layout.h"
@@ -9,7 +8,7 @@
 namespace agoq::plan {
 
 struct OwnerPair {
-  std::string owner;
+  Owner owner;
   size_t bytes = 0, reference = 0;
 };
 

@@ -2,21 +2,22 @@
 
 namespace agoq::plan {
 
-size_t Layout::of(const std::string& owner) const {
+size_t Layout::of(Owner owner) const {
   for (const OwnerBytes& o : owners)
     if (o.owner == owner) return o.bytes;
   return 0;
 }
 
-size_t Layout::starting_with(const std::string& prefix) const {
+size_t Layout::saved() const {
   size_t bytes = 0;
   for (const OwnerBytes& o : owners)
-    if (o.owner.starts_with(prefix)) bytes += o.bytes;
+    if (o.owner.kind() == Owner::Saved) bytes += o.bytes;
   return bytes;
 }
 
 size_t Layout::model_state() const {
-  return of("weights") + of("corrections") + of("fp32 master") + of("main gradients") + of("moments");
+  return of(Owner::Weights) + of(Owner::Corrections) + of(Owner::Fp32Master) + of(Owner::MainGradients) +
+         of(Owner::Moments);
 }
 
 Layout plan_layout(const parallel::RunSpec& run_spec, Device target) {

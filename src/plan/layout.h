@@ -2,7 +2,6 @@
 // shapes and counts bytes. So what is planned is what is held (design 6); no formula mirrors the code.
 #pragma once
 
-#include <string>
 #include <vector>
 
 #include "parallel/training_state.h"
@@ -10,12 +9,12 @@
 namespace agoq::plan {
 
 struct Layout {
-  std::vector<OwnerBytes> owners;  // in order of allocation, "workspace" last
+  std::vector<OwnerBytes> owners;  // in order of allocation, Owner::Workspace last
   size_t total = 0;                // capacity of the arena
   parallel::Traffic sent;          // by this process, in a step
 
-  size_t of(const std::string& owner) const;              // 0 if there is none
-  size_t starting_with(const std::string& prefix) const;  // e.g. all "saved ..."
+  size_t of(Owner owner) const;  // 0 if it holds nothing here
+  size_t saved() const;          // of all saved tensors
   // weights + corrections (or fp32 master) + main gradients + moments
   size_t model_state() const;
 };

@@ -31,8 +31,8 @@ class StageWidths {
                          parallel::peak_in_flight(run_spec)};
     items_ = width_items(spec, run_spec.recipe, {&slots, 1}, run_spec.tokens());
     const Layout layout = plan_layout(run_spec, target);
-    fixed_ = bytes(layout.total) - bytes(layout.of("workspace")) - total_bytes(choose_widths(items_, 0));
-    workspaces_ = {bytes(layout.of("workspace"))};
+    fixed_ = bytes(layout.total) - bytes(layout.of(Owner::Workspace)) - total_bytes(choose_widths(items_, 0));
+    workspaces_ = {bytes(layout.of(Owner::Workspace))};
   }
 
   // The choice of least error with which the stage needs at most `limit` bytes; the recipe's if even that needs more.
@@ -68,7 +68,7 @@ class StageWidths {
       for (size_t o = 1; o < item.options.size(); ++o)
         alone[{item.kept, item.options[o].codec}].push_back({item.layers, item.kept, item.options[o]});
     for (const auto& [width, choices] : alone)
-      workspaces_.insert(needs_[width] = bytes(plan_layout(with(choices), target_).of("workspace")));
+      workspaces_.insert(needs_[width] = bytes(plan_layout(with(choices), target_).of(Owner::Workspace)));
   }
 
   std::vector<WidthItem> within(int64_t workspace) const {

@@ -26,7 +26,7 @@ Codec widened(Codec own, Codec chosen) {
 // Asked of the arena itself, which knows how it aligns.
 int64_t arena_bytes(const model::SavedTensorSpec& row, Codec codec, int64_t rows) {
   Arena arena(Device::Meta, 0);
-  codec::allocate(arena, "saved", codec, rows, {row.cols, row.segment});
+  codec::allocate(arena, model::owner_of(row), codec, rows, {row.cols, row.segment});
   return static_cast<int64_t>(arena.owned_bytes());
 }
 

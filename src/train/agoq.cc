@@ -96,7 +96,7 @@ MemoryPlan plan_memory(const Settings& settings, Target target, const PlannedPro
   result.stage = own.stage;
   result.world_size = world;
   for (const plan::OwnerPair& row : plan::paired(own.layout, reference))
-    result.owners.push_back({row.owner, row.bytes, row.reference});
+    result.owners.push_back({row.owner.text(), row.bytes, row.reference});
   return result;
 }
 

@@ -8,7 +8,7 @@ double RunPlan::bytes_per_parameter(const plan::Layout& of) const {
 
 double RunPlan::saved_bytes_per_token_layer(const plan::Layout& of) const {
   const int64_t tokens = config.micro_batch_size * config.seq_length;
-  return static_cast<double>(of.starting_with("saved ")) / static_cast<double>(tokens * kept_layers);
+  return static_cast<double>(of.saved()) / static_cast<double>(tokens * kept_layers);
 }
 
 }  // namespace agoq::train

@@ -55,7 +55,7 @@ comm::ConsistencyCheck settings_of(const TrainConfig& config) {
 
 Json bytes_by_owner(const std::vector<OwnerBytes>& owners) {
   Json json = Json::object();
-  for (const OwnerBytes& o : owners) json[o.owner] = o.bytes;
+  for (const OwnerBytes& o : owners) json[o.owner.text()] = o.bytes;
   return json;
 }
 

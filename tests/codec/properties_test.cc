@@ -96,7 +96,7 @@ TEST_P(AnyCodec, ZerosAreExact) {
 TEST_P(AnyCodec, ZeroedMemoryIsZero) {
   Arena arena(Device::Cpu, 1 << 20);
   const Context ctx(arena, Device::Cpu, DType::F32);
-  const Quantized q = allocate(arena, "test", GetParam(), 3, RowBlocks(200));
+  const Quantized q = allocate(arena, Owner::Operands, GetParam(), 3, RowBlocks(200));
   std::vector<float> x(600, 1.0f);
   const Tensor out = host_tensor(x.data(), {3, 200});
   decode(ctx, q, out);

@@ -23,7 +23,7 @@ TEST(CodecNames, GoThereAndBack) {
 TEST(CodecNames, PlainCodecStoresATypeAsItIs) {
   Arena arena(Device::Meta, 0);
   for (const DType dtype : {DType::F32, DType::BF16})
-    EXPECT_EQ(allocate(arena, "plain", plain_codec(dtype), 2, RowBlocks(3)).plain().dtype, dtype);
+    EXPECT_EQ(allocate(arena, Owner::Operands, plain_codec(dtype), 2, RowBlocks(3)).plain().dtype, dtype);
   EXPECT_THROW(plain_codec(DType::F16), Error);
 }
 
@@ -63,8 +63,8 @@ TEST(Quantized, CountsWhatItHoldsOnMetaAndCpuAlike) {
   for (Codec codec : kAllCodecs) {
     Arena meta(Device::Meta, 0), cpu(Device::Cpu, 1 << 20);
     const RowBlocks row(1024);
-    const Quantized planned = allocate(meta, "gradients", codec, 10, row);
-    const Quantized real = allocate(cpu, "gradients", codec, 10, row);
+    const Quantized planned = allocate(meta, Owner::Operands, codec, 10, row);
+    const Quantized real = allocate(cpu, Owner::Operands, codec, 10, row);
     const auto bits = static_cast<size_t>(code_bits(codec));
     EXPECT_EQ(real.bytes(), 10 * 1024 * bits / 8 + (has_scales(codec) ? 10 * 8 * 2 : 0));
     EXPECT_EQ(planned.bytes(), real.bytes());
@@ -76,7 +76,7 @@ TEST(Quantized, CountsWhatItHoldsOnMetaAndCpuAlike) {
 TEST(Quantized, NoneHoldsNothing) {
   Arena arena(Device::Cpu, 1 << 20);
   const Context ctx(arena, Device::Cpu, DType::F32);
-  const Quantized q = allocate(arena, "nothing", Codec::None, 10, RowBlocks(1024));
+  const Quantized q = allocate(arena, Owner::Operands, Codec::None, 10, RowBlocks(1024));
   EXPECT_FALSE(q.kept());
   EXPECT_EQ(q.bytes(), 0u);
   EXPECT_EQ(arena.owned_bytes(), 0u);

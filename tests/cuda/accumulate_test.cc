@@ -180,10 +180,10 @@ TEST_F(CudaAccumulate, PlannedBytesAreHeld) {
   for (const Codec codec : {Codec::Int8, Codec::Fp32})
     expect_planned_peak([&](Context& ctx) {
       const auto grad = [&](int64_t rows, int64_t cols) {
-        return MainGrad{codec::allocate(ctx.arena(), "grad", codec, rows, RowBlocks(cols)), 1, true};
+        return MainGrad{codec::allocate(ctx.arena(), Owner::Operands, codec, rows, RowBlocks(cols)), 1, true};
       };
-      const Tensor dy = ctx.arena().allocate("dy", ctx.compute(), {90, 1000});
-      const Tensor x = ctx.arena().allocate("x", ctx.compute(), {90, 3000});
+      const Tensor dy = ctx.arena().allocate(Owner::Operands, ctx.compute(), {90, 1000});
+      const Tensor x = ctx.arena().allocate(Owner::Operands, ctx.compute(), {90, 3000});
       accumulate_dw(ctx, grad(1000, 3000), dy, x);
       accumulate(ctx, grad(90, 3000), x);
       accumulate_db(ctx, grad(1, 1000), dy);

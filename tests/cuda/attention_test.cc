@@ -41,7 +41,7 @@ class CudaAttention : public CudaTest {
     g().documents = {};
     if (!known) return;
     g().documents = {b.sequence_length, static_cast<int64_t>(b.documents.size()), b.longest(),
-                     arena->allocate("test", DType::I32, {b.tokens() + 1})};
+                     arena->allocate(Owner::Operands, DType::I32, {b.tokens() + 1})};
     const Tensor column = g().documents.offsets.view({b.tokens() + 1, 1});
     upload(g(), offsets.data(), column.row_range(0, static_cast<int64_t>(offsets.size())));
   }
@@ -51,7 +51,7 @@ class CudaAttention : public CudaTest {
   };
   Results run(Context& ctx, const Batch& b, const Tensor& qkv, const Tensor& d_o) {
     Results r;
-    r.lse = ctx.arena().allocate("test", DType::F32, {b.heads.query, b.tokens()});
+    r.lse = ctx.arena().allocate(Owner::Operands, DType::F32, {b.heads.query, b.tokens()});
     r.o = attention(ctx, qkv, b.spec(), r.lse);
     r.dqkv = attention_backward(ctx, d_o, qkv, r.o, r.lse, b.spec());
     return r;
@@ -248,9 +248,9 @@ TEST_F(CudaAttention, DryRunPlansTheSamePeak) {
         const Batch b{kThree, 128, {128, 128}};
         ctx.documents.sequence_length = b.sequence_length;
         ctx.deterministic = deterministic;
-        ctx.document_start = ctx.arena().allocate("test", DType::I32, {b.tokens()});
+        ctx.document_start = ctx.arena().allocate(Owner::Operands, DType::I32, {b.tokens()});
         const auto numbers = [&](int64_t cols) {
-          return ctx.arena().allocate("test", ctx.compute(), {b.tokens(), cols});
+          return ctx.arena().allocate(Owner::Operands, ctx.compute(), {b.tokens(), cols});
         };
         run(ctx, b, numbers(b.heads.cols()), numbers(b.heads.q_cols()));
       });

@@ -20,8 +20,8 @@ train::TrainConfig small_config() {
 }
 
 TEST_F(BenchCuda, AStopwatchMeasuresTheStream) {
-  const Tensor a = arena->allocate("a", DType::U8, {int64_t{64} << 20});
-  const Tensor b = arena->allocate("b", DType::U8, a.shape);
+  const Tensor a = arena->allocate(Owner::Operands, DType::U8, {int64_t{64} << 20});
+  const Tensor b = arena->allocate(Owner::Operands, DType::U8, a.shape);
   Stopwatch watch(g());
   watch.mark();
   for (int i = 0; i < 10; ++i) copy(g(), a, b);

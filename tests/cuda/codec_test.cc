@@ -107,7 +107,7 @@ TEST_P(CudaCodec, AgreesWithTheCpu) {
 
 TEST_P(CudaCodec, NoRowsAreNoWork) {
   const QuantizedTwin q = kept(GetParam(), 0, RowBlocks(256));
-  const Tensor x = arena->allocate("x", DType::F32, {0, 256});
+  const Tensor x = arena->allocate(Owner::Operands, DType::F32, {0, 256});
   codec::encode(g(), x, q.gpu);
   codec::decode(g(), q.gpu, x);
 }

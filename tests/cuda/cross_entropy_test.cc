@@ -120,11 +120,12 @@ TEST_F(CudaCrossEntropy, DryRunPlansTheSamePeak) {
   start(DType::BF16, size_t{4} << 30);
   const auto run = [](const Sizes& s, codec::Codec codec) {
     return [=](Context& ctx) {
-      const auto zeros = [&](Shape shape, DType dtype) { return ctx.arena().allocate("test", dtype, shape); };
+      const auto zeros = [&](Shape shape, DType dtype) { return ctx.arena().allocate(Owner::Operands, dtype, shape); };
       const Tensor n = zeros({s.tokens, s.hidden}, DType::BF16), w = zeros({s.vocabulary, s.hidden}, DType::BF16);
       const Targets targets{zeros({s.tokens}, DType::I32), zeros({s.tokens}, DType::F32)};
       const Tensor nll = zeros({s.tokens}, DType::F32);
-      const MainGrad dw{codec::allocate(ctx.arena(), "grad", codec, s.vocabulary, codec::RowBlocks(s.hidden)), 5, true};
+      const MainGrad dw{codec::allocate(ctx.arena(), Owner::Operands, codec, s.vocabulary, codec::RowBlocks(s.hidden)),
+                        5, true};
       head_loss(ctx, n, w, targets, nll);
       head_loss_backward(ctx, n, w, targets, 1, nll, dw);
     };

@@ -34,7 +34,7 @@ class CudaDividedHead : public CudaTest {
   // The ops on some rows of w, with the peak of a dry run.
   static Result run(Context& ctx, const Inputs& in, const model::Range& rows) {
     const auto up = [&](const Tensor& t) {
-      const Tensor there = ctx.arena().allocate("test", t.dtype, t.shape);
+      const Tensor there = ctx.arena().allocate(Owner::Operands, t.dtype, t.shape);
       if (!ctx.meta()) upload(ctx, t.data, there);
       return there;
     };
@@ -46,9 +46,10 @@ class CudaDividedHead : public CudaTest {
     };
     const Tensor n = up(in.n), w = up(in.w.row_range(rows.begin, rows.end));
     const Targets targets{up(in.tokens), up(in.weights), rows.begin, in.w.shape[0]};
-    const Tensor nll = ctx.arena().allocate("test", DType::F32, in.tokens.shape);
+    const Tensor nll = ctx.arena().allocate(Owner::Operands, DType::F32, in.tokens.shape);
     const MainGrad dw{
-        codec::allocate(ctx.arena(), "grad", codec::Codec::Fp32, rows.count(), codec::RowBlocks(in.n.cols())), 7, true};
+        codec::allocate(ctx.arena(), Owner::Operands, codec::Codec::Fp32, rows.count(), codec::RowBlocks(in.n.cols())),
+        7, true};
     Result result;
     head_loss(ctx, n, w, targets, nll);
     result.loss = down(nll);

@@ -21,9 +21,9 @@ class CudaWeights : public CudaTest {
     WeightTwin w;
     for (Weight* side : {&w.cpu, &w.gpu}) {
       Arena& memory = side == &w.cpu ? cpu->arena : *arena;
-      side->value = memory.allocate("weight", form == "fp32" ? DType::F32 : DType::BF16, values.shape);
-      if (form == "split") side->correction = memory.allocate("weight", DType::I16, values.shape);
-      if (form == "both") side->master = memory.allocate("weight", DType::F32, values.shape);
+      side->value = memory.allocate(Owner::Operands, form == "fp32" ? DType::F32 : DType::BF16, values.shape);
+      if (form == "split") side->correction = memory.allocate(Owner::Operands, DType::I16, values.shape);
+      if (form == "both") side->master = memory.allocate(Owner::Operands, DType::F32, values.shape);
     }
     store_fp32(c(), w.cpu, values.as<float>());
     store_fp32(g(), w.gpu, values.as<float>());
@@ -130,10 +130,10 @@ TEST_F(CudaEmbedding, BackwardOfLongRunsAndWideRows) {
 
 TEST_F(CudaEmbedding, PlannedBytesAreHeld) {
   expect_planned_peak([](Context& ctx) {
-    const auto zeros = [&](DType dtype, Shape shape) { return ctx.arena().allocate("test", dtype, shape); };
+    const auto zeros = [&](DType dtype, Shape shape) { return ctx.arena().allocate(Owner::Operands, dtype, shape); };
     const Tensor tokens = zeros(DType::I32, {5000});
     const Weight w{zeros(DType::BF16, {50, 64}), zeros(DType::I16, {50, 64}), {}};
-    const MainGrad grad{codec::allocate(ctx.arena(), "grad", Codec::Int8, 50, RowBlocks(64)), 1, true};
+    const MainGrad grad{codec::allocate(ctx.arena(), Owner::Operands, Codec::Int8, 50, RowBlocks(64)), 1, true};
     embedding_backward(ctx, tokens, embedding(ctx, tokens, w), grad);
   });
 }

@@ -41,14 +41,14 @@ std::vector<uint8_t> exchanged(const Context& ctx, comm::Transport& transport, c
                             GradientExchange::staging_bytes(Codec::Int8, ranks * c.staging_rows, row));
   std::vector<SlicedGradient> gradients;
   const int64_t slice = slice_rows(kRows, ranks);
-  const Tensor fresh = ctx.arena().allocate("test", DType::F32, {kRows, row.cols});
+  const Tensor fresh = ctx.arena().allocate(Owner::Operands, DType::F32, {kRows, row.cols});
   std::vector<float> values(static_cast<size_t>(fresh.count()));
   for (uint32_t tensor = 0; tensor < 4; ++tensor) {
     for (size_t i = 0; i < values.size(); ++i)
       values[i] = static_cast<float>((i * 31 + tensor * 17 + static_cast<size_t>(transport.rank()) * 7) % 1009) - 500;
     upload(ctx, values.data(), fresh);
     SlicedGradient g{{}, kRows, slice, tensor, {}, true};
-    g.storage = codec::allocate(ctx.arena(), "test", c.main, slice * ranks, row);
+    g.storage = codec::allocate(ctx.arena(), Owner::Operands, c.main, slice * ranks, row);
     codec::encode(ctx, fresh, g.storage.row_range(0, kRows));
     exchange.start(ctx, groups.data, g);
     exchange.advance();

@@ -26,7 +26,7 @@ class CudaLinear : public CudaTest {
     run(gpu, ctx);
   }
   Tensor upload_to(Context& ctx, const Tensor& t) {
-    const Tensor there = ctx.arena().allocate("test", t.dtype, t.shape);
+    const Tensor there = ctx.arena().allocate(Owner::Operands, t.dtype, t.shape);
     upload(ctx, t.data, there);
     return there;
   }
@@ -160,8 +160,8 @@ TEST_F(CudaLinear, TypesThatTheLibraryLacksAreRefused) {
 
 TEST_F(CudaLinear, DryRunPlansTheSamePeak) {
   expect_planned_peak([](Context& ctx) {
-    const Tensor x = ctx.arena().allocate("test", DType::BF16, {33, 64});
-    const Tensor w = ctx.arena().allocate("test", DType::BF16, {96, 64});
+    const Tensor x = ctx.arena().allocate(Owner::Operands, DType::BF16, {33, 64});
+    const Tensor w = ctx.arena().allocate(Owner::Operands, DType::BF16, {96, 64});
     linear_dx(ctx, linear(ctx, x, w), w);
   });
 }

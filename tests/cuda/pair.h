@@ -49,7 +49,7 @@ class CudaTest : public ::testing::Test {
 
   // --- inputs: made on the CPU, copied to the GPU
   Twin twin(const Tensor& t) {
-    Tensor on_gpu = arena->allocate("test", t.dtype, t.shape);
+    Tensor on_gpu = arena->allocate(Owner::Operands, t.dtype, t.shape);
     upload(g(), t.data, on_gpu);
     return {t, on_gpu};
   }
@@ -57,7 +57,7 @@ class CudaTest : public ::testing::Test {
   Twin random(Shape shape, double scale = 1) { return twin(cpu->random(shape, scale)); }
   Twin zeros(Shape shape, DType dtype) { return twin(cpu->zeros(shape, dtype)); }
   QuantizedTwin kept(codec::Codec codec, int64_t rows, codec::RowBlocks row) {
-    QuantizedTwin q{cpu->kept(codec, rows, row), codec::allocate(*arena, "kept", codec, rows, row)};
+    QuantizedTwin q{cpu->kept(codec, rows, row), codec::allocate(*arena, Owner::Operands, codec, rows, row)};
     copy_up(q);
     return q;
   }
@@ -91,7 +91,7 @@ class CudaTest : public ::testing::Test {
   // --- results
   // A copy on the host of what the GPU holds.
   Tensor down(const Tensor& t) {
-    Tensor copy = cpu->arena.allocate("result", t.dtype, t.shape);
+    Tensor copy = cpu->arena.allocate(Owner::Operands, t.dtype, t.shape);
     download(g(), t, copy.data);
     return copy;
   }

@@ -95,9 +95,9 @@ TEST_F(CudaSwiglu, LargeGatesSaturateAndNanPasses) {
 
 TEST_F(CudaSwiglu, PlannedBytesAreHeld) {
   expect_planned_peak([](Context& ctx) {
-    const auto gate_up = codec::allocate(ctx.arena(), "kept", Codec::Fp4, 10, RowBlocks(600, 150));
-    const auto h = codec::allocate(ctx.arena(), "kept", Codec::Fp8, 10, RowBlocks(300, 150));
-    const Tensor x = ctx.arena().allocate("x", ctx.compute(), {10, 600});
+    const auto gate_up = codec::allocate(ctx.arena(), Owner::Operands, Codec::Fp4, 10, RowBlocks(600, 150));
+    const auto h = codec::allocate(ctx.arena(), Owner::Operands, Codec::Fp8, 10, RowBlocks(300, 150));
+    const Tensor x = ctx.arena().allocate(Owner::Operands, ctx.compute(), {10, 600});
     swiglu_backward(ctx, swiglu(ctx, x, gate_up, h), gate_up, h);
   });
 }

@@ -11,7 +11,7 @@ TEST_F(Transfer, ComesBackAsItWent) {
 }
 
 TEST_F(Transfer, ArenaOfAGpuIsZeroed) {
-  const Tensor t = arena->allocate("zeros", DType::F32, {1000});
+  const Tensor t = arena->allocate(Owner::Operands, DType::F32, {1000});
   for (const double x : values(down(t))) ASSERT_EQ(x, 0.0);
 }
 

@@ -2,6 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include <set>
+#include <type_traits>
+
 #include "device/context.h"
 #include "device/memory.h"
 
@@ -9,9 +12,9 @@ namespace agoq {
 namespace {
 
 void use(Arena& arena) {
-  arena.allocate("weights", DType::F32, {3, 5});
-  arena.allocate("moments", DType::U8, {1000});
-  arena.allocate("weights", DType::BF16, {7});
+  arena.allocate(Owner::Weights, DType::F32, {3, 5});
+  arena.allocate(Owner::Moments, DType::U8, {1000});
+  arena.allocate(Owner::Weights, DType::BF16, {7});
   Scope outer(arena);
   arena.push(DType::F32, {100});
   {
@@ -29,11 +32,25 @@ TEST(Arena, MetaCountsWhatTheCpuHolds) {
   EXPECT_EQ(cpu.total_bytes(), meta.total_bytes());
   EXPECT_EQ(cpu.total_bytes(), 256u + 1024u + 256u + 512u + 1024u);
   ASSERT_EQ(cpu.by_owner().size(), 3u);
-  EXPECT_EQ(cpu.by_owner()[0].owner, "weights");
+  EXPECT_EQ(cpu.by_owner()[0].owner, Owner::Weights);
   EXPECT_EQ(cpu.by_owner()[0].bytes, 512u);
-  EXPECT_EQ(cpu.by_owner()[2].owner, "workspace");
+  EXPECT_EQ(cpu.by_owner()[2].owner, Owner::Workspace);
   EXPECT_EQ(cpu.by_owner()[2].bytes, 1536u);
   EXPECT_EQ(cpu.stack_bytes(), 0u);
+}
+
+TEST(Owner, IsDeclaredAndNoText) {
+  static_assert(!std::is_constructible_v<Owner, const char*> && !std::is_constructible_v<Owner, std::string>);
+  std::set<std::string> texts;
+  for (int kind = 0; kind < Owner::Count; ++kind) {
+    const std::string text = Owner(static_cast<Owner::Kind>(kind)).text();
+    EXPECT_FALSE(text.empty());
+    EXPECT_TRUE(texts.insert(text).second) << text;
+  }
+  // Memory.json and the JSON of plans are read by these.
+  EXPECT_EQ(Owner(Owner::MainGradients).text(), "main gradients");
+  EXPECT_EQ(Owner::saved("x1").text(), "saved x1");
+  EXPECT_NE(Owner::saved("x1"), Owner::saved("x2"));
 }
 
 TEST(Arena, OneByteTooSmallIsAnError) {
@@ -45,7 +62,8 @@ TEST(Arena, OneByteTooSmallIsAnError) {
 
 TEST(Arena, OwnedTensorsAreZeroAndApart) {
   Arena arena(Device::Cpu, 4096);
-  const Tensor a = arena.allocate("a", DType::F32, {10}), b = arena.allocate("b", DType::F32, {10});
+  const Tensor a = arena.allocate(Owner::Operands, DType::F32, {10}),
+               b = arena.allocate(Owner::Operands, DType::F32, {10});
   for (int i = 0; i < 10; ++i) {
     EXPECT_EQ(a.as<float>()[i], 0);
     a.as<float>()[i] = 1;

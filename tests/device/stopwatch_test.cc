@@ -31,11 +31,12 @@ TEST(Stopwatch, TellsTheTimeBetweenMarksAndBeginsAnew) {
 TEST(Transfer, CopiesBetweenTensorsOfTheSameBytes) {
   Arena arena(Device::Cpu, 4096);
   const Context ctx(arena, Device::Cpu, DType::F32);
-  const Tensor a = arena.allocate("a", DType::F32, {10}), b = arena.allocate("b", DType::F32, {10});
+  const Tensor a = arena.allocate(Owner::Operands, DType::F32, {10}),
+               b = arena.allocate(Owner::Operands, DType::F32, {10});
   for (int i = 0; i < 10; ++i) a.as<float>()[i] = static_cast<float>(i);
   copy(ctx, a, b);
   for (int i = 0; i < 10; ++i) EXPECT_EQ(b.as<float>()[i], static_cast<float>(i));
-  EXPECT_THROW(copy(ctx, a, arena.allocate("c", DType::F32, {9})), Error);
+  EXPECT_THROW(copy(ctx, a, arena.allocate(Owner::Operands, DType::F32, {9})), Error);
 }
 
 }  // namespace

@@ -58,7 +58,7 @@ class TestContext {
   explicit TestContext(DType compute = DType::F32, Device device = Device::Cpu, size_t capacity = size_t{256} << 20)
       : arena(device, capacity), ctx(arena, Device::Cpu, compute) {}
 
-  Tensor zeros(Shape shape, DType dtype) { return arena.allocate("test", dtype, shape); }
+  Tensor zeros(Shape shape, DType dtype) { return arena.allocate(Owner::Operands, dtype, shape); }
   Tensor zeros(Shape shape) { return zeros(shape, ctx.compute()); }
   Tensor filled(Shape shape, const std::function<double(int64_t)>& f, DType dtype) {
     Tensor t = zeros(shape, dtype);
@@ -74,11 +74,11 @@ class TestContext {
   Tensor random(Shape shape, double scale = 1) { return random(shape, scale, ctx.compute()); }
 
   codec::Quantized kept(codec::Codec codec, int64_t rows, codec::RowBlocks row) {
-    return codec::allocate(arena, "kept", codec, rows, row);
+    return codec::allocate(arena, Owner::Operands, codec, rows, row);
   }
   // A plain fp32 main gradient, zero.
   MainGrad grad(int64_t rows, int64_t cols) {
-    return MainGrad{codec::allocate(arena, "grad", codec::Codec::Fp32, rows, codec::RowBlocks(cols)), 1, true};
+    return MainGrad{codec::allocate(arena, Owner::Operands, codec::Codec::Fp32, rows, codec::RowBlocks(cols)), 1, true};
   }
   // What a kept tensor holds, as fp32 [rows, cols].
   Tensor decoded(const codec::Quantized& q) {

@@ -412,7 +412,7 @@ std::vector<uint8_t> exchanged(comm::Transport& transport, const Formats& format
   std::vector<SlicedGradient> gradients;
   for (uint32_t tensor = 0; tensor < 3; ++tensor) {
     SlicedGradient g{{}, kRows, slice_rows(kRows, ranks), tensor, {}, formats.stochastic};
-    g.storage = codec::allocate(arena, "test", formats.main, g.slice * ranks, row);
+    g.storage = codec::allocate(arena, Owner::Operands, formats.main, g.slice * ranks, row);
     const std::vector<float> values = test::invented(transport.rank(), tensor, kRows * row.cols);
     codec::encode(ctx, host_tensor(values.data(), {kRows, row.cols}), g.storage.row_range(0, kRows));
     gradients.push_back(g);

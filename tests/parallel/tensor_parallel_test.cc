@@ -252,16 +252,16 @@ TEST_P(TensorParallel, DrawsAreThoseOfTheLogicalTensor) {
   Context ctx(arena, Device::Cpu, DType::F32);
   ctx.random = {.seed = 3, .step = 5, .micro_batch = 2};
   const auto rounded = [&](const model::ParamRow& row, std::vector<float> delta) {
-    const ops::MainGrad grad{codec::allocate(arena, "gradient", codec::Codec::Int8, row.rows, row.blocks()), 9, true,
-                             false, row.global_offset()};
+    const ops::MainGrad grad{codec::allocate(arena, Owner::Operands, codec::Codec::Int8, row.rows, row.blocks()), 9,
+                             true, false, row.global_offset()};
     ops::accumulate(ctx, grad, host_tensor(delta.data(), {row.rows, row.cols}));
     ops::AdamWState state;
-    state.weight.value = arena.allocate("weight", DType::F32, {row.rows, row.cols});
+    state.weight.value = arena.allocate(Owner::Operands, DType::F32, {row.rows, row.cols});
     state.grad = {grad.data};
-    state.m = codec::allocate(arena, "m", codec::Codec::Dyn8, row.rows, row.blocks());
-    state.v = codec::allocate(arena, "v", codec::Codec::Dyn8Unsigned, row.rows, row.blocks());
+    state.m = codec::allocate(arena, Owner::Operands, codec::Codec::Dyn8, row.rows, row.blocks());
+    state.v = codec::allocate(arena, Owner::Operands, codec::Codec::Dyn8Unsigned, row.rows, row.blocks());
     state.global_offset = row.global_offset();
-    const Tensor scalars = arena.allocate("scalars", DType::U8, ops::update_scalars_shape());
+    const Tensor scalars = arena.allocate(Owner::Operands, DType::U8, ops::update_scalars_shape());
     const float square = 1;
     ops::decide_update(ctx, host_tensor(&square, {1}), 1e-3, {}, scalars);
     ops::adamw(ctx, {&state, 1}, 1e-3, {}, scalars);

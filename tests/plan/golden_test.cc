@@ -142,7 +142,7 @@ TEST_P(GoldenTest, PlanEqualsArena) {
       ASSERT_EQ(held.size(), run.layout.owners.size());
       for (size_t i = 0; i < held.size(); ++i) {
         EXPECT_EQ(held[i].owner, run.layout.owners[i].owner);
-        EXPECT_EQ(held[i].bytes, run.layout.owners[i].bytes) << held[i].owner;
+        EXPECT_EQ(held[i].bytes, run.layout.owners[i].bytes) << held[i].owner.text();
       }
     }
 }

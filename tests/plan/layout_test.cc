@@ -11,6 +11,7 @@ namespace agoq::plan {
 namespace {
 
 using codec::Codec;
+using model::SavedTensor;
 
 // LLaMA3-8B, from its published config.json.
 constexpr size_t kLayers = 32, kHidden = 4096, kFfn = 14336, kVocab = 128256, kQkv = (32 + 2 * 8) * 128;
@@ -29,6 +30,10 @@ parallel::RunSpec run_spec_of(const std::string& preset, int64_t sequence, model
   return run_spec;
 }
 
+Owner saved(SavedTensor tensor) {
+  return model::owner_of(model::LayerSpec(model::preset("llama3-8b"))[tensor]);
+}
+
 // Codes of `bits`, and a bf16 scale for every 128 elements.
 size_t coded(size_t elements, size_t bits) {
   return elements * bits / 8 + elements / 128 * 2;
@@ -36,24 +41,24 @@ size_t coded(size_t elements, size_t bits) {
 
 TEST(Layout, HoldsWhatTheFormatsSay) {
   const Layout layout = plan_layout(run_spec_of("llama3-8b", kTokens), Device::Cuda);
-  EXPECT_EQ(layout.of("weights"), 2 * (kMatrices + kNorms));
-  EXPECT_EQ(layout.of("corrections"), 2 * (kMatrices + kNorms));
-  EXPECT_EQ(layout.of("main gradients"), coded(kMatrices, 8) + 4 * kNorms);
-  EXPECT_EQ(layout.of("moments"), 2 * (coded(kMatrices, 8) + 4 * kNorms));
-  EXPECT_EQ(layout.of("saved x1"), kLayers * coded(kTokens * kHidden, 4));
-  EXPECT_EQ(layout.of("saved qkv"), kLayers * 2 * kTokens * kQkv);
-  EXPECT_EQ(layout.of("saved gate_up"), kLayers * coded(kTokens * 2 * kFfn, 4));
-  EXPECT_EQ(layout.of("saved n1"), 0u);
-  EXPECT_EQ(layout.of("saved h"), 0u);
+  EXPECT_EQ(layout.of(Owner::Weights), 2 * (kMatrices + kNorms));
+  EXPECT_EQ(layout.of(Owner::Corrections), 2 * (kMatrices + kNorms));
+  EXPECT_EQ(layout.of(Owner::MainGradients), coded(kMatrices, 8) + 4 * kNorms);
+  EXPECT_EQ(layout.of(Owner::Moments), 2 * (coded(kMatrices, 8) + 4 * kNorms));
+  EXPECT_EQ(layout.of(saved(SavedTensor::X1)), kLayers * coded(kTokens * kHidden, 4));
+  EXPECT_EQ(layout.of(saved(SavedTensor::Qkv)), kLayers * 2 * kTokens * kQkv);
+  EXPECT_EQ(layout.of(saved(SavedTensor::GateUp)), kLayers * coded(kTokens * 2 * kFfn, 4));
+  EXPECT_EQ(layout.of(saved(SavedTensor::N1)), 0u);
+  EXPECT_EQ(layout.of(saved(SavedTensor::Hidden)), 0u);
 }
 
 TEST(Layout, ReferenceHoldsEighteenBytesPerParameterAndEverythingInBf16) {
   const Layout layout = plan_layout(reference_run_spec(run_spec_of("llama3-8b", kTokens)), Device::Cuda);
   EXPECT_EQ(layout.model_state(), 18 * (kMatrices + kNorms));
-  EXPECT_EQ(layout.of("saved x1"), kLayers * 2 * kTokens * kHidden);
-  EXPECT_EQ(layout.of("saved n1"), kLayers * 2 * kTokens * kHidden);
-  EXPECT_EQ(layout.of("saved gate_up"), kLayers * 2 * kTokens * 2 * kFfn);
-  EXPECT_EQ(layout.of("saved h"), kLayers * 2 * kTokens * kFfn);
+  EXPECT_EQ(layout.of(saved(SavedTensor::X1)), kLayers * 2 * kTokens * kHidden);
+  EXPECT_EQ(layout.of(saved(SavedTensor::N1)), kLayers * 2 * kTokens * kHidden);
+  EXPECT_EQ(layout.of(saved(SavedTensor::GateUp)), kLayers * 2 * kTokens * 2 * kFfn);
+  EXPECT_EQ(layout.of(saved(SavedTensor::Hidden)), kLayers * 2 * kTokens * kFfn);
 }
 
 TEST(Layout, NeedsAtMostSevenPointOneBytesPerParameter) {
@@ -110,7 +115,7 @@ void expect_planned_is_held(parallel::RunSpec run_spec) {
   ASSERT_EQ(held.size(), planned.owners.size());
   for (size_t i = 0; i < held.size(); ++i) {
     EXPECT_EQ(held[i].owner, planned.owners[i].owner);
-    EXPECT_EQ(held[i].bytes, planned.owners[i].bytes) << held[i].owner;
+    EXPECT_EQ(held[i].bytes, planned.owners[i].bytes) << held[i].owner.text();
   }
 }
 

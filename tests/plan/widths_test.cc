@@ -250,7 +250,7 @@ TEST(Widths, ErrorsAreThoseOfTheCodecs) {
   Arena arena(Device::Cpu, 16 << 20);
   for (const Codec codec :
        {Codec::Int4, Codec::Fp4, Codec::Nf4, Codec::Fp5, Codec::Fp6, Codec::Fp8, Codec::Int8, Codec::Bf16}) {
-    const auto q = codec::allocate(arena, "test", codec, kRows, codec::RowBlocks(kCols));
+    const auto q = codec::allocate(arena, Owner::Operands, codec, kRows, codec::RowBlocks(kCols));
     double error = 0, norm = 0;
     for (int64_t row = 0; row < kRows; ++row) {
       std::vector<float> x(kCols), y(kCols);

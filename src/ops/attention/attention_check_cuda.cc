@@ -55,9 +55,9 @@ std::vector<float> on_host(const Context& ctx, const Tensor& x) {
 Context batch_of(const Case& c, Arena& arena, bool deterministic) {
   Context ctx(arena, Device::Cuda, DType::BF16);
   ctx.deterministic = deterministic;
-  ctx.document_start = arena.allocate("check", DType::I32, {kTokens});
+  ctx.document_start = arena.allocate(Owner::Operands, DType::I32, {kTokens});
   ctx.documents = {kSequence, static_cast<int64_t>(c.offsets.size()) - 1, 0,
-                   arena.allocate("check", DType::I32, {kTokens + 1})};
+                   arena.allocate(Owner::Operands, DType::I32, {kTokens + 1})};
   std::vector<int32_t> starts, offsets = c.offsets;
   for (size_t i = 0; i + 1 < offsets.size(); ++i) {
     const int32_t length = offsets[i + 1] - offsets[i];
@@ -96,8 +96,8 @@ void run_case(const Case& c, Arena& arena, const AttentionSpec& spec, const Atte
               std::vector<AttentionAnswer>& answers) {
   const Heads& heads = spec.heads;
   Context ctx = batch_of(c, arena, paths.deterministic);
-  const Inputs in{arena.allocate("check", DType::BF16, {kTokens, heads.cols()}),
-                  arena.allocate("check", DType::BF16, {kTokens, heads.q_cols()})};
+  const Inputs in{arena.allocate(Owner::Operands, DType::BF16, {kTokens, heads.cols()}),
+                  arena.allocate(Owner::Operands, DType::BF16, {kTokens, heads.q_cols()})};
   if (!ctx.meta()) fill(ctx, in.qkv, c.seed), fill(ctx, in.d_o, c.seed + 100);
   const Results library = compute(ctx, in, spec, paths.backward);
   ctx.documents.count = 0;

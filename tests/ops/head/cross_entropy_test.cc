@@ -218,7 +218,8 @@ size_t planned_bytes(int64_t tokens, int64_t hidden, int64_t vocabulary, int ran
   ctx.tensor = &group;
   const auto tensor = [](Shape shape, DType dtype) { return Tensor{nullptr, dtype, Device::Meta, shape}; };
   const int64_t rows = vocabulary / ranks;
-  const MainGrad dw{codec::allocate(arena, "grad", codec::Codec::Int8, rows, codec::RowBlocks(hidden)), 5, true};
+  const MainGrad dw{codec::allocate(arena, Owner::Operands, codec::Codec::Int8, rows, codec::RowBlocks(hidden)), 5,
+                    true};
   const Targets targets{tensor({tokens}, DType::I32), tensor({tokens}, DType::F32), 0, vocabulary};
   head_loss_backward(ctx, tensor({tokens, hidden}, DType::BF16), tensor({rows, hidden}, DType::BF16), targets, 1,
                      tensor({tokens}, DType::F32), dw);
