@@ -11,6 +11,9 @@ namespace {
 using codec::Codec;
 using Codecs = std::array<Codec, kSavedTensors>;
 
+// In the order of the enumeration.
+constexpr std::array<std::string_view, 5> kPolicyNames = {"agoq", "paper", "fp8", "bf16", "fp32"};
+
 Codec& slot(Codecs& codecs, SavedTensor kept) {
   return codecs[static_cast<size_t>(kept)];
 }
@@ -137,12 +140,13 @@ void check(const Codecs& codecs, const LayerSpec& spec, int64_t layer, Recompute
 }  // namespace
 
 Policy policy_from_name(const std::string& name) {
-  if (name == "agoq") return Policy::Agoq;
-  if (name == "paper") return Policy::Paper;
-  if (name == "fp8") return Policy::Fp8;
-  if (name == "bf16") return Policy::Bf16;
-  if (name == "fp32") return Policy::Fp32;
+  for (size_t i = 0; i < kPolicyNames.size(); ++i)
+    if (kPolicyNames[i] == name) return static_cast<Policy>(i);
   fail("unknown activation policy '{}'; use agoq, paper, fp8, bf16 or fp32", name);
+}
+
+std::string_view name_of(Policy policy) {
+  return kPolicyNames[static_cast<size_t>(policy)];
 }
 
 Recompute recompute_from_name(const std::string& name) {

@@ -19,6 +19,7 @@ enum class Policy : uint8_t { Agoq, Paper, Fp8, Bf16, Fp32 };
 enum class Recompute : uint8_t { None, Selective, Full };
 
 Policy policy_from_name(const std::string& name);
+std::string_view name_of(Policy policy);  // the inverse
 Recompute recompute_from_name(const std::string& name);
 
 struct Recipe {

@@ -13,6 +13,7 @@ struct Precision {
   bool stochastic = true;                                // --gradient-rounding stochastic|nearest
   codec::Codec exp_avg = codec::Codec::Dyn8;             // --exp-avg-dtype 8bit|fp32
   codec::Codec exp_avg_sq = codec::Codec::Dyn8Unsigned;  // --exp-avg-sq-dtype 8bit|fp32
+  bool operator==(const Precision&) const = default;
 };
 
 }  // namespace agoq::parallel

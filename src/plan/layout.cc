@@ -1,5 +1,7 @@
 #include "plan/layout.h"
 
+#include "parallel/unquantized.h"
+
 namespace agoq::plan {
 
 size_t Layout::of(Owner owner) const {
@@ -32,13 +34,12 @@ size_t beside_the_arena(Device target) {
 }
 
 parallel::RunSpec reference_run_spec(const parallel::RunSpec& run_spec) {
+  const parallel::Unquantized plain = parallel::unquantized(DType::BF16);
   parallel::RunSpec reference = run_spec;
-  reference.precision.compute = DType::BF16;
-  reference.precision.master = model::MasterForm::Fp32;
-  reference.precision.main_grads = reference.parallelism.grad_reduce = codec::Codec::Fp32;
-  reference.precision.exp_avg = reference.precision.exp_avg_sq = codec::Codec::Fp32;
-  reference.recipe = model::make_recipe(run_spec.model, model::LayerSpec(run_spec.model), model::Policy::Bf16,
-                                        model::Recompute::None, "");
+  reference.precision = plain.precision;
+  reference.parallelism.grad_reduce = plain.grad_reduce;
+  reference.recipe =
+      model::make_recipe(run_spec.model, model::LayerSpec(run_spec.model), plain.policy, model::Recompute::None, "");
   return reference;
 }
 

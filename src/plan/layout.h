@@ -26,8 +26,8 @@ Layout plan_layout(const parallel::RunSpec& run_spec, Device target);
 // H200 with CUDA 13, so it is named apart and in no total of ours.
 size_t beside_the_arena(Device target);
 
-// What the same model holds under plain mixed-precision training: bf16 weights, fp32 master, fp32 gradients and moments
-// (18 bytes per parameter, Megatron-LM's default), activations in bf16 with nothing recomputed.
+// What the same model holds under plain mixed-precision training (parallel::unquantized in bf16: 18 bytes per
+// parameter, Megatron-LM's default), with nothing recomputed.
 parallel::RunSpec reference_run_spec(const parallel::RunSpec& run_spec);
 
 }  // namespace agoq::plan

@@ -45,6 +45,14 @@ REPLACED = {
 # Where a replaced word is the right one: the operand that a GEMM adds to, and messages that quote it.
 ALLOWED = {("src/ops/linear/gemm_library_cuda.cc", "addend")}
 
+# What one file decides, and no other writes again.
+WRITTEN_ONCE = {
+    r'"(?:weights|corrections)/|"exp_avg': "src/parallel/stored_state.h",
+    r"\?\s*(?:codec::)?Codec::Bf16\s*:\s*(?:codec::)?Codec::Fp32": "src/codec/quantized.cc",
+    r'"(?:main gradients|corrections|fp32 master|residual stream|communication)"': "src/device/owner.h",
+    r"exp_avg_sq = (?:codec::)?Codec::Fp32": "src/parallel/unquantized.cc",
+}
+
 
 def test_replaced_names_do_not_come_back() -> None:
     found = []
@@ -56,6 +64,12 @@ def test_replaced_names_do_not_come_back() -> None:
                     line = text.count("\n", 0, match.start()) + 1
                     found.append(f"{name}:{line}: {match[0]} is called {now}")
     assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize("pattern", WRITTEN_ONCE)
+def test_what_one_file_decides_is_written_there_alone(pattern: str) -> None:
+    code = {str(path.relative_to(ROOT)): re.sub(r"//.*", "", path.read_text()) for path in SOURCES}
+    assert [name for name, text in code.items() if re.search(pattern, text)] == [WRITTEN_ONCE[pattern]]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

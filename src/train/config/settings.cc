@@ -8,6 +8,7 @@
 
 #include "base/mapped_file.h"
 #include "base/text.h"
+#include "parallel/unquantized.h"
 #include "train/config/flat_toml.h"
 
 namespace agoq::train {
@@ -281,12 +282,19 @@ void require_recordable(const TrainConfig& config) {
 
 std::vector<std::pair<std::string_view, std::string>> set_by_baseline(const TrainConfig& config) {
   if (config.baseline != "bf16" && config.baseline != "fp32") return {};  // none, or refused elsewhere
+  const parallel::Unquantized plain = parallel::unquantized(*dtype_from_name(config.baseline));
+  const parallel::Precision& p = plain.precision;
+  const auto name = [](codec::Codec codec) { return std::string(codec::name_of(codec)); };
   // Gradients may travel in bf16: that is a format of numbers, not codes with scales.
   const bool coded = config.grad_reduce_dtype == "int8" || config.grad_reduce_dtype == "fp8";
-  return {{"activation-policy", config.baseline}, {"activation-override", ""},
-          {"compute-dtype", config.baseline},     {"main-params-dtype", "fp32"},
-          {"main-grads-dtype", "fp32"},           {"exp-avg-dtype", "fp32"},
-          {"exp-avg-sq-dtype", "fp32"},           {"grad-reduce-dtype", coded ? "fp32" : config.grad_reduce_dtype}};
+  return {{"activation-policy", std::string(model::name_of(plain.policy))},
+          {"activation-override", ""},
+          {"compute-dtype", std::string(name_of(p.compute))},
+          {"main-params-dtype", p.master == model::MasterForm::Fp32 ? "fp32" : "split"},
+          {"main-grads-dtype", name(p.main_grads)},
+          {"exp-avg-dtype", name(p.exp_avg)},
+          {"exp-avg-sq-dtype", name(p.exp_avg_sq)},
+          {"grad-reduce-dtype", coded ? name(plain.grad_reduce) : config.grad_reduce_dtype}};
 }
 
 void require_no_contradiction(const TrainConfig& config, std::span<const std::string_view> given) {

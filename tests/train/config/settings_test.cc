@@ -9,6 +9,7 @@
 #include "agoq/agoq.h"
 #include "base/error_of.h"
 #include "base/scratch_folder.h"
+#include "parallel/unquantized.h"
 #include "plan/stage_plan.h"
 #include "train/init_source.h"
 
@@ -44,6 +45,33 @@ std::vector<std::string> unusual(const Setting& setting, size_t index) {
   if (std::holds_alternative<double TrainConfig::*>(setting.field)) return {number + ".1234567890123"};
   if (std::holds_alternative<std::string TrainConfig::*>(setting.field)) return {"# \\ \n\t'\"\xc3\xa9" + number};
   return {number};
+}
+
+parallel::RunSpec run_spec_of(const TrainConfig& config) {
+  const model::ModelConfig model = model::preset("demo");
+  return make_run_spec(resolved(config, model, Device::Cpu, 1), model, {0, 1});
+}
+
+TEST(Settings, BaselineIsWhatPlansCompareWith) {
+  TrainConfig config;
+  const parallel::RunSpec reference = plan::reference_run_spec(run_spec_of(config));
+  config.baseline = "bf16";
+  const parallel::RunSpec baseline = run_spec_of(config);
+  EXPECT_EQ(baseline.precision, reference.precision);
+  EXPECT_EQ(baseline.parallelism.grad_reduce, reference.parallelism.grad_reduce);
+  EXPECT_EQ(baseline.recipe.layers, reference.recipe.layers);
+  config.baseline = "fp32";
+  EXPECT_EQ(run_spec_of(config).precision, parallel::unquantized(DType::F32).precision);
+}
+
+// It quantizes nothing, so a baseline may have it; a plan compares with training that recomputes nothing.
+TEST(Settings, BaselineLeavesRecomputationAlone) {
+  TrainConfig config;
+  config.baseline = "bf16";
+  config.recompute_granularity = "full";
+  const parallel::RunSpec baseline = run_spec_of(config);
+  EXPECT_EQ(baseline.recipe.recompute, model::Recompute::Full);
+  EXPECT_EQ(plan::reference_run_spec(baseline).recipe.recompute, model::Recompute::None);
 }
 
 TEST(Settings, EveryFieldSurvivesTheRoundTripThroughToml) {
