@@ -38,16 +38,23 @@ std::vector<SavedTensors> SavedTensors::sharing(Arena& arena, const LayerSpec& s
     if (!row.present()) continue;
     const codec::RowBlocks blocks(row.cols, row.segment);
     const int64_t rows = spec.saved_rows(row, tokens);
-    int64_t most = 0;
-    for (const int64_t layer : layers)
-      most = std::max(most, codec::bytes_in_view(recipe.at(layer, row.kept), rows, blocks));
-    if (most == 0) continue;
-    const Tensor bytes = arena.allocate(owner_of(row), DType::U8, {most});
+    std::vector<codec::Codec> codecs;
+    for (const int64_t layer : layers) codecs.push_back(recipe.at(layer, row.kept));
+    const int64_t shared = shared_bytes(spec, row, codecs, tokens);
+    if (shared == 0) continue;
+    const Tensor bytes = arena.allocate(owner_of(row), DType::U8, {shared});
     for (size_t i = 0; i < layers.size(); ++i)
-      all[i].slots_[static_cast<size_t>(row.kept)] =
-          codec::view_in(bytes, recipe.at(layers[i], row.kept), rows, blocks);
+      all[i].slots_[static_cast<size_t>(row.kept)] = codec::view_in(bytes, codecs[i], rows, blocks);
   }
   return all;
+}
+
+int64_t SavedTensors::shared_bytes(const LayerSpec& spec, const SavedTensorSpec& row,
+                                   std::span<const codec::Codec> codecs, int64_t tokens) {
+  int64_t most = 0;
+  for (const codec::Codec codec : codecs)
+    most = std::max(most, codec::bytes_in_view(codec, spec.saved_rows(row, tokens), {row.cols, row.segment}));
+  return most;
 }
 
 SavedTensors::SavedTensors(const Context& ctx, const LayerSpec& spec, int64_t tokens) {

@@ -19,9 +19,13 @@ class SavedTensors {
   SavedTensors() = default;  // keeps nothing (evaluation)
   // Slots for T tokens of layer `layer`, or for a rank's part of them, owned by owner_of its row.
   SavedTensors(Arena& arena, const LayerSpec& spec, const Recipe& recipe, int64_t layer, int64_t tokens);
-  // The same memory for layers that never keep anything at the same time, one of them each.
+  // The same memory for layers that never keep anything at the same time, one of them each: of each saved tensor
+  // shared_bytes.
   static std::vector<SavedTensors> sharing(Arena& arena, const LayerSpec& spec, const Recipe& recipe,
                                            std::span<const int64_t> layers, int64_t tokens);
+  // What a saved tensor takes of the arena where layers that keep it in these codecs share the memory.
+  static int64_t shared_bytes(const LayerSpec& spec, const SavedTensorSpec& row, std::span<const codec::Codec> codecs,
+                              int64_t tokens);
   // Exact temporaries in the compute type for a layer whose forward is run again inside its backward.
   SavedTensors(const Context& ctx, const LayerSpec& spec, int64_t tokens);
 

@@ -3,31 +3,28 @@
 #include <algorithm>
 
 namespace agoq::parallel {
-namespace {
 
-// The j-th layers of all chunks, which share a place in a slot.
-std::vector<int64_t> layers_at(const StageShard& part, int64_t j) {
-  std::vector<int64_t> layers;
-  for (const LayerRange& chunk : part.chunks)
-    if (j < chunk.count()) layers.push_back(chunk.begin + j);
-  return layers;
+std::vector<std::vector<int64_t>> layers_of_places(std::span<const LayerRange> chunks) {
+  std::vector<std::vector<int64_t>> places;
+  for (const LayerRange& chunk : chunks) {
+    if (places.size() < static_cast<size_t>(chunk.count())) places.resize(static_cast<size_t>(chunk.count()));
+    for (int64_t layer = chunk.begin; layer < chunk.end; ++layer)
+      places[static_cast<size_t>(layer - chunk.begin)].push_back(layer);
+  }
+  return places;
 }
-
-}  // namespace
 
 SavedSlots::SavedSlots(Arena& arena, const model::LayerSpec& spec, const model::Recipe& recipe, const StageShard& part,
                        int64_t tokens, int slots)
     : slots_(static_cast<size_t>(slots)) {
-  int64_t places = 0;
-  for (const LayerRange& chunk : part.chunks) places = std::max(places, chunk.count());
+  const std::vector<std::vector<int64_t>> places = layers_of_places(part.chunks);
   for (Slot& slot : slots_) {
     slot.chunks.resize(part.chunks.size());
-    for (int64_t j = 0; j < places; ++j) {
-      std::vector<model::SavedTensors> shared =
-          model::SavedTensors::sharing(arena, spec, recipe, layers_at(part, j), tokens);
+    for (size_t j = 0; j < places.size(); ++j) {
+      std::vector<model::SavedTensors> shared = model::SavedTensors::sharing(arena, spec, recipe, places[j], tokens);
       size_t next = 0;
       for (size_t c = 0; c < part.chunks.size(); ++c)
-        if (j < part.chunks[c].count()) slot.chunks[c].push_back(shared[next++]);
+        if (static_cast<int64_t>(j) < part.chunks[c].count()) slot.chunks[c].push_back(shared[next++]);
     }
   }
 }

@@ -2,6 +2,7 @@
 // has at a time. The chunks of a stage share the slots.
 #pragma once
 
+#include <span>
 #include <vector>
 
 #include "model/saved_tensors.h"
@@ -9,6 +10,9 @@
 #include "parallel/stage_shard.h"
 
 namespace agoq::parallel {
+
+// A slot has places, each for the layers of one entry: place j serves the j-th layer of every chunk that has so many.
+std::vector<std::vector<int64_t>> layers_of_places(std::span<const LayerRange> chunks);
 
 class SavedSlots {
  public:

@@ -5,7 +5,8 @@
 #include <map>
 #include <numeric>
 
-#include "codec/codec.h"
+#include "model/saved_tensors.h"
+#include "parallel/saved_slots.h"
 
 namespace agoq::plan {
 namespace {
@@ -23,18 +24,11 @@ Codec widened(Codec own, Codec chosen) {
   return own != Codec::None && codec::code_bits(chosen) > codec::code_bits(own) ? chosen : own;
 }
 
-// Asked of the arena itself, which knows how it aligns.
-int64_t arena_bytes(const model::SavedTensorSpec& row, Codec codec, int64_t rows) {
-  Arena arena(Device::Meta, 0);
-  codec::allocate(arena, model::owner_of(row), codec, rows, {row.cols, row.segment});
-  return static_cast<int64_t>(arena.owned_bytes());
-}
-
 // The options of one saved tensor of layers that share a choice.
 class WidthOptions {
  public:
-  WidthOptions(const model::SavedTensorSpec& row, int64_t rows, int64_t slots)
-      : row_(row), rows_(rows), slots_(slots) {}
+  WidthOptions(const model::LayerSpec& spec, const model::SavedTensorSpec& row, int64_t tokens, int64_t slots)
+      : spec_(spec), row_(row), tokens_(tokens), slots_(slots) {}
 
   void add_layer(Codec own, double weight) { layers_.push_back({own, weight}); }
   std::vector<WidthOption> all() const {
@@ -53,35 +47,22 @@ class WidthOptions {
     double weight = 0;
   };
 
-  // A place in a slot has room for the widest of the layers that it serves.
   WidthOption option(Codec chosen) const {
     WidthOption option{chosen, 0, 0};
+    std::vector<Codec> stored;
     for (const auto& [own, weight] : layers_) {
-      const Codec stored = widened(own, chosen);
-      option.bytes = std::max(option.bytes, slots_ * arena_bytes(row_, stored, rows_));
-      option.error += weight * relative_error(stored) * relative_error(stored);
+      const double error = relative_error(stored.emplace_back(widened(own, chosen)));
+      option.error += weight * error * error;
     }
+    option.bytes = slots_ * model::SavedTensors::shared_bytes(spec_, row_, stored, tokens_);
     return option;
   }
 
+  const model::LayerSpec& spec_;
   const model::SavedTensorSpec& row_;
-  int64_t rows_, slots_;
+  int64_t tokens_, slots_;
   std::vector<LayerWidth> layers_;
 };
-
-// The layers at place j of the chunks that have so many.
-std::vector<int64_t> layers_at(const SlotPool& pool, int64_t place) {
-  std::vector<int64_t> layers;
-  for (const parallel::LayerRange& chunk : pool.chunks)
-    if (place < chunk.count()) layers.push_back(chunk.begin + place);
-  return layers;
-}
-
-int64_t most_layers(const SlotPool& pool) {
-  int64_t most = 0;
-  for (const parallel::LayerRange& chunk : pool.chunks) most = std::max(most, chunk.count());
-  return most;
-}
 
 // Bytes beyond the recipe's.
 int64_t added(const WidthItem& item, const WidthOption& option) {
@@ -167,12 +148,12 @@ std::vector<WidthItem> width_items(const model::LayerSpec& spec, const model::Re
                                    std::span<const SlotPool> pools, int64_t tokens, const Weight& weight) {
   std::vector<WidthItem> items;
   for (const SlotPool& pool : pools)
-    for (int64_t place = 0; place < most_layers(pool); ++place)
+    for (const std::vector<int64_t>& layers : parallel::layers_of_places(pool.chunks))
       for (const model::SavedTensorSpec& row : spec.kept) {
         if (!adjustable(row)) continue;
-        WidthOptions options(row, spec.saved_rows(row, tokens), pool.slots);
-        WidthItem item{layers_at(pool, place), row.kept, {}};
-        for (const int64_t layer : item.layers) options.add_layer(recipe.at(layer, row.kept), weight(layer, row.kept));
+        WidthOptions options(spec, row, tokens, pool.slots);
+        WidthItem item{layers, row.kept, {}};
+        for (const int64_t layer : layers) options.add_layer(recipe.at(layer, row.kept), weight(layer, row.kept));
         item.options = options.all();
         items.push_back(std::move(item));
       }

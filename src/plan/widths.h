@@ -25,8 +25,8 @@ using Weight = std::function<double(int64_t layer, model::SavedTensor kept)>;
 // The same for all layers, from bench/results/gradient_error.md; a norm input has half of what both showed together.
 double measured_weight(int64_t layer, model::SavedTensor kept);
 
-// Saved slots that some chunks of a stage share. Place j of a slot serves the j-th layer of each chunk, so these layers
-// share a choice; a chunk with slots of its own is a pool of one.
+// Saved slots that some chunks of a stage share. The layers of a place (parallel/saved_slots.h) share a choice; a chunk
+// with slots of its own is a pool of one.
 struct SlotPool {
   std::vector<parallel::LayerRange> chunks;
   int64_t slots = 0;

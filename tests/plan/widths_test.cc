@@ -8,6 +8,7 @@
 #include <random>
 
 #include "codec/codec.h"
+#include "parallel/saved_slots.h"
 #include "parallel/schedule.h"
 
 namespace agoq::plan {
@@ -239,6 +240,29 @@ TEST_F(WidthsOfAStage, AreSharedByChunksThatShareSlots) {
   EXPECT_EQ(chosen.at(21, SavedTensor::GateUp), Codec::Fp6);
   EXPECT_EQ(chosen.at(4, SavedTensor::GateUp), Codec::Fp4);
   EXPECT_EQ(width_histogram(spec_, chosen, shared.chunks), "x1 fp4 x 7; x2 fp4 x 7; gate_up fp4 x 5, fp6 x 2");
+}
+
+// What a plan counts for slots is what the slots take, also where 33 tokens leave gaps for alignment.
+TEST_F(WidthsOfAStage, CountTheBytesThatTheSlotsTake) {
+  constexpr int64_t kOddTokens = 33;
+  constexpr int kSlots = 3;
+  const model::Recipe own = recipe("layers=0-1,mlp=fp6;layers=9,norm=fp8");
+  for (const int chunks : {1, 2, 3})
+    for (const int rank : {0, 1}) {
+      parallel::Parallelism parallelism;
+      parallelism.mesh = comm::Mesh({1, 1, 2});
+      parallelism.rank = rank;
+      parallelism.chunks = chunks;
+      const parallel::StageShard stage(config(), spec_, parallelism);
+      Arena arena(Device::Meta, 0);
+      const parallel::SavedSlots slots(arena, spec_, own, stage, kOddTokens, kSlots);
+      int64_t held = 0;
+      for (const OwnerBytes& o : arena.by_owner())
+        for (const SavedTensor kept : {SavedTensor::X1, SavedTensor::X2, SavedTensor::GateUp})
+          if (o.owner == model::owner_of(spec_[kept])) held += static_cast<int64_t>(o.bytes);
+      const SlotPool pool{stage.chunks, kSlots};
+      EXPECT_EQ(bytes_of(width_items(spec_, own, {&pool, 1}, kOddTokens), false), held) << chunks << " chunks";
+    }
 }
 
 // ---- the table of errors ----------------------------------------------------------------------------------------
