@@ -7,7 +7,7 @@ set -euo pipefail
 declare -A packages=(
   # What the program is built from; `build` adds tests, benchmarks and Python.
   [program]="g++ cmake ninja-build pkg-config ccache libopenblas-openmp-dev|libopenblas-dev libfmt-dev libspdlog-dev
-    nlohmann-json3-dev libcli11-dev libssl-dev libxxhash-dev"
+    nlohmann-json3-dev libcli11-dev libssl-dev libxxhash-dev libtomlplusplus-dev"
   [demo]="bible-kjv"
   # One version of clang everywhere: formatting and static checks differ from version to version.
   [check]="clang-14|clang clang-tidy-14|clang-tidy clang-format-14|clang-format llvm-14|llvm

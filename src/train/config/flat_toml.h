@@ -1,6 +1,5 @@
-// The part of TOML (https://toml.io/en/v1.0.0) that a flat list of settings needs: `key = value` lines with strings,
-// numbers, booleans and arrays of them, and comments. Sections, inline tables, dotted keys, dates and multi-line
-// strings are refused.
+// A flat list of settings in TOML (https://toml.io/en/v1.0.0), read by toml++: `key = value` with strings, numbers,
+// booleans and arrays of them. Sections, inline tables, dotted keys, dates and arrays within arrays are refused.
 #pragma once
 
 #include <string>
@@ -11,12 +10,12 @@ namespace agoq::train {
 
 struct TomlEntry {
   std::string key;
-  std::vector<std::string> words;  // the value as text, strings unquoted; the elements of an array
+  std::vector<std::string> words;  // the value as text; the elements of an array
   bool array = false;
   int line = 0;  // of the key, from 1
 };
 
-// Every error is an agoq::Error that begins with "FILE:LINE: ".
+// In the order of the file. Every error is an agoq::Error that begins with "FILE:LINE: ".
 std::vector<TomlEntry> parse_flat_toml(std::string_view text, std::string_view file);
 
 // A TOML string with quotes and escapes, and an array of them.

@@ -4,6 +4,7 @@
 #include <array>
 #include <charconv>
 #include <cmath>
+#include <limits>
 #include <string>
 
 #include "base/mapped_file.h"
@@ -217,6 +218,11 @@ std::string toml_value(const std::vector<std::string>& value) {
 std::string toml_value(double value) {
   const std::string text = fmt::format("{}", value);  // the shortest that reads back the same
   return text.find_first_of(".e") == std::string::npos ? text + ".0" : text;
+}
+// TOML's integers have 64 bits with their sign; a seed beyond them is text.
+std::string toml_value(uint64_t value) {
+  const std::string text = std::to_string(value);
+  return value > static_cast<uint64_t>(std::numeric_limits<int64_t>::max()) ? toml_string(text) : text;
 }
 template <class Plain>
 std::string toml_value(Plain value) {

@@ -1,5 +1,6 @@
 #include "train/config/flat_toml.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include "base/error_of.h"
@@ -20,8 +21,9 @@ Words words_of(std::string_view value) {
 
 TEST(FlatToml, ReadsEveryKindOfValue) {
   EXPECT_EQ(words_of("12"), Words{"12"});
-  EXPECT_EQ(words_of("+1_000_000"), Words{"+1000000"});
-  EXPECT_EQ(words_of("-2.5e-3"), Words{"-2.5e-3"});
+  EXPECT_EQ(words_of("+1_000_000"), Words{"1000000"});
+  EXPECT_EQ(words_of("-2.5e-3"), Words{"-0.0025"});
+  EXPECT_EQ(words_of("0.1"), Words{"0.1"});
   EXPECT_EQ(words_of("true"), Words{"true"});
   EXPECT_EQ(words_of(R"("a \"b\" \\ \t \u00e9 \U0001F600")"), Words{"a \"b\" \\ \t \xc3\xa9 \xf0\x9f\x98\x80"});
   EXPECT_EQ(words_of(R"('C:\raw "text"')"), Words{"C:\\raw \"text\""});
@@ -49,25 +51,31 @@ TEST(FlatToml, EmptyTextHasNoEntries) {
 }
 
 TEST(FlatToml, ErrorsNameFileAndLine) {
-  EXPECT_EQ(error_in("a = 1\n[train]\n"), "f.toml:2: sections are not used; every setting is a plain `key = value`");
-  EXPECT_EQ(error_in("a = 1\n\na = 2"), "f.toml:3: 'a' was already set in line 1");
-  EXPECT_EQ(error_in("a 1"), "f.toml:1: expected '=' behind the key 'a'");
-  EXPECT_EQ(error_in("\n= 1"), "f.toml:2: expected a key, found '= 1'");
-  EXPECT_EQ(error_in("a = bf16"), "f.toml:1: 'bf16' is no number, true or false; text stands in quotes: \"bf16\"");
-  EXPECT_EQ(error_in("a = 1 2"), "f.toml:1: unexpected '2' behind the value of 'a'");
-  EXPECT_EQ(error_in("a = \"x\nb = 1"), "f.toml:1: text without its closing \"");
-  EXPECT_EQ(error_in("b = 1\na = [\n1,\n"), "f.toml:2: the array that begins here has no ']'");
-  EXPECT_EQ(error_in("a = [1 2]"), "f.toml:1: expected ',' or ']' in the array");
-  EXPECT_EQ(error_in("a = \"\\ud800\""), "f.toml:1: '\\ud800' is no Unicode character");
-  EXPECT_EQ(error_in("a = \"\\"), "f.toml:1: unknown escape in text; a backslash itself is written \\\\");
-  EXPECT_EQ(error_in("a = {}"), "f.toml:1: inline tables are not used");
-  EXPECT_EQ(error_in("a ="), "f.toml:1: expected a value, found ''");
-  EXPECT_EQ(error_in("a.b = 1"), "f.toml:1: dotted keys are not used; every setting is a plain `key = value`");
+  const std::pair<const char*, const char*> errors[] = {
+      {"a = 1\n[train]\n", "f.toml:2: sections, inline tables and dotted keys are not used"},
+      {"a = 1\n[train]\nb = 2", "f.toml:2: sections, inline tables and dotted keys are not used"},
+      {"a = {}", "f.toml:1: sections, inline tables and dotted keys are not used"},
+      {"\na.b = 1", "f.toml:2: sections, inline tables and dotted keys are not used"},
+      {"a = [1, [2]]", "f.toml:1: arrays within arrays are not used"},
+      {"a = 2026-11-30", "f.toml:1: dates and times are not used"},
+      {"a = 1\n\na = 2", "f.toml:3: "},
+      {"a 1", "f.toml:1: "},
+      {"\n= 1", "f.toml:2: "},
+      {"b = 1\na = bf16", "f.toml:2: "},
+      {"a = 1 2", "f.toml:1: "},
+      {"a = \"x\nb = 1", "f.toml:1: "},
+      {"a = [1 2]", "f.toml:1: "},
+      {"a = \"\\ud800\"", "f.toml:1: "},
+      {"a = \"\\", "f.toml:1: "},
+      {"a =", "f.toml:1: "},
+      {"a = '\xff'", "f.toml:1: "},
+  };
+  for (const auto& [text, says] : errors) EXPECT_THAT(error_in(text), testing::StartsWith(says)) << text;
 }
 
 TEST(FlatToml, WrittenTextReadsBack) {
-  std::string all;
-  for (int c = 1; c < 256; ++c) all += static_cast<char>(c);
+  std::string all = "\xc3\xa9 \xf0\x9f\x98\x80";
+  for (int c = 1; c < 128; ++c) all += static_cast<char>(c);
   EXPECT_EQ(words_of(toml_string(all)), Words{all});
   EXPECT_EQ(words_of(toml_array({"a", "\"", ""})), (Words{"a", "\"", ""}));
 }

@@ -1,5 +1,6 @@
 #include "train/config/settings.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <cstdlib>
@@ -15,6 +16,10 @@
 
 namespace agoq::train {
 namespace {
+
+using testing::AllOf;
+using testing::HasSubstr;
+using testing::StartsWith;
 
 // How many members an aggregate has: as many as it can be initialised with.
 struct Anything {
@@ -144,7 +149,9 @@ TEST(Settings, ErrorsSayWhichValueAndWhere) {
   EXPECT_EQ(error_in("lr = 1\nseq-lenght = 5"), "f.toml:2: unknown setting 'seq-lenght'; did you mean 'seq-length'?");
   EXPECT_EQ(error_in("seq_length = 5"), "f.toml:1: unknown setting 'seq_length'; did you mean 'seq-length'?");
   EXPECT_EQ(error_in("seq-length = 1.5"), "f.toml:1: seq-length: '1.5' is not a whole number");
-  EXPECT_EQ(error_in("seq-length = 99999999999999999999"),
+  EXPECT_THAT(error_in("\nseq-length = 99999999999999999999"),
+              AllOf(StartsWith("f.toml:2: "), HasSubstr("not representable")));
+  EXPECT_EQ(error_in("seq-length = '99999999999999999999'"),
             "f.toml:1: seq-length: 99999999999999999999 is out of range");
   EXPECT_EQ(error_in("seed = -1"), "f.toml:1: seed: '-1' is not a whole number from 0 up");
   EXPECT_EQ(error_in("lr = \"fast\""), "f.toml:1: lr: 'fast' is not a number");
@@ -168,8 +175,8 @@ TEST(Settings, WhatCannotBeRecordedIsRefused) {
   EXPECT_EQ(problem("save", {"caf\xc3\xa9 and more"}), "");
   EXPECT_EQ(problem("sample-prompt", {"two\nlines\t"}), "");
   TrainConfig config;
-  EXPECT_EQ(error_of([&] { read_toml(config, "lr = 1\nsave = \"\xff\"", "f.toml"); }),
-            "f.toml:2: save: '\\xff' is not UTF-8");
+  EXPECT_THAT(error_of([&] { read_toml(config, "lr = 1\nsave = \"\xff\"", "f.toml"); }),
+              AllOf(StartsWith("f.toml:2: "), HasSubstr("utf-8")));
 }
 
 TEST(Settings, ABaselineBesideAFlagThatContradictsItIsRefused) {
