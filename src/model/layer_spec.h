@@ -13,6 +13,7 @@
 
 namespace agoq::model {
 
+// A new one is the last: its number is in its id, and so in draws.
 enum class Param : uint8_t {
   Embedding,
   AttentionNorm,
@@ -130,7 +131,7 @@ inline constexpr bool in_layer(Param p) {
 }
 
 // Logical tensor ids leave room for more kinds of parameters, so that draws stay what they are when one is added.
-inline constexpr int64_t kIdsPerLayer = 16;
+inline constexpr int64_t kIdsPerLayer = 64;
 static_assert(static_cast<int64_t>(kParams) <= kIdsPerLayer);
 // Ids of a model lie below this.
 inline size_t tensor_ids(const ModelConfig& config) {

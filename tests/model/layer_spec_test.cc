@@ -86,6 +86,14 @@ TEST(LayerSpec, TensorNumbersAndNamesAreUnique) {
   EXPECT_TRUE(names.contains("embedding") && names.contains("layers.15.gate_up") && names.contains("final_norm"));
 }
 
+// Draws depend on ids. Other ids are other weights of a seed, and other rounding.
+TEST(LayerSpec, TensorNumbersStay) {
+  EXPECT_EQ((ParamId{-1, Param::Embedding}.tensor()), 0u);
+  EXPECT_EQ((ParamId{-1, Param::Head}.tensor()), 11u);
+  EXPECT_EQ((ParamId{0, Param::AttentionNorm}.tensor()), 65u);
+  EXPECT_EQ((ParamId{31, Param::Down}.tensor()), 32u * 64u + 9u);
+}
+
 TEST(LayerSpec, NormsWithoutWeightsHaveNoParameters) {
   const ModelConfig config = preset("olmo-1b");
   const LayerSpec spec(config);
