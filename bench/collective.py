@@ -26,7 +26,7 @@ SHARED = {"host memory": ([], {}), "direct": (["--gpu-transport", "direct"], {})
 ON_CPU = {"host memory": ([], {})}
 FORMS = ("exchange", "reduce", "all-reduce")
 ABOUT = """\
-Every rank has a Gaussian gradient of its own; sizes are counted in fp32. `exchange`: each rank gets all addends of its slice,
+Every rank has a Gaussian gradient of its own; sizes are counted in fp32. `exchange`: each rank gets the partial sums of all ranks for its slice,
 encoded, as the sharded optimizer (ZeRO-1) reads them; `reduce`: their fp32 sum, encoded once, too; `all-reduce`: that of all
 slices on all ranks. Times are medians, of the slowest rank; all methods take turns in one run. Algorithm bandwidth is the
 gradient's bytes in fp32 over the time, bus bandwidth what a rank must send in the wire's format, a share (W - 1) / W of the

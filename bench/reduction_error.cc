@@ -91,9 +91,9 @@ void quangrad_rank(comm::Transport& transport, const Gradients& g, const QuanGra
   omp_set_num_threads(1);
   const int rank = transport.rank(), ranks = transport.size();
   const int64_t slice = parallel::slice_rows(g.rows, ranks);
-  const int64_t lane = parallel::GradientExchange::staging_bytes(how.codec, slice * ranks, g.row);
-  const size_t room = size_t{1} << 20;
-  Arena arena(Device::Cpu, 3 * static_cast<size_t>(lane) + room);
+  const int64_t staging = parallel::GradientExchange::staging_bytes(how.codec, slice * ranks, g.row);
+  const size_t workspace = size_t{1} << 20;
+  Arena arena(Device::Cpu, 3 * static_cast<size_t>(staging) + workspace);
   Context ctx(arena, Device::Cpu, DType::F32);
   ctx.random.seed = 99;
   std::vector<int> everyone(static_cast<size_t>(ranks));
@@ -106,7 +106,7 @@ void quangrad_rank(comm::Transport& transport, const Gradients& g, const QuanGra
   key.micro_batch = 2 * static_cast<uint32_t>(rank);  // as micro-batches of different ranks
   codec::encode(ctx, g.tensor(rank), gradient.storage.row_range(0, g.rows),
                 how.stochastic ? codec::Rounding::random(key) : codec::Rounding::nearest());
-  parallel::GradientExchange exchange(arena, how.codec, false, lane);
+  parallel::GradientExchange exchange(arena, how.codec, false, staging);
   exchange.start(ctx, group, gradient);
   exchange.finish(ctx);
 
@@ -148,14 +148,14 @@ void round_to(const Context& ctx, Codec codec, const Tensor& x) {
 Values ring(const Gradients& g, Codec codec) {
   Arena arena(Device::Cpu, 2 * sizeof(float) * g.size() + (size_t{1} << 20));
   const Context ctx(arena, Device::Cpu, DType::F32);
-  Values sum(g.size()), partial_sum(g.size());
+  Values sum(g.size()), next_sum(g.size());
   for (int j = 0; j < g.ranks(); ++j) {
     const model::Range rows = parallel::row_slice(g.rows, g.ranks(), j);
     if (rows.count() == 0) continue;
     const auto slice_of = [&](Values& v) {
       return host_tensor(v.data(), {g.rows, g.row.cols}).row_range(rows.begin, rows.end);
     };
-    const Tensor total = slice_of(sum), next = slice_of(partial_sum);
+    const Tensor total = slice_of(sum), next = slice_of(next_sum);
     for (int hop = 1; hop <= g.ranks(); ++hop) {
       const Tensor own = g.tensor((j + hop) % g.ranks()).row_range(rows.begin, rows.end);
       std::copy_n(own.as<float>(), own.count(), next.as<float>());

@@ -26,9 +26,9 @@ INPUTS = {  # in the program's words: ours
 NOT_DRAWN = "fp32 ring"  # orders of magnitude below the others
 ABOUT = """\
 Gradients of {rows} x {cols} numbers are summed over W ranks and compared with the sum of the same fp32 numbers in fp64.
-QuanGrad runs in the program's own exchange, `src/parallel/gradient_exchange`, with a thread as each rank: addends are encoded
+QuanGrad runs in the program's own exchange, `src/parallel/gradient_exchange`, with a thread as each rank: a rank's gradient is encoded
 once, stochastically unless said otherwise, and added in fp32; sharded (ZeRO-1) that is all, the all-reduce form encodes the sum
-once more. A ring rounds the addends and, at every hop, the partial sum to its format, to nearest; that is what summing in bf16
+once more. A ring rounds every rank's gradient and, at every hop, the sum so far to its format, to nearest; that is what summing in bf16
 means in a ring of NCCL, and what it would mean in fp8 with a scale for each block of 128."""
 
 

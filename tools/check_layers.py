@@ -3,7 +3,8 @@
 
     tools/check_layers.py
 
-The order of the floors is that of CMakeLists.txt. A file that lies in no room of its floor counts as a room of its own.
+The order of the floors is that of CMakeLists.txt. A file that lies in no room of its floor counts as a room
+of its own, a header apart from its source: what a source includes does not bind those who include its header.
 """
 
 from __future__ import annotations

@@ -4,8 +4,11 @@
     tools/lint.py BUILD [FILE...]    BUILD: a folder configured for clang in batches (AGOQ_UNITY, cmake/AgoqFloors.cmake)
 
 A batch of eight sources takes as long as two of them: most of the time goes into the headers that all include. With FILEs
-only these are looked at, each by itself. A pass is remembered under the hash of the preprocessed file with its comments (NOLINT is one), the configuration and the
-version of clang-tidy, in ~/.cache/agoq-lint.
+only these are looked at, each by itself. clang-tidy looks for unused `using` in the file itself alone, which a batch is
+not; so this script does.
+
+A pass is remembered in ~/.cache/agoq-lint under a hash of the preprocessed file with its comments (NOLINT is one), the
+configuration and the version of clang-tidy.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -53,6 +57,19 @@ def lint(entry: dict[str, str], configuration: bytes, build: Path) -> str | None
     return done.stdout + ("" if done.stdout else done.stderr)
 
 
+def unused_usings() -> list[str]:
+    """`using agoq::name;` and `namespace name = ...;` of sources that do not name it again."""
+    findings = []
+    for path in sorted((ROOT / "src").rglob("*.c[cu]")):
+        text = re.sub(r"//.*", "", path.read_text())
+        for match in re.finditer(r"^ *(?:using [\w:]+::(\w+)|namespace (\w+) = [\w:]+);", text, re.MULTILINE):
+            name = match[1] or match[2]
+            if len(re.findall(rf"\b{name}\b", text)) < 2:
+                line = text.count("\n", 0, match.start()) + 1
+                findings.append(f"{path.relative_to(ROOT)}:{line}: {name} is not used")
+    return findings
+
+
 def alone(entry: dict[str, str], source: Path) -> dict[str, str]:
     """The command of another source of the project, whose flags are the same."""
     return entry | {"file": str(source), "command": entry["command"].replace(entry["file"], str(source))}
@@ -67,6 +84,8 @@ def main() -> None:
     commands = json.loads((build / "compile_commands.json").read_text())
     folders = (ROOT / "src", build / "batches")
     entries = [entry for entry in commands if any(Path(entry["file"]).is_relative_to(folder) for folder in folders)]
+    if not entries:
+        sys.exit(f"tools/lint.py: {build} has no commands for sources of this checkout")
     if len(sys.argv) > 2:
         entries = [alone(entries[0], Path(name).resolve()) for name in sys.argv[2:]]
     CACHE.mkdir(parents=True, exist_ok=True)
@@ -74,6 +93,7 @@ def main() -> None:
     start = time.monotonic()
     with ThreadPoolExecutor(int(os.environ.get("JOBS", os.cpu_count() or 1))) as pool:
         findings = list(filter(None, pool.map(lambda entry: lint(entry, configuration, build), entries)))
+    findings += unused_usings()
     print("\n".join(findings), end="")
     print(f"clang-tidy: {len(entries)} batches and files, {len(findings)} with findings, {time.monotonic() - start:.0f} s")
     sys.exit(1 if findings else 0)

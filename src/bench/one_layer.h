@@ -6,7 +6,7 @@
 namespace agoq::bench {
 
 struct OneLayer {
-  // Weights as in the beginning of a run; gradients and moments random. `job` may have any number of layers.
+  // Weights as in the beginning of a run; gradients and moments random. `run_spec` may have any number of layers.
   OneLayer(const Workbench& b, const parallel::RunSpec& run_spec);
   OneLayer(const OneLayer&) = delete;
   OneLayer& operator=(const OneLayer&) = delete;

@@ -127,16 +127,16 @@ std::optional<Json> bench_collective(const train::TrainConfig& config, const Col
                  {"ranks", group.size()},         {"nccl", nccl_version()},
                  {"nccl_sums", bench.has_nccl()}, {"nccl_variables", nccl_variables()},
                  {"sums", Json::array()},         {"skipped", Json::array()}};
-    if (processes.lead()) print_conditions(json);
+    if (processes.is_rank0()) print_conditions(json);
     for (const int64_t size : sizes) {
       const SumTimes times = bench.measure(size);
-      if (processes.lead()) print(times);
+      if (processes.is_rank0()) print(times);
       std::fflush(stdout);
       for (const Json& sum : json_of(times)) json["sums"].push_back(sum);
       if (!times.skipped.empty()) json["skipped"].push_back({{"bytes", times.bytes}, {"why", times.skipped}});
     }
     json["link"] = group.alone() ? "nothing" : memory.gpu() ? group.gpu_link() : "sockets";  // known by now
-    if (!processes.lead()) return;
+    if (!processes.is_rank0()) return;
     fmt::print("between the ranks: {}\n", json["link"].get<std::string>());
     result = std::move(json);
   });

@@ -207,12 +207,13 @@ void train_run(const train::TrainConfig& given) {
   catch_signals();  // until here there is nothing to save
   processes.run([&] {
     Watcher watcher(processes.alone());
-    train::Trainer trainer(given, processes.lead() ? watcher.observer() : train::Observer{}, processes.for_trainer());
+    train::Trainer trainer(given, processes.is_rank0() ? watcher.observer() : train::Observer{},
+                           processes.for_trainer());
     const int64_t first_step = trainer.step();
     const train::Summary summary = trainer.run(stop_requested);
-    if (processes.lead()) watcher.finish_progress();
-    if (!summary.stopped_early && summary.step > first_step) print_sample(trainer, processes.lead());
-    if (processes.lead()) watcher.print_outcome(trainer.plan(), summary);
+    if (processes.is_rank0()) watcher.finish_progress();
+    if (!summary.stopped_early && summary.step > first_step) print_sample(trainer, processes.is_rank0());
+    if (processes.is_rank0()) watcher.print_outcome(trainer.plan(), summary);
   });
 }
 

@@ -57,7 +57,7 @@ RunProcesses::RunProcesses(const train::TrainConfig& config) : launch_(comm::fin
   if (alone()) return;
   try {
     const comm::ConnectOptions options = options_of(launch_, config);
-    if (lead() && options.key.source == comm::kNoSecret)
+    if (is_rank0() && options.key.source == comm::kNoSecret)
       log_warning("--rendezvous-open: whoever reaches port {} can join this run", launch_.master_port);
     transport_ = comm::connect(launch_, options);
   } catch (const std::exception& error) {

@@ -16,7 +16,7 @@ class RunProcesses {
   explicit RunProcesses(const train::TrainConfig& config);
 
   bool alone() const { return launch_.world == 1; }
-  bool lead() const { return launch_.rank == 0; }  // whether this one speaks for all
+  bool is_rank0() const { return launch_.rank == 0; }  // which prints for all
   train::Processes for_trainer() const { return {transport_.get(), launch_.local_rank, launch_.local_world}; }
   // Does the work; if it ends with an error, all other processes end with it, too. The leading one throws the whole of
   // its text, the others their rank and its first line.

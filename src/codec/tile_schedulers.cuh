@@ -1,5 +1,5 @@
 // How kernels that treat blocks one by one deal them out to half-warps. A list of tensors has a scheduler of its own
-// (ops/optimizer/tensor_list_cuda.cuh).
+// (ops/gradient/tensor_list_cuda.cuh).
 #pragma once
 
 #include <limits>

@@ -2,7 +2,9 @@
 #pragma once
 
 #include <array>
+#include <cstddef>
 #include <cstdint>
+#include <stdexcept>
 #include <string>
 #include <string_view>
 
@@ -23,10 +25,12 @@ struct Owner {
     Communication,
     Workspace,  // the most that temporaries take at a time
     Operands,   // of a benchmark or a test
-    Count
   };
+  static constexpr size_t kKinds = Operands + 1;
 
-  constexpr Owner(Kind kind) : kind_(kind) {}  // so that Owner::Moments is an owner
+  constexpr Owner(Kind kind) : kind_(kind) {  // so that Owner::Moments is an owner
+    if (kind == Saved) throw std::logic_error("a saved tensor's owner has a name: Owner::saved(tensor)");
+  }
   // The tensor's name in the table of a layer, which outlives the owner.
   static constexpr Owner saved(std::string_view tensor) { return {Saved, tensor}; }
 
@@ -37,7 +41,7 @@ struct Owner {
 
  private:
   // In the order of the enumeration.
-  static constexpr std::array<std::string_view, Count> kNames = {
+  static constexpr std::array<std::string_view, kKinds> kNames = {
       "weights", "corrections",           "fp32 master",     "rope table",    "saved ",    "batch",   "main gradients",
       "moments", "workspace of the norm", "residual stream", "communication", "workspace", "operands"};
   constexpr Owner(Kind kind, std::string_view tensor) : kind_(kind), tensor_(tensor) {}

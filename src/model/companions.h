@@ -1,5 +1,5 @@
 // What belongs to a model and holds no weights: tokenizer, chat templates, generation config, licence. Only files on a
-// list of known names travel from folder to folder, and none through a link that is_rank0 out of its folder.
+// list of known names travel from folder to folder, and none through a link that leads out of its folder.
 #pragma once
 
 #include <filesystem>
@@ -15,7 +15,7 @@ struct Companion {
 using Companions = std::vector<Companion>;
 
 // Tokenizer and chat templates of a Hugging Face folder, or of a tokenizer.json and the folder that it lies in. None
-// where nothing is there. A link that is_rank0 out of the folder is told as a warning and passed over.
+// where nothing is there. A link that leads out of the folder is told as a warning and passed over.
 Companions tokenizer_files(const std::filesystem::path& tokenizer);
 // generation_config.json of a folder.
 Companions generation_files(const std::filesystem::path& folder);

@@ -11,7 +11,7 @@ namespace agoq::ops {
 namespace {
 
 // A tensor of all tokens like x, which has one rank's.
-Tensor room_for_all(const Context& ctx, const Tensor& x) {
+Tensor empty_for_all(const Context& ctx, const Tensor& x) {
   const int64_t rows = x.shape[0] * tensor_ranks(ctx);
   return ctx.empty(x.dtype, x.shape.rank() == 1 ? Shape{rows} : Shape{rows, x.cols()});
 }
@@ -32,7 +32,7 @@ int tensor_ranks(const Context& ctx) {
 
 Tensor all_gather_tokens(const Context& ctx, const Tensor& x) {
   if (alone(ctx)) return x;
-  const Tensor all = room_for_all(ctx, x);
+  const Tensor all = empty_for_all(ctx, x);
   ctx.tensor->all_gather(ctx, x, all);
   return all;
 }

@@ -29,7 +29,7 @@ void reduce_scatter_tokens_into(const Context& ctx, const Tensor& partial_sum, c
 // Row `token` of the T that all ranks' x [T / ranks, H] are together, on every rank: [1, H].
 Tensor row_of_token(const Context& ctx, const Tensor& x, int64_t token);
 
-// Products with a weight that is cut by its inner dimension, so that each rank has an partial sum of every token's
+// Products with a weight that is cut by its inner dimension, so that each rank has a partial sum of every token's
 // result. y [T / ranks, out] += x·wᵀ: how a layer adds to the residual stream. x [T, in / ranks], w [out, in / ranks].
 void row_parallel_linear_add(const Context& ctx, const Tensor& x, const Tensor& w, const Tensor& y);
 // dy·w -> [T / ranks, in]; dy [T, out / ranks], w [out / ranks, in].

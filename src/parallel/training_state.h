@@ -46,7 +46,8 @@ struct MicroBatch {
 
 class TrainingState {
  public:
-  // `transport`: to the other processes of job.parallelism's mesh; may be null where there are none, or for a dry run.
+  // `transport`: to the other processes of run_spec.parallelism's mesh; may be null where there are none, or for a dry
+  // run.
   TrainingState(Arena& arena, Device target, const RunSpec& run_spec, comm::Transport* transport = nullptr);
   TrainingState(const TrainingState&) = delete;
   TrainingState& operator=(const TrainingState&) = delete;

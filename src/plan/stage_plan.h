@@ -10,10 +10,10 @@
 
 namespace agoq::plan {
 
-// The job with a recipe in which each stage behind the first keeps its norm and MLP inputs in the widths of least error
-// with which it needs no more memory than the first (or than the job's own recipe, if that is more already). A layer
+// The run_spec with a recipe in which each stage behind the first keeps its norm and MLP inputs in the widths of least
+// error with which it needs no more memory than the first (or than its own recipe, if that is more already). A layer
 // has one stage, so the recipe is the same on all ranks: those of a tensor group exchange the codes that they keep.
-// Unchanged where job.parallelism asks for no widths of stages, or has one stage. `target` as in plan_layout.
+// Unchanged where run_spec.parallelism asks for no widths of stages, or has one stage. `target` as in plan_layout.
 parallel::RunSpec with_stage_widths(const parallel::RunSpec& run_spec, Device target);
 
 struct RankPlan {
@@ -26,7 +26,7 @@ struct RankPlan {
 };
 
 parallel::RunSpec at_rank(parallel::RunSpec run_spec, int rank);
-// Of the rank job.parallelism.rank; the recipe as it is.
+// Of the rank run_spec.parallelism.rank; the recipe as it is.
 RankPlan plan_rank(const parallel::RunSpec& run_spec, Device target);
 // Of one rank of each stage: that which holds the most, if ranks of a stage have unequal parts.
 std::vector<RankPlan> plan_stages(const parallel::RunSpec& run_spec, Device target);

@@ -1,4 +1,5 @@
-// The ranks that read files together.
+// The ranks that open a checkpoint together: each compares the checksums of its share, and all take the same one or
+// fail alike.
 #pragma once
 
 #include <functional>
@@ -7,8 +8,6 @@
 
 namespace agoq::train {
 
-// The ranks that open a checkpoint together: each compares the checksums of its share, and all take the same one or
-// fail alike.
 struct Readers {
   int rank = 0;
   int ranks = 1;

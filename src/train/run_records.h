@@ -20,8 +20,8 @@ class RunRecords {
   void config(const TrainConfig& config) const;
   void memory(const std::string& json) const;
   void summary(const Summary& summary, const std::string& evaluation_error) const;
-  // A line of metrics.jsonl. Returns a line for people if that can be written no longer, which is told once, or
-  // nothing.
+  // Writes a line of metrics.jsonl. Once that fails, nothing more is written, and the text of the failure is returned,
+  // once; otherwise "".
   std::string step(const StepMetrics& metrics);
   std::string valid(int64_t step, double valid_loss);
 

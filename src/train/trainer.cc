@@ -108,7 +108,7 @@ class Trainer::Run : public RunPlan {
   std::optional<Datasets> data_;
   std::optional<StepBatches> batches_;
   std::string identity_;
-  std::string model_folder_;  // of the origin
+  std::string model_folder_;  // of the InitSource
   std::string vocabulary_;    // hash
   int64_t step_ = 0;          // steps done
   int64_t saved_step_ = -1;
@@ -135,16 +135,16 @@ Trainer::Run::Run(const TrainConfig& given, Observer watcher, const Processes& p
       decay_given_(given.lr_decay_iters > 0) {
   require_recordable(given);
   coordinator_.agree(settings_of(given));
-  const InitSource origin = find_init_source(given);
+  const InitSource source = find_init_source(given);
   const Device target = resolve_device(given.device);
-  model = origin.model;
-  model_folder_ = origin.model_folder;
+  model = source.model;
+  model_folder_ = source.model_folder;
   config = resolved(given, model, target, coordinator_.size());
   require_recordable(config);  // with the folder that this process runs in
   if (config.threads > 0) omp_set_num_threads(static_cast<int>(config.threads));
   require(!config.data_path.empty(),
           "no training data: give --data-path FILE (text, flat .bin, or Megatron-LM prefix)");
-  const SettledTokenizer settled = settle_tokenizer(config, model, origin.tokens);
+  const SettledTokenizer settled = settle_tokenizer(config, model, source.tokens);
   if (coordinator_.is_rank0() && !settled.warning.empty()) log_warning("{}", settled.warning);
   vocabulary_ = settled.vocabulary;
   if (!settled.own_tokens) model = ending_with(model, config.eod_token);

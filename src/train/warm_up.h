@@ -6,7 +6,7 @@
 
 namespace agoq::train {
 
-// Runs every op once on invented tokens (TrainingState::warm_up); on the CPU there is nothing to prepare. Unless the
+// Runs every op once on invented tokens (TrainingState::dry_run); on the CPU there is nothing to prepare. Unless the
 // job is deterministic, GEMM algorithms are chosen by timing: what is fastest may differ from one start to the next,
 // and with it the bits. All ranks agree on the choices and save them.
 void warm_up(parallel::TrainingState& state, const Coordinator& coordinator);

@@ -115,7 +115,9 @@ TEST(Usage, ConfigFileErrorsNameTheLine) {
   expect_error(run_agoq({"plan", "--config", path}), 1,
                path + ":2: unknown setting 'micro-batchsize'; did you mean 'micro-batch-size'?");
   write_plainly(path, "model-config = \"demo\nseq-length = 4");
-  expect_error(run_agoq({"plan", "--config", path}), 1, path + ":1: text without its closing \"");
+  expect_error(run_agoq({"plan", "--config", path}), 1, path + ":1: Error while parsing string");
+  write_plainly(path, "model-config = demo");
+  expect_error(run_agoq({"plan", "--config", path}), 1, "text stands in quotes");
   expect_error(run_agoq({"plan", "--config", folder.file("none.toml")}), 1, "none.toml");
 }
 

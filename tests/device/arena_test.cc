@@ -42,7 +42,8 @@ TEST(Arena, MetaCountsWhatTheCpuHolds) {
 TEST(Owner, IsDeclaredAndNoText) {
   static_assert(!std::is_constructible_v<Owner, const char*> && !std::is_constructible_v<Owner, std::string>);
   std::set<std::string> texts;
-  for (int kind = 0; kind < Owner::Count; ++kind) {
+  for (size_t kind = 0; kind < Owner::kKinds; ++kind) {
+    if (kind == Owner::Saved) continue;
     const std::string text = Owner(static_cast<Owner::Kind>(kind)).text();
     EXPECT_FALSE(text.empty());
     EXPECT_TRUE(texts.insert(text).second) << text;
@@ -51,6 +52,7 @@ TEST(Owner, IsDeclaredAndNoText) {
   EXPECT_EQ(Owner(Owner::MainGradients).text(), "main gradients");
   EXPECT_EQ(Owner::saved("x1").text(), "saved x1");
   EXPECT_NE(Owner::saved("x1"), Owner::saved("x2"));
+  EXPECT_THROW(Owner{Owner::Saved}, std::logic_error);
 }
 
 TEST(Arena, OneByteTooSmallIsAnError) {

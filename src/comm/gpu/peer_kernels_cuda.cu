@@ -60,7 +60,7 @@ __device__ void swap_words(const BytePair& s, const Stride& stride) {
 }
 
 // Blocks deal with one peer each, in turn, so that all links are in use.
-__global__ void __launch_bounds__(kThreads) swap_kernel(const __grid_constant__ AllToAllArgs s) {
+__global__ void __launch_bounds__(kThreads) all_to_all_kernel(const __grid_constant__ AllToAllArgs s) {
   const int peer = static_cast<int>(blockIdx.x) % s.peers;
   const Stride stride = stride_of(static_cast<int>(blockIdx.x) / s.peers, static_cast<int>(gridDim.x) / s.peers);
   for (int t = 0; t < s.tensors; ++t) {
@@ -87,7 +87,7 @@ __device__ void spread_words(const AllGatherArgs& s, int t, const Stride& stride
   }
 }
 
-__global__ void __launch_bounds__(kThreads) spread_kernel(const __grid_constant__ AllGatherArgs s) {
+__global__ void __launch_bounds__(kThreads) all_gather_kernel(const __grid_constant__ AllGatherArgs s) {
   const Stride stride = stride_of(static_cast<int>(blockIdx.x), static_cast<int>(gridDim.x));
   for (int t = 0; t < s.tensors; ++t) {
     uintptr_t bits = reinterpret_cast<uintptr_t>(s.own[t]) | static_cast<uintptr_t>(s.bytes[t]);
@@ -107,8 +107,8 @@ void launch_on(CUstream_st* stream, void (*kernel)(Parameters), int blocks, int 
 void load_peer_kernels() {
   cudaFuncAttributes attributes{};
   AGOQ_CUDA_CHECK(cudaFuncGetAttributes(&attributes, barrier_kernel));
-  AGOQ_CUDA_CHECK(cudaFuncGetAttributes(&attributes, swap_kernel));
-  AGOQ_CUDA_CHECK(cudaFuncGetAttributes(&attributes, spread_kernel));
+  AGOQ_CUDA_CHECK(cudaFuncGetAttributes(&attributes, all_to_all_kernel));
+  AGOQ_CUDA_CHECK(cudaFuncGetAttributes(&attributes, all_gather_kernel));
 }
 
 void launch(CUstream_st* stream, const BarrierArgs& barrier) {
@@ -116,11 +116,11 @@ void launch(CUstream_st* stream, const BarrierArgs& barrier) {
 }
 
 void launch(CUstream_st* stream, const AllToAllArgs& swap) {
-  launch_on(stream, swap_kernel, std::max(kMostBlocks / swap.peers, 1) * swap.peers, kThreads, swap);
+  launch_on(stream, all_to_all_kernel, std::max(kMostBlocks / swap.peers, 1) * swap.peers, kThreads, swap);
 }
 
 void launch(CUstream_st* stream, const AllGatherArgs& spread) {
-  launch_on(stream, spread_kernel, kMostBlocks, kThreads, spread);
+  launch_on(stream, all_gather_kernel, kMostBlocks, kThreads, spread);
 }
 
 }  // namespace agoq::comm::cuda

@@ -206,24 +206,24 @@ class PeerWindow : public Window {
              std::vector<std::shared_ptr<Mapped>> memory)
       : link_(std::move(link)), memory_(std::move(memory)) {
     const auto size = static_cast<int>(parts.front().peers.size());
-    swap_.peers = spread_.peers = size - 1;
-    swap_.tensors = spread_.tensors = static_cast<int>(parts.size());
+    all_to_all_.peers = all_gather_.peers = size - 1;
+    all_to_all_.tensors = all_gather_.tensors = static_cast<int>(parts.size());
     for (size_t t = 0; t < parts.size(); ++t) {
       const int64_t bytes = static_cast<int64_t>(parts[t].own.bytes()) / size;
       bytes_ += static_cast<size_t>(bytes * (size - 1));
-      spread_.own[t] = parts[t].own.raw() + rank * bytes;
-      spread_.bytes[t] = bytes;
+      all_gather_.own[t] = parts[t].own.raw() + rank * bytes;
+      all_gather_.bytes[t] = bytes;
       for (int i = 1; i < size; ++i) {  // each begins with its neighbour
         const int peer = (rank + i) % size;
         uint8_t* const there = parts[t].peers[static_cast<size_t>(peer)] + rank * bytes;
-        spread_.to[t][i - 1] = there;
-        swap_.stretches[i - 1][t] = half({parts[t].own.raw() + peer * bytes, there, bytes}, rank < peer);
+        all_gather_.to[t][i - 1] = there;
+        all_to_all_.stretches[i - 1][t] = half({parts[t].own.raw() + peer * bytes, there, bytes}, rank < peer);
       }
     }
   }
 
-  std::unique_ptr<Pending> all_to_all(const Context& ctx) override { return link_->run(ctx, swap_, bytes_); }
-  std::unique_ptr<Pending> all_gather(const Context& ctx) override { return link_->run(ctx, spread_, bytes_); }
+  std::unique_ptr<Pending> all_to_all(const Context& ctx) override { return link_->run(ctx, all_to_all_, bytes_); }
+  std::unique_ptr<Pending> all_gather(const Context& ctx) override { return link_->run(ctx, all_gather_, bytes_); }
 
  private:
   // Of a pair of ranks each swaps one half of the bytes, so that both directions of a link carry as much.
@@ -236,8 +236,8 @@ class PeerWindow : public Window {
 
   std::shared_ptr<PeerLink> link_;
   std::vector<std::shared_ptr<Mapped>> memory_;
-  cuda::AllToAllArgs swap_;
-  cuda::AllGatherArgs spread_;
+  cuda::AllToAllArgs all_to_all_;
+  cuda::AllGatherArgs all_gather_;
   size_t bytes_ = 0;  // that go to others
 };
 

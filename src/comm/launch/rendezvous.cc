@@ -19,8 +19,8 @@ namespace {
 using nlohmann::json;
 using std::chrono::seconds;
 
-constexpr const char* kRngStream = "meet";
-constexpr size_t kLongestIntroduction = size_t{64} << 10;  // bytes
+constexpr const char* kPurpose = "meet";
+constexpr size_t kLongestRegistration = size_t{64} << 10;  // bytes
 // What still comes, when it is clear that this will be no world: others should hear the same.
 constexpr seconds kGrace{3};
 // Ranks other than 0 are this much more patient, so that rank 0 can tell them who did not come.
@@ -30,10 +30,10 @@ constexpr seconds kHandshake{10};
 // As long another may be at rank 0's place before this rank gives up: a job that is just ending, say.
 constexpr seconds kImpostor{3};
 
-// What Pairs::connect() threw, or "".
-std::string try_connect(PeerConnector pairs, std::vector<FileDescriptor>& connections) {
+// What PeerConnector::connect() threw, or "".
+std::string try_connect(PeerConnector connector, std::vector<FileDescriptor>& connections) {
   try {
-    connections = pairs.connect();
+    connections = connector.connect();
     return "";
   } catch (const std::exception& e) {
     return e.what();
@@ -69,7 +69,7 @@ class RendezvousServer {
   // Until all have come. Returns what stands against a start, or "".
   std::string gather() {
     Acceptor acceptor(listen_tcp(launch_.master_port, launch_.master_addr),
-                      {{options_.key, kRngStream}, 0, launch_.world, kLongestIntroduction});
+                      {{options_.key, kPurpose}, 0, launch_.world, kLongestRegistration});
     Deadline deadline = Deadline::clock::now() + options_.timeout;
     std::vector<std::string> refused;
     while (!missing().empty()) {
@@ -197,7 +197,7 @@ class RendezvousClient {
          pause = std::min(pause * 2, std::chrono::milliseconds(500))) {
       const HandshakeResult result = call(deadline);
       if (result == HandshakeResult::Known)
-        if (std::optional<Roster> roster = introduce(deadline)) return std::move(*roster);
+        if (std::optional<Roster> roster = send_registration(deadline)) return std::move(*roster);
       if (wrong.stays(result, Deadline::clock::now())) fail_at(result);
       std::this_thread::sleep_for(pause);
     }
@@ -211,14 +211,14 @@ class RendezvousClient {
     control_ = connect_tcp(launch_.master_addr, launch_.master_port, deadline, error_);
     if (!control_.valid()) return HandshakeResult::NoAnswer;
     const Claim claim{static_cast<uint32_t>(launch_.world), static_cast<uint32_t>(launch_.rank), 0};
-    const HandshakeResult result = shake_hands(control_, {options_.key, kRngStream}, claim,
-                                               std::min(deadline, Deadline::clock::now() + kHandshake));
+    const HandshakeResult result =
+        shake_hands(control_, {options_.key, kPurpose}, claim, std::min(deadline, Deadline::clock::now() + kHandshake));
     error_ = text_of(result);
     return result;
   }
 
   // None: rank 0 has closed, or its answer makes no sense. Throws if it tells why there will be no start.
-  std::optional<Roster> introduce(Deadline deadline) {
+  std::optional<Roster> send_registration(Deadline deadline) {
     error_ = "it closed the connection without an answer";
     if (!send_json(control_, as_json(Registration{endpoints_.place(), agreement_}), deadline)) return std::nullopt;
     const json says = receive_json(control_, deadline + kSlack);
@@ -253,7 +253,7 @@ bool WrongServer::stays(HandshakeResult result, Deadline now) {
     return false;
   }
   since_ = std::min(since_, now);
-  return now - since_ >= timeouts_;
+  return now - since_ >= limit_;
 }
 
 std::vector<FileDescriptor> meet(const Launch& launch, const ConsistencyCheck& agreement,

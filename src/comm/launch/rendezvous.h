@@ -25,14 +25,14 @@ std::vector<FileDescriptor> meet(const Launch& launch, const ConsistencyCheck& a
                                  const RendezvousOptions& options);
 
 // Whether another job's process, or another build's, holds rank 0's place for good: every call for as long as
-// `patience` has met it. A port that is free or silent in between starts the time anew.
+// `limit` has met it. A port that is free or silent in between starts the time anew.
 class WrongServer {
  public:
-  explicit WrongServer(Deadline::duration timeouts) : timeouts_(timeouts) {}
+  explicit WrongServer(Deadline::duration limit) : limit_(limit) {}
   bool stays(HandshakeResult result, Deadline now);  // after each call
 
  private:
-  Deadline::duration timeouts_;
+  Deadline::duration limit_;
   Deadline since_ = Deadline::max();  // max: not met, or no longer
 };
 

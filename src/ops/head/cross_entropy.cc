@@ -76,7 +76,7 @@ void in_pieces(int64_t begin, int64_t end, int64_t step, Body&& body) {
 }
 
 // What the ranks of the tensor group know of rows of the logits, for all of them: [ranks, n, kRowSums].
-Tensor room_for_sums(const Context& ctx, int64_t rows) {
+Tensor empty_sums(const Context& ctx, int64_t rows) {
   return ctx.empty(DType::F32, {tensor_ranks(ctx), rows, kRowSums});
 }
 Tensor own_part(const Context& ctx, const Tensor& sums) {
@@ -97,7 +97,7 @@ void sum_exponentials(const Context& ctx, const Tensor& logits, const Targets& t
 
 // All ranks'.
 Tensor gather_sums(const Context& ctx, const Tensor& logits, const Targets& targets, bool exponentiate) {
-  const Tensor all = room_for_sums(ctx, logits.shape[0]), own = own_part(ctx, all);
+  const Tensor all = empty_sums(ctx, logits.shape[0]), own = own_part(ctx, all);
   sum_exponentials(ctx, logits, targets, exponentiate, own);
   ctx.tensor->all_gather(ctx, own, all);
   return all;
@@ -237,7 +237,7 @@ void head_loss(const Context& ctx, const Tensor& n, const Tensor& w, const Targe
   const int64_t tokens = n.shape[0], chunk = chunk_tokens(ctx, tokens, largest_part(ctx, w, targets));
   if (tokens == 0) return;
   Scope scope(ctx);
-  const Tensor sums = alone(ctx) ? Tensor{} : room_for_sums(ctx, tokens), own = sums ? own_part(ctx, sums) : Tensor{};
+  const Tensor sums = alone(ctx) ? Tensor{} : empty_sums(ctx, tokens), own = sums ? own_part(ctx, sums) : Tensor{};
   const Tensor buffer = ctx.empty(DType::F32, {chunk, w.shape[0]});
   in_pieces(0, tokens, chunk, [&](int64_t begin, int64_t end) {
     const Tensor logits = buffer.row_range(0, end - begin);

@@ -20,7 +20,7 @@ struct Targets {
 // nll [T] fp32: -log softmax(n·wᵀ)[target] of every token, unweighted (0 where the weight is 0), the same on all ranks.
 // n [T, H], w [V / ranks, H].
 void head_loss(const Context& ctx, const Tensor& n, const Tensor& w, const Targets& targets, const Tensor& nll);
-// The same, and the gradient of scale · Σ weight · nll: returns dn [T, H], of which each rank has an partial sum; dw [V
+// The same, and the gradient of scale · Σ weight · nll: returns dn [T, H], of which each rank has a partial sum; dw [V
 // / ranks, H] accumulates: it is encoded once, after its parts have been summed in one fp32 buffer, or where there is
 // but one part, without.
 Tensor head_loss_backward(const Context& ctx, const Tensor& n, const Tensor& w, const Targets& targets, float scale,

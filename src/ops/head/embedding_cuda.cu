@@ -24,7 +24,7 @@ __global__ void count_up(int32_t* places, int count) {
   if (i < count) places[i] = i;
 }
 
-// Runs cub's algorithm in the room that there is: call(memory, bytes) sets the bytes it needs if memory is null.
+// Runs cub's algorithm in `workspace`: call(memory, bytes) sets the bytes it needs if memory is null.
 template <class Call>
 void in_workspace(const Tensor& workspace, const char* what, Call&& call) {
   size_t needed = 0;

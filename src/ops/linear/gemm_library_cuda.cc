@@ -111,7 +111,7 @@ nlohmann::json to_json(const GemmProblem& p) {
           {"transpose_b", p.transpose_b},
           {"bf16_operands", p.operands == DType::BF16},
           {"bf16_result", p.result == DType::BF16},
-          {"addend", static_cast<int>(p.partial_sum)},
+          {"addend", static_cast<int>(p.addend)},
           {"bias", p.bias},
           {"alignment", p.alignment},
           {"a_stride", p.a_stride}};
@@ -122,7 +122,7 @@ GemmProblem problem_from(const nlohmann::json& j) {
   return {j.at("m"),           j.at("n"),
           j.at("k"),           j.at("transpose_a"),
           j.at("transpose_b"), type("bf16_operands"),
-          type("bf16_result"), static_cast<PartialSum>(j.at("addend").get<int>()),
+          type("bf16_result"), static_cast<Addend>(j.at("addend").get<int>()),
           j.at("bias"),        j.at("alignment"),
           j.at("a_stride")};
 }
@@ -131,8 +131,8 @@ GemmProblem problem_from(const nlohmann::json& j) {
 
 GemmProblem problem_of(const Product& p) {
   GemmProblem problem{p.m, p.n, p.k, p.transpose_a, p.transpose_b, p.a.dtype, p.c.dtype};
-  if (p.beta != 0) problem.partial_sum = PartialSum::Target;
-  if (p.residual) problem.partial_sum = PartialSum::Other;
+  if (p.beta != 0) problem.addend = Addend::Target;
+  if (p.residual) problem.addend = Addend::Other;
   problem.bias = static_cast<bool>(p.bias);
   problem.alignment = common_alignment(p);
   problem.a_stride = p.a_stride;
@@ -204,9 +204,9 @@ cublasStatus_t GemmLibrary::run(GemmPlan& plan, const cublasLtMatmulAlgo_t& algo
                                 const Tensor& workspace) const {
   const float one = 1, beta = p.residual ? 1.0f : p.beta;
   if (p.bias) set(plan.operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, static_cast<const void*>(p.bias.data));
-  const void* partial_sum = p.residual ? p.residual.data : p.c.data;
-  return cublasLtMatmul(handle_, &plan.operation, &one, p.b.data, &plan.a, p.a.data, &plan.b, &beta, partial_sum,
-                        &plan.c, p.c.data, &plan.c, &algorithm, workspace.data, workspace.bytes(), gpu_.stream());
+  const void* addend = p.residual ? p.residual.data : p.c.data;
+  return cublasLtMatmul(handle_, &plan.operation, &one, p.b.data, &plan.a, p.a.data, &plan.b, &beta, addend, &plan.c,
+                        p.c.data, &plan.c, &algorithm, workspace.data, workspace.bytes(), gpu_.stream());
 }
 
 // Of one product; infinite for an algorithm that does not run.

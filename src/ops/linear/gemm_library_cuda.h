@@ -13,14 +13,14 @@
 namespace agoq::ops::cuda {
 
 // What is added to the product before it is stored.
-enum class PartialSum : uint8_t { None, Target, Other };
+enum class Addend : uint8_t { None, Target, Other };
 
 // All that the choice of an algorithm depends on.
 struct GemmProblem {
   int64_t m = 0, n = 0, k = 0;  // row-major: c [m, n]
   bool transpose_a = false, transpose_b = false;
   DType operands = DType::BF16, result = DType::BF16;
-  PartialSum partial_sum = PartialSum::None;
+  Addend addend = Addend::None;
   bool bias = false;
   int64_t alignment = 16;  // every address is a multiple of it, in bytes
   int64_t a_stride = 0;    // Product::a_stride

@@ -42,8 +42,8 @@ void add_row(const T* x, int64_t n, float* y) {
   for (int64_t i = 0; i < n; ++i) y[i] += to_float(x[i]);
 }
 
-void add(const Tensor& partial_sum, int64_t first, int64_t n, float* y) {
-  by_type(partial_sum.dtype, [&]<class T> { add_row(partial_sum.as<T>() + first, n, y); });
+void add(const Tensor& term, int64_t first, int64_t n, float* y) {
+  by_type(term.dtype, [&]<class T> { add_row(term.as<T>() + first, n, y); });
 }
 
 // The tile of c before any product: beta·c + residual + bias.

@@ -32,7 +32,7 @@ inline void check_gradients(const Context& ctx, const Tensor& dn, const Tensor& 
           dn.shape.text());
 }
 
-// fp32 room for one row of every thread; only bf16 rows need it where `always` is false.
+// fp32 workspace for one row of every thread; only bf16 rows need it where `always` is false.
 inline Tensor row_workspace(const Context& ctx, int64_t cols, bool always) {
   return cpu::thread_scratch(ctx, always || ctx.compute() == DType::BF16 ? cols : 0);
 }

@@ -1,5 +1,6 @@
 // A flat list of settings in TOML (https://toml.io/en/v1.0.0), read by toml++: `key = value` with strings, numbers,
 // booleans and arrays of them. Sections, inline tables, dotted keys, dates and arrays within arrays are refused.
+// Numbers are read by value: 1e3 and 1000.0 are the same. Integers have 64 bits with their sign; a larger seed is text.
 #pragma once
 
 #include <string>

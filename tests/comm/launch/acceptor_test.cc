@@ -46,7 +46,7 @@ double cpu_seconds() {
 }
 
 // As many as there are descriptors, and more: rank 0 neither runs out of them nor of time.
-TEST(Acceptor, IdleVisitorsNeitherStarveRanksNorKeepRankZeroBusy) {
+TEST(Acceptor, IdleConnectionsNeitherStarveRanksNorKeepRankZeroBusy) {
   const int port = free_port();
   const Gate gate;
   Processes processes(3, [&](int rank) -> std::string {
