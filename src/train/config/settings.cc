@@ -128,8 +128,7 @@ constexpr auto kSettings = std::to_array<Setting>({
      "each data-parallel rank updates its slice of the weights and keeps moments for it alone (ZeRO-1), or all do all",
      &C::data_parallel_sharding_strategy},
     {"Parallel", "grad-reduce-dtype", "int8|fp8|bf16|fp32",
-     "what gradients travel in between ranks; empty: as they are kept. Another than that only where they are kept in "
-     "fp32",
+     "format of gradients between ranks; empty: --main-grads-dtype. A format other than that needs fp32 main gradients",
      &C::grad_reduce_dtype},
     {"Parallel", "gpu-transport", "auto|nccl|staged|direct",
      "how GPUs talk to each other: NCCL, or through host memory, which ranks that share a GPU need; direct: as auto, "
