@@ -133,18 +133,18 @@ inline constexpr bool in_layer(Param p) {
 // Logical tensor ids leave room for more kinds of parameters, so that draws stay what they are when one is added.
 inline constexpr int64_t kIdsPerLayer = 64;
 static_assert(static_cast<int64_t>(kParams) <= kIdsPerLayer);
-// Ids of a model lie below this.
-inline size_t tensor_ids(const ModelConfig& config) {
-  return static_cast<size_t>((config.layers + 1) * kIdsPerLayer);
-}
-
 // A parameter of the model: which row of the table, in which layer (-1 outside the layers).
 struct ParamId {
   int64_t layer = -1;
   Param param{};
   uint32_t tensor() const { return static_cast<uint32_t>((layer + 1) * kIdsPerLayer) + static_cast<uint32_t>(param); }
+  // In an array of param_slots() elements: without the gaps that ids leave.
+  size_t index() const { return static_cast<size_t>(layer + 1) * kParams + static_cast<size_t>(param); }
   bool operator==(const ParamId&) const = default;
 };
+inline size_t param_slots(const ModelConfig& config) {
+  return static_cast<size_t>(config.layers + 1) * kParams;
+}
 // All parameters in the order of forward; and their logical names: "embedding", "layers.3.qkv", "final_norm", "head".
 std::vector<ParamId> all_params(const ModelConfig& config, const LayerSpec& spec);
 std::string logical_name(const LayerSpec& spec, const ParamId& id);

@@ -36,40 +36,40 @@ float standard_deviation(const ModelConfig& config, Init init) {
 
 Parameters::Parameters(Arena& arena, const ModelConfig& config, const LayerSpec& spec, Holding holding)
     : config_(config), spec_(spec), holding_(std::move(holding)) {
-  weights_.resize(tensor_ids(config));
+  weights_.resize(param_slots(config));
   exact_.resize(weights_.size());
   arrivals_.resize(weights_.size());
   for (const ParamId& id : ids())
-    exact_[id.tensor()] = allocate_weight(arena, spec[id.param], holding_, weights_[id.tensor()]);
+    exact_[id.index()] = allocate_weight(arena, spec[id.param], holding_, weights_[id.index()]);
 }
 
 const ops::Weight& Parameters::at(const ParamId& id) const {
-  const ops::Weight& weight = weights_[id.tensor()];
+  const ops::Weight& weight = weights_[id.index()];
   require(static_cast<bool>(weight.value), "this process has no parameter {}", logical_name(spec_, id));
-  wait_for(id.tensor());
+  wait_for(id.index());
   return weight;
 }
 
 const ops::Weight& Parameters::at(const Context& ctx, const ParamId& id) const {
-  if (arrivals_[id.tensor()]) expose(ctx, Exposed::Weights, [&] { wait_for(id.tensor()); });
+  if (arrivals_[id.index()]) expose(ctx, Exposed::Weights, [&] { wait_for(id.index()); });
   return at(id);
 }
 
-void Parameters::wait_for(size_t tensor) const {
-  if (!arrivals_[tensor]) return;
-  arrivals_[tensor]->wait();
-  arrivals_[tensor].reset();
+void Parameters::wait_for(size_t index) const {
+  if (!arrivals_[index]) return;
+  arrivals_[index]->wait();
+  arrivals_[index].reset();
 }
 
 void Parameters::wait_for_all() const {
-  for (size_t tensor = 0; tensor < arrivals_.size(); ++tensor) wait_for(tensor);
+  for (size_t index = 0; index < arrivals_.size(); ++index) wait_for(index);
 }
 
 template <class Visit>
 void Parameters::visit_rows(const ParamId& id, Range rows, const Visit& visit) const {
   const ops::Weight& whole = at(id);
   visit(whole.row_range(rows.begin, rows.end), rows.begin);
-  const ExactRows& exact = exact_[id.tensor()];
+  const ExactRows& exact = exact_[id.index()];
   const Range own = {std::max(rows.begin, exact.rows.begin), std::min(rows.end, exact.rows.end)};
   if (whole.value.count() == exact.weight.value.count() || own.begin >= own.end) return;
   visit(exact.weight.row_range(own.begin - exact.rows.begin, own.end - exact.rows.begin), own.begin);

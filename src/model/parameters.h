@@ -48,11 +48,11 @@ class Parameters {
   Parameters(Arena& arena, const ModelConfig& config, const LayerSpec& spec, Holding holding);
 
   const std::vector<ParamId>& ids() const { return holding_.ids; }
-  bool holds(const ParamId& id) const { return static_cast<bool>(weights_[id.tensor()].value); }
+  bool holds(const ParamId& id) const { return static_cast<bool>(weights_[id.index()].value); }
   // As GEMMs need it. Waits for it if it is still on its way from other ranks.
   const ops::Weight& at(const ParamId& id) const;
   const ops::Weight& at(const Context& ctx, const ParamId& id) const;  // the wait is measured, if someone asks
-  const ExactRows& exact(const ParamId& id) const { return exact_[id.tensor()]; }
+  const ExactRows& exact(const ParamId& id) const { return exact_[id.index()]; }
   // The head's weight: its own, or the embedding's where they are tied.
   ParamId head_id() const;
 
@@ -65,9 +65,7 @@ class Parameters {
   // fp32 values of rows [begin, end) of a matrix, or of a whole 1-D parameter, in the form in which each row is held.
   void store_rows(const Context& ctx, const ParamId& id, Range rows, const float* values) const;
   // The rows that others update arrive later; nobody reads the parameter before.
-  void expect(const ParamId& id, std::unique_ptr<comm::Pending> arrival) {
-    arrivals_[id.tensor()] = std::move(arrival);
-  }
+  void expect(const ParamId& id, std::unique_ptr<comm::Pending> arrival) { arrivals_[id.index()] = std::move(arrival); }
   void wait_for_all() const;
 
   // Random initialisation from Philox by (seed, logical tensor, index in it): the same under every mesh of a kind of
@@ -75,7 +73,7 @@ class Parameters {
   void initialize(const Context& ctx, uint64_t seed);
 
  private:
-  void wait_for(size_t tensor) const;
+  void wait_for(size_t index) const;
   // visit(part of a weight, its first row) for all that holds numbers of a matrix's rows.
   template <class Visit>
   void visit_rows(const ParamId& id, Range rows, const Visit& visit) const;

@@ -35,15 +35,15 @@ Gradients::Gradients(Arena& arena, const model::LayerSpec& spec, const StageShar
       exchange_(arena, parallelism.grad_reduce, parallelism.grad_reduce != precision.main_grads,
                 staging_bytes(groups, part.ids, spec, parallelism.grad_reduce)) {
   size_t tensors = 0;
-  for (const model::ParamId& id : ids_) tensors = std::max(tensors, size_t{id.tensor()} + 1);
+  for (const model::ParamId& id : ids_) tensors = std::max(tensors, id.index() + 1);
   grads_.resize(tensors);
   for (const model::ParamId& id : ids_)
-    if (!spec[id.param].one_dimensional()) grads_[id.tensor()] = allocate(arena, id, precision);
+    if (!spec[id.param].one_dimensional()) grads_[id.index()] = allocate(arena, id, precision);
   allocate_vectors(arena);
   const bool tied = !spec[Param::Head].present();
   tied_here_ = part.embedding && part.head && tied;
   head_alone_ = !part.embedding && part.head && tied;
-  Grad& embedding = grads_[model::ParamId{-1, Param::Embedding}.tensor()];
+  Grad& embedding = grads_[model::ParamId{-1, Param::Embedding}.index()];
   if (tied_here_) embedding.per_micro_batch = 2;
   // The last stage would wait for the first one's partial sum, which needs what the last stage still has to send
   // backward.
@@ -79,7 +79,7 @@ void Gradients::allocate_vectors(Arena& arena) {
     int64_t at = 0;
     for (const model::ParamId& id : by_group[group]) {
       const model::ParamRow& row = spec_[id.param];
-      Grad& grad = grads_[id.tensor()];
+      Grad& grad = grads_[id.index()];
       codec::Quantized& data = grad.main.data;
       data = all.row_range(at, at + row.cols);
       data.rows = 1;
@@ -95,7 +95,7 @@ void Gradients::allocate_vectors(Arena& arena) {
 
 void Gradients::begin_step(const Context& ctx, int micro_batches) {
   for (const model::ParamId& id : ids_) {
-    Grad& grad = grads_[id.tensor()];
+    Grad& grad = grads_[id.index()];
     // A tied embedding is written whole by the head, which comes first.
     grad.main.fresh = id.param != Param::Embedding || tied_here_ || head_alone_;
     grad.contributions = micro_batches * grad.per_micro_batch;
@@ -105,7 +105,7 @@ void Gradients::begin_step(const Context& ctx, int micro_batches) {
 }
 
 ops::MainGrad Gradients::acquire(const model::ParamId& id) {
-  Grad& grad = grads_[id.tensor()];
+  Grad& grad = grads_[id.index()];
   ops::MainGrad main = grad.main;
   main.data = data(id);
   grad.main.fresh = false;
@@ -113,12 +113,12 @@ ops::MainGrad Gradients::acquire(const model::ParamId& id) {
 }
 
 void Gradients::contributed(const Context& ctx, const model::ParamId& id) {
-  if (--grads_[id.tensor()].contributions == 0) exchange(ctx, id);
+  if (--grads_[id.index()].contributions == 0) exchange(ctx, id);
   exchange_.advance();
 }
 
 void Gradients::exchange(const Context& ctx, const model::ParamId& id) {
-  Grad& grad = grads_[id.tensor()];
+  Grad& grad = grads_[id.index()];
   if (grad.exchanged || spec_[id.param].one_dimensional()) return;
   grad.exchanged = true;
   exchange_.start(ctx, groups_.of(spec_[id.param].reduction), sliced(grad, id));
@@ -137,11 +137,11 @@ void Gradients::end_step(const Context& ctx) {
   if (sharded_) return;
   for (const model::ParamId& id : ids_)
     if (!spec_[id.param].one_dimensional())
-      exchange_.gather_sums(ctx, groups_.of(spec_[id.param].reduction), sliced(grads_[id.tensor()], id));
+      exchange_.gather_sums(ctx, groups_.of(spec_[id.param].reduction), sliced(grads_[id.index()], id));
 }
 
 ops::GradientSum Gradients::sum(const model::ParamId& id) const {
-  const Grad& grad = grads_[id.tensor()];
+  const Grad& grad = grads_[id.index()];
   const comm::ProcessGroup& group = groups_.of(spec_[id.param].reduction);
   if (spec_[id.param].one_dimensional() || group.alone() || !sharded_) return {data(id)};
   if (exchange_.stores_sums()) return {grad.main.data.row_range(grad.update.begin, grad.update.end)};

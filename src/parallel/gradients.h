@@ -34,11 +34,11 @@ class Gradients : public model::GradientSource {
   void end_step(const Context& ctx);
 
   // This process's own partial sum, before end_step: all rows.
-  codec::Quantized data(const model::ParamId& id) const { return own_rows(grads_[id.tensor()]); }
+  codec::Quantized data(const model::ParamId& id) const { return own_rows(grads_[id.index()]); }
   // Whether each rank of a group updates a slice of a matrix (ZeRO-1), or all of them all of it.
   bool sharded() const { return sharded_; }
   // The rows that this process updates, and the gradient of them.
-  model::Range rows(const model::ParamId& id) const { return grads_[id.tensor()].update; }
+  model::Range rows(const model::ParamId& id) const { return grads_[id.index()].update; }
   ops::GradientSum sum(const model::ParamId& id) const;
   // Whether the sum is on several ranks alike, and another one answers for it in the global norm.
   bool counted_elsewhere(const model::ParamId& id) const;

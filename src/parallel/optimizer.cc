@@ -17,8 +17,8 @@ Optimizer::Optimizer(Arena& arena, model::Parameters& params, Gradients& grads, 
   std::stable_partition(updated_.begin(), updated_.end(), counts_here);
   counted_ = static_cast<size_t>(std::count_if(updated_.begin(), updated_.end(), counts_here));
   for (const model::ParamId& id : updated_) {
-    places_.resize(std::max(places_.size(), size_t{id.tensor()} + 1), -1);
-    places_[id.tensor()] = static_cast<int>(states_.size());
+    places_.resize(std::max(places_.size(), id.index() + 1), -1);
+    places_[id.index()] = static_cast<int>(states_.size());
     states_.push_back(make_state(arena, id, precision));
   }
   squares_ =
@@ -47,7 +47,7 @@ ops::AdamWState Optimizer::make_state(Arena& arena, const model::ParamId& id, co
 }
 
 const ops::AdamWState* Optimizer::state(const model::ParamId& id) const {
-  const int place = id.tensor() < places_.size() ? places_[id.tensor()] : -1;
+  const int place = id.index() < places_.size() ? places_[id.index()] : -1;
   return place < 0 ? nullptr : &states_[static_cast<size_t>(place)];
 }
 
