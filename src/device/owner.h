@@ -28,7 +28,8 @@ struct Owner {
   };
   static constexpr size_t kKinds = Operands + 1;
 
-  constexpr Owner(Kind kind) : kind_(kind) {  // so that Owner::Moments is an owner
+  // Not explicit, so that Owner::Moments is an owner.
+  constexpr Owner(Kind kind) : kind_(kind) {  // NOLINT(google-explicit-constructor)
     if (kind == Saved) throw std::logic_error("a saved tensor's owner has a name: Owner::saved(tensor)");
   }
   // The tensor's name in the table of a layer, which outlives the owner.
