@@ -7,7 +7,7 @@
 #include <string_view>
 
 #include "base/error.h"
-#include "fuzz/input_limit.h"
+#include "input_limit.h"
 #include "train/checkpoint/manifest.h"
 
 namespace {

@@ -6,7 +6,7 @@
 #include <string_view>
 
 #include "base/error.h"
-#include "fuzz/input_limit.h"
+#include "input_limit.h"
 #include "model/model_config.h"
 
 namespace {

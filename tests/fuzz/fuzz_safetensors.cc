@@ -8,7 +8,7 @@
 
 #include "base/error.h"
 #include "base/safetensors.h"
-#include "fuzz/input_limit.h"
+#include "input_limit.h"
 
 namespace {
 

@@ -5,7 +5,7 @@
 #include <string_view>
 
 #include "base/error.h"
-#include "fuzz/input_limit.h"
+#include "input_limit.h"
 #include "train/config/flat_toml.h"
 #include "train/config/settings.h"
 
