@@ -10,7 +10,7 @@
 
 namespace agoq::plan {
 
-// The run_spec with a recipe in which each stage behind the first keeps its norm and MLP inputs in the widths of least
+// `run_spec` with a recipe in which each stage behind the first keeps its norm and MLP inputs in the widths of least
 // error with which it needs no more memory than the first (or than its own recipe, if that is more already). A layer
 // has one stage, so the recipe is the same on all ranks: those of a tensor group exchange the codes that they keep.
 // Unchanged where run_spec.parallelism asks for no widths of stages, or has one stage. `target` as in plan_layout.
