@@ -12,15 +12,17 @@ struct DTypeRow {
 };
 
 // In the order of the enumeration.
-constexpr std::array<DTypeRow, 9> kDTypes = {{{DType::F32, "fp32", 4},
-                                              {DType::BF16, "bf16", 2},
-                                              {DType::F16, "fp16", 2},
-                                              {DType::I32, "int32", 4},
-                                              {DType::I64, "int64", 8},
-                                              {DType::I16, "int16", 2},
-                                              {DType::U16, "uint16", 2},
-                                              {DType::U8, "uint8", 1},
-                                              {DType::F64, "fp64", 8}}};
+constexpr std::array<DTypeRow, 11> kDTypes = {{{DType::F32, "fp32", 4},
+                                               {DType::BF16, "bf16", 2},
+                                               {DType::F16, "fp16", 2},
+                                               {DType::I32, "int32", 4},
+                                               {DType::I64, "int64", 8},
+                                               {DType::I16, "int16", 2},
+                                               {DType::U16, "uint16", 2},
+                                               {DType::U8, "uint8", 1},
+                                               {DType::F64, "fp64", 8},
+                                               {DType::E4M3, "fp8_e4m3", 1},
+                                               {DType::E5M2, "fp8_e5m2", 1}}};
 
 const DTypeRow& row_of(DType dtype) {
   return kDTypes[static_cast<size_t>(dtype)];

@@ -15,7 +15,7 @@
 
 namespace agoq {
 
-enum class DType : uint8_t { F32, BF16, F16, I32, I64, I16, U16, U8, F64 };
+enum class DType : uint8_t { F32, BF16, F16, I32, I64, I16, U16, U8, F64, E4M3, E5M2 };
 
 size_t size_of(DType dtype);
 std::string_view name_of(DType dtype);                        // "fp32", "bf16", ...
@@ -41,6 +41,27 @@ AGOQ_HD inline Bf16 to_bf16(float x) {
   return Bf16{static_cast<uint16_t>(nan ? ((u >> 16) | 0x40u) : rounded)};
 }
 
+// The two 8-bit floats of the OCP specification (OFP8, 2023): sign, exponent, mantissa. e4m3 has no infinity and one
+// NaN of each sign; e5m2 is the upper byte of fp16.
+struct E4M3 {
+  uint8_t bits = 0;
+};
+struct E5M2 {
+  uint8_t bits = 0;
+};
+
+// Moved to its places in an fp32 number a code is that number divided by a power of two, also where it is subnormal.
+AGOQ_HD inline float to_float(E4M3 x) {
+  const uint32_t sign = uint32_t{x.bits & 0x80u} << 24, magnitude = x.bits & 0x7fu;
+  const uint32_t value = std::bit_cast<uint32_t>(std::bit_cast<float>(magnitude << 20) * 0x1p120f);
+  return std::bit_cast<float>(sign | (magnitude == 0x7fu ? 0x7fc00000u : value));
+}
+AGOQ_HD inline float to_float(E5M2 x) {
+  const uint32_t sign = uint32_t{x.bits & 0x80u} << 24, magnitude = x.bits & 0x7fu;
+  const uint32_t value = std::bit_cast<uint32_t>(std::bit_cast<float>(magnitude << 21) * 0x1p112f);
+  return std::bit_cast<float>(sign | (magnitude >= 0x7cu ? 0x7f800000u | magnitude << 21 : value));
+}
+
 float half_to_float(uint16_t bits);  // IEEE fp16
 uint16_t float_to_half(float x);     // round to nearest, ties to even
 
@@ -63,6 +84,10 @@ template <>
 inline constexpr DType dtype_of<double> = DType::F64;
 template <>
 inline constexpr DType dtype_of<Bf16> = DType::BF16;
+template <>
+inline constexpr DType dtype_of<E4M3> = DType::E4M3;
+template <>
+inline constexpr DType dtype_of<E5M2> = DType::E5M2;
 template <>
 inline constexpr DType dtype_of<int32_t> = DType::I32;
 template <>

@@ -117,7 +117,7 @@ struct OpSetting {
   PreparedOp dw_alone(Workbench& b, Param p) const {
     const Tensor dy = b.numbers({tokens, spec[p].rows}), x = b.numbers({tokens, spec[p].cols});
     const Tensor dw = b.zeros(x.dtype, {spec[p].rows, spec[p].cols});
-    return {[=](const Context& ctx) { ops::gemm(ctx, dy, ops::Transpose::Yes, x, ops::Transpose::No, dw); }, 0,
+    return {[=](const Context& ctx) { ops::gemm(ctx, ops::transposed(dy), ops::transposed(x), dw); }, 0,
             product_flops(p)};
   }
   PreparedOp accumulate(Workbench& b, Param p, bool fresh) const {

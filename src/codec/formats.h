@@ -98,12 +98,11 @@ class PreparedRng {
 
 // Sign and magnitude with kMantissa explicit bits; magnitudes below 2^kMinExponent are evenly spaced (subnormal).
 // Codes of equal sign are in the order of their values, so rounding up is adding one, also across an exponent.
-template <Codec kName, int kCodeBits, int kMantissa, int kMinExponent, uint32_t kLargestCode>
+template <int kCodeBits, int kMantissa, int kMinExponent, uint32_t kLargestCode, uint32_t kStepOfScale = kBf16Step>
 struct Minifloat {
-  static constexpr Codec kCodec = kName;
   static constexpr int kBits = kCodeBits;
   static constexpr bool kScaled = true;
-  static constexpr uint32_t kScaleStep = kBf16Step;
+  static constexpr uint32_t kScaleStep = kStepOfScale;
   static constexpr bool kSigned = true;
   static constexpr uint32_t kMaxCode = kLargestCode;  // of the magnitude
 
@@ -342,12 +341,18 @@ struct Plain {
   }
 };
 
+// A format that tensors are stored in.
+template <Codec kName, class Format>
+struct Named : Format {
+  static constexpr Codec kCodec = kName;
+};
+
 using Fp32 = Plain<Codec::Fp32, float>;
 using Bfloat16 = Plain<Codec::Bf16, Bf16>;
-using Fp8 = Minifloat<Codec::Fp8, 8, 3, -6, 0x7e>;  // e4m3 without its NaN: up to 448
-using Fp6 = Minifloat<Codec::Fp6, 6, 3, 0, 31>;     // e2m3: up to 7.5
-using Fp5 = Minifloat<Codec::Fp5, 5, 2, 0, 15>;     // e2m2: up to 7
-using Fp4 = Minifloat<Codec::Fp4, 4, 1, 0, 7>;      // e2m1: up to 6
+using Fp8 = Named<Codec::Fp8, Minifloat<8, 3, -6, 0x7e>>;  // e4m3 without its NaN: up to 448
+using Fp6 = Named<Codec::Fp6, Minifloat<6, 3, 0, 31>>;     // e2m3: up to 7.5
+using Fp5 = Named<Codec::Fp5, Minifloat<5, 2, 0, 15>>;     // e2m2: up to 7
+using Fp4 = Named<Codec::Fp4, Minifloat<4, 1, 0, 7>>;      // e2m1: up to 6
 using Nf4 = NormalFloat4;
 using Int4 = Integer<Codec::Int4, 4>;
 using Int8 = Integer<Codec::Int8, 8>;
@@ -356,6 +361,11 @@ using Dyn8 = Cubic<Codec::Dyn8, true, 124, kBf16Step>;
 // The square root of v moves by far less than a step at a time. A scale that follows the block's maximum in bf16 steps
 // would round the whole block anew each time; powers of two rarely change.
 using Dyn8Unsigned = Cubic<Codec::Dyn8Unsigned, false, 255, kPowerOfTwoStep>;
+
+// 8-bit floats that products take (ops/linear/operand.h). A scale that is a power of two changes no mantissa: x and its
+// transpose, whose blocks have other scales, hold the same numbers but for those that are subnormal in one of them.
+using OperandE4M3 = Minifloat<8, 3, -6, 0x7e, kPowerOfTwoStep>;   // up to 448
+using OperandE5M2 = Minifloat<8, 2, -14, 0x7b, kPowerOfTwoStep>;  // up to 57344
 
 // The largest scale s with max * s finite, so that decoding never overflows.
 template <class F>

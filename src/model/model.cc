@@ -113,7 +113,7 @@ Tensor Model::logits(const Context& ctx, const Parameters& params, const Tensor&
       Norm(config_).forward(ctx, ops::row_of_token(ctx, x, token), params.acquire(ctx, {-1, Param::FinalNorm}));
   const Tensor head = params.acquire(ctx, params.head_id());
   const Range own = spec_.vocabulary;
-  ops::gemm(ctx, n, ops::Transpose::No, head, ops::Transpose::Yes, columns(out, own));
+  ops::gemm(ctx, n, head, columns(out, own));
   if (!spec_.shard.whole()) gather_columns(ctx, spec_.shard, out);
   return out;
 }

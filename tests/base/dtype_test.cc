@@ -9,8 +9,8 @@
 namespace agoq {
 namespace {
 
-constexpr DType kAll[] = {DType::F32, DType::BF16, DType::F16, DType::I32,
-                          DType::I64, DType::I16,  DType::U16, DType::U8};
+constexpr DType kAll[] = {DType::F32, DType::BF16, DType::F16, DType::I32,  DType::I64, DType::I16,
+                          DType::U16, DType::U8,   DType::F64, DType::E4M3, DType::E5M2};
 
 TEST(DType, NamesAndSizes) {
   for (DType dtype : kAll) EXPECT_EQ(dtype_from_name(name_of(dtype)), dtype);
@@ -134,6 +134,27 @@ TEST(BrainFloat, EveryNanStaysNanWithItsSign) {
       EXPECT_TRUE(std::isnan(to_float(rounded))) << bits;
       EXPECT_EQ(rounded.bits >> 15, bits >> 31) << bits;
     }
+}
+
+TEST(Fp8, EveryCodeHasTheValueOfItsDefinition) {
+  for (uint32_t code = 0; code < 256; ++code) {
+    const double e5m2 = value_of(code, 5, 2), got = to_float(E5M2{static_cast<uint8_t>(code)});
+    if (std::isnan(e5m2)) {
+      EXPECT_TRUE(std::isnan(got)) << code;
+    } else {
+      EXPECT_EQ(got, e5m2) << code;
+      EXPECT_EQ(std::signbit(got), std::signbit(e5m2)) << code;
+    }
+    const float e4m3 = to_float(E4M3{static_cast<uint8_t>(code)});
+    if ((code & 0x7f) == 0x7f) {
+      EXPECT_TRUE(std::isnan(e4m3)) << code;
+    } else if ((code & 0x78) == 0x78) {  // the exponent that IEEE 754 keeps for infinity and NaN holds numbers here
+      EXPECT_EQ(e4m3, (code & 0x80 ? -1 : 1) * (1 + (code & 7) / 8.0f) * 256) << code;
+    } else {
+      EXPECT_EQ(e4m3, value_of(code, 4, 3)) << code;
+      EXPECT_EQ(std::signbit(e4m3), (code & 0x80) != 0) << code;
+    }
+  }
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
 #include "ops/cpu.h"
 #include "ops/gradient/accumulate_cpu.h"
 #include "ops/gradient/accumulate_cuda.h"
+#include "ops/linear/linear.h"
 #include "ops/linear/linear_cuda.h"
 
 namespace agoq::ops {
@@ -140,6 +141,26 @@ void accumulate_dw(const Context& ctx, const MainGrad& grad, const Tensor& dy, c
     if (plain) continue;
     Timed timed(ctx.profile, Work::Codec);
     cpu::accumulate(ctx, grad, slab.row_range(0, end - begin), begin, widen, workspace);
+  }
+}
+
+void accumulate_dw(const Context& ctx, const MainGrad& grad, const Operand& a, const Operand& b,
+                   Accumulation accumulation) {
+  check_grad(grad, "accumulate_dw");
+  const int64_t out = grad.data.rows, in = grad.data.row.cols;
+  require(a.rows() == out && b.rows() == in, "accumulate_dw: operands {} and {} make no gradient of [{}, {}]",
+          a.data.shape.text(), b.data.shape.text(), out, in);
+  const bool gpu = ctx.target() == Device::Cuda;
+  int64_t rows = gpu ? gpu_slab_rows(out, in * static_cast<int64_t>(size_of(ctx.compute()))) : slab_rows(out, in);
+  if (a.granularity == Granularity::Block1x128) rows = out;
+  if (a.granularity == Granularity::Block128x128) rows = std::min(out, ceil_div(rows, kScaleBlock) * kScaleBlock);
+  Scope scope(ctx);
+  const Tensor slab = ctx.empty({rows, in});
+  for (int64_t begin = 0; begin < out; begin += rows) {
+    const int64_t end = std::min(begin + rows, out);
+    const Tensor dw = slab.row_range(0, end - begin);
+    gemm(ctx, rows_of(a, begin, end), b, dw, 0, accumulation);
+    accumulate(ctx, grad, dw, begin);
   }
 }
 

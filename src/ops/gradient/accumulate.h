@@ -2,6 +2,7 @@
 #pragma once
 
 #include "codec/codec.h"
+#include "ops/linear/product.h"
 
 namespace agoq::ops {
 
@@ -24,6 +25,9 @@ void zero_if_fresh(const Context& ctx, const MainGrad& grad);
 void accumulate(const Context& ctx, const MainGrad& grad, const Tensor& delta, int64_t begin = 0);
 // main += dyᵀ·x; dy [T, out], x [T, in]. The product is made and folded in by slabs of rows, so no full dW exists.
 void accumulate_dw(const Context& ctx, const MainGrad& grad, const Tensor& dy, const Tensor& x);
+// The same of operands in 8-bit floats: main += a·bᵀ; a [out, T] and b [in, T] (ops/linear/fp8.h: to_fp8_transposed).
+void accumulate_dw(const Context& ctx, const MainGrad& grad, const Operand& a, const Operand& b,
+                   Accumulation accumulation);
 // main += column sums of dy [T, out], for a bias (grad is [1, out]).
 void accumulate_db(const Context& ctx, const MainGrad& grad, const Tensor& dy);
 // On a GPU: the same of `slices` [n, cols] fp32, sums over a slice of the tokens each.

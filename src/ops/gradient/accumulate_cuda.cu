@@ -242,11 +242,10 @@ void accumulate(const Context& ctx, const MainGrad& grad, const Tensor& delta, i
 
 void dw_rows(const Context& ctx, const Tensor& dy, const Tensor& x, int64_t begin, bool add, const Tensor& dw,
              const Tensor& workspace) {
-  const int64_t tokens = dy.shape[0], rows = dw.shape[0];
-  Product p{{}, x, dw, true, false, add ? 1.0f : 0.0f, {}, {}, rows, dw.shape[1], tokens};
-  p.a = Tensor{dy.raw() + static_cast<size_t>(begin) * size_of(dy.dtype), dy.dtype, dy.device, {tokens, rows}};
-  p.a_stride = dy.cols();
-  multiply(ctx, p, workspace);
+  Operand columns = transposed(Tensor{
+      dy.raw() + static_cast<size_t>(begin) * size_of(dy.dtype), dy.dtype, dy.device, {dy.shape[0], dw.shape[0]}});
+  columns.stride = dy.cols();
+  multiply(ctx, {columns, transposed(x), dw, add ? 1.0f : 0.0f}, workspace);
 }
 
 void column_sums(const Context& ctx, const Tensor& x, const Tensor& slices) {

@@ -154,7 +154,7 @@ class SumOverPieces {
         empty_(!plain_ || dw.fresh),
         sum_(plain_ ? dw.data.plain() : ctx.empty(DType::F32, {dw.data.rows, dw.data.row.cols})) {}
   void add(const Context& ctx, const Tensor& dlogits, const Tensor& n) {
-    gemm(ctx, dlogits, Transpose::Yes, n, Transpose::No, sum_, empty_ ? 0.0f : 1.0f);
+    gemm(ctx, transposed(dlogits), transposed(n), sum_, empty_ ? 0.0f : 1.0f);
     empty_ = false;
   }
   void fold_into(const Context& ctx, const MainGrad& dw) const {
@@ -174,9 +174,9 @@ void backward_by_chunks(const Context& ctx, const HeadGradient& g, int64_t chunk
     const Tensor buffer = ctx.empty(DType::F32, {chunk, g.w.shape[0]});
     in_pieces(0, g.n.shape[0], chunk, [&](int64_t begin, int64_t end) {
       const Tensor n = g.n.row_range(begin, end), logits = buffer.row_range(0, end - begin);
-      gemm(ctx, n, Transpose::No, g.w, Transpose::Yes, logits);
+      gemm(ctx, n, g.w, logits);
       loss_gradient(ctx, logits, part(g.targets, begin, end), g.scale, part(g.nll, begin, end));
-      gemm(ctx, logits, Transpose::No, g.w, Transpose::No, g.dn.row_range(begin, end));
+      gemm(ctx, logits, transposed(g.w), g.dn.row_range(begin, end));
       sum.add(ctx, logits, n);
     });
   }
@@ -203,7 +203,7 @@ void group_dlogits(const Context& ctx, const HeadGradient& g, int64_t begin, int
   const Tensor buffer = ctx.empty(DType::F32, {std::min(chunk, end - begin), g.w.shape[0]});
   in_pieces(begin, end, chunk, [&](int64_t first, int64_t last) {
     const Tensor logits = buffer.row_range(0, last - first);
-    gemm(ctx, g.n.row_range(first, last), Transpose::No, g.w, Transpose::Yes, logits);
+    gemm(ctx, g.n.row_range(first, last), g.w, logits);
     loss_gradient_into(ctx, logits, part(g.targets, first, last), g.scale, part(g.nll, first, last),
                        dlogits.row_range(first - begin, last - begin));
   });
@@ -220,7 +220,7 @@ void backward_by_groups(const Context& ctx, const HeadGradient& g, int64_t chunk
     in_pieces(0, tokens, group, [&](int64_t begin, int64_t end) {
       const Tensor n = g.n.row_range(begin, end), dlogits = buffer.row_range(0, end - begin);
       group_dlogits(ctx, g, begin, end, chunk, dlogits);
-      gemm(ctx, dlogits, Transpose::No, g.w, Transpose::No, g.dn.row_range(begin, end));
+      gemm(ctx, dlogits, transposed(g.w), g.dn.row_range(begin, end));
       if (sum)
         sum->add(ctx, dlogits, n);
       else
@@ -241,7 +241,7 @@ void head_loss(const Context& ctx, const Tensor& n, const Tensor& w, const Targe
   const Tensor buffer = ctx.empty(DType::F32, {chunk, w.shape[0]});
   in_pieces(0, tokens, chunk, [&](int64_t begin, int64_t end) {
     const Tensor logits = buffer.row_range(0, end - begin);
-    gemm(ctx, n.row_range(begin, end), Transpose::No, w, Transpose::Yes, logits);
+    gemm(ctx, n.row_range(begin, end), w, logits);
     if (sums)
       sum_exponentials(ctx, logits, part(targets, begin, end), false, own.row_range(begin, end));
     else

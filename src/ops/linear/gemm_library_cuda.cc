@@ -25,19 +25,48 @@ void check(cublasStatus_t status, const char* what) {
 #define AGOQ_CUBLAS_CHECK(call) check((call), #call)
 
 cudaDataType_t type_of(DType dtype) {
-  return dtype == DType::BF16 ? CUDA_R_16BF : CUDA_R_32F;
+  switch (dtype) {
+    case DType::BF16:
+      return CUDA_R_16BF;
+    case DType::E4M3:
+      return CUDA_R_8F_E4M3;
+    case DType::E5M2:
+      return CUDA_R_8F_E5M2;
+    default:
+      return CUDA_R_32F;
+  }
+}
+
+cublasLtMatmulMatrixScale_t scale_mode(Granularity granularity) {
+  switch (granularity) {
+    case Granularity::Row:
+      return CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F;
+    case Granularity::Block1x128:
+      return CUBLASLT_MATMUL_MATRIX_SCALE_VEC128_32F;
+    case Granularity::Block128x128:
+      return CUBLASLT_MATMUL_MATRIX_SCALE_BLK128x128_32F;
+    default:
+      return CUBLASLT_MATMUL_MATRIX_SCALE_SCALAR_32F;
+  }
 }
 
 std::string text(const GemmProblem& p) {
-  return fmt::format("{} [{}, {}]{} · [{}, {}]{} -> {}", name_of(p.operands), p.transpose_a ? p.k : p.m,
-                     p.transpose_a ? p.m : p.k, p.transpose_a ? "ᵀ" : "", p.transpose_b ? p.n : p.k,
-                     p.transpose_b ? p.k : p.n, p.transpose_b ? "ᵀ" : "", name_of(p.result));
+  const auto matrix = [&](int64_t rows, Major major, const char* transpose) {
+    return fmt::format("[{}, {}]{}", major == Major::K ? rows : p.k, major == Major::K ? p.k : rows, transpose);
+  };
+  const auto type = [](DType dtype, Granularity scales) {
+    return is_fp8(dtype) ? fmt::format("{} scaled by {}", name_of(dtype), name_of(scales))
+                         : std::string(name_of(dtype));
+  };
+  return fmt::format("{} {} · {} {} -> {}", type(p.a_type, p.a_scales),
+                     matrix(p.m, p.a_major, p.a_major == Major::K ? "" : "ᵀ"), type(p.b_type, p.b_scales),
+                     matrix(p.n, p.b_major, p.b_major == Major::K ? "ᵀ" : ""), name_of(p.result));
 }
 
 // The largest power of two, 16 at most, that divides the addresses of all operands.
 int64_t common_alignment(const Product& p) {
   uintptr_t bits = 16;
-  for (const Tensor* t : {&p.a, &p.b, &p.c, &p.residual, &p.bias})
+  for (const Tensor* t : {&p.a.data, &p.b.data, &p.c, &p.residual, &p.bias})
     if (*t) bits |= reinterpret_cast<uintptr_t>(t->data);
   return int64_t{1} << std::countr_zero(bits);
 }
@@ -47,13 +76,18 @@ void set(cublasLtMatmulDescOpaque_t& operation, cublasLtMatmulDescAttributes_t a
   AGOQ_CUBLAS_CHECK(cublasLtMatmulDescSetAttribute(&operation, attribute, &value, sizeof value));
 }
 
-// cuBLASLt thinks in columns: a row-major [m, n] is its [n, m], so cᵀ = op(b)ᵀ·op(a)ᵀ is asked for, with b first.
+// cuBLASLt thinks in columns: a row-major [m, n] is its [n, m], so cᵀ = b·aᵀ is asked for, with b first.
 cublasLtMatmulDescOpaque_t operation_of(const GemmProblem& p) {
   cublasLtMatmulDescOpaque_t operation;
   AGOQ_CUBLAS_CHECK(cublasLtMatmulDescInit(&operation, CUBLAS_COMPUTE_32F, CUDA_R_32F));
   const auto transpose = [](bool yes) { return static_cast<int32_t>(yes ? CUBLAS_OP_T : CUBLAS_OP_N); };
-  set(operation, CUBLASLT_MATMUL_DESC_TRANSA, transpose(p.transpose_b));
-  set(operation, CUBLASLT_MATMUL_DESC_TRANSB, transpose(p.transpose_a));
+  set(operation, CUBLASLT_MATMUL_DESC_TRANSA, transpose(p.b_major == Major::K));
+  set(operation, CUBLASLT_MATMUL_DESC_TRANSB, transpose(p.a_major == Major::MN));
+  if (is_fp8(p.a_type)) {
+    set(operation, CUBLASLT_MATMUL_DESC_A_SCALE_MODE, static_cast<int32_t>(scale_mode(p.b_scales)));
+    set(operation, CUBLASLT_MATMUL_DESC_B_SCALE_MODE, static_cast<int32_t>(scale_mode(p.a_scales)));
+    set(operation, CUBLASLT_MATMUL_DESC_FAST_ACCUM, static_cast<int8_t>(p.accumulation == Accumulation::Fast));
+  }
   if (p.bias) {
     set(operation, CUBLASLT_MATMUL_DESC_EPILOGUE, static_cast<uint32_t>(CUBLASLT_EPILOGUE_BIAS));
     set(operation, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, static_cast<int32_t>(type_of(p.result)));
@@ -61,10 +95,17 @@ cublasLtMatmulDescOpaque_t operation_of(const GemmProblem& p) {
   return operation;
 }
 
-cublasLtMatrixLayoutOpaque_t layout(DType dtype, int64_t rows, int64_t cols, int64_t stride = 0) {
+void point_to_operands(cublasLtMatmulDescOpaque_t& operation, const Product& p) {
+  if (p.bias) set(operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, static_cast<const void*>(p.bias.data));
+  if (!is_fp8(p.a.dtype())) return;
+  set(operation, CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, static_cast<const void*>(p.b.scale.data));
+  set(operation, CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, static_cast<const void*>(p.a.scale.data));
+}
+
+cublasLtMatrixLayoutOpaque_t layout(const Tensor& t, int64_t stride = 0) {
   cublasLtMatrixLayoutOpaque_t matrix;
-  AGOQ_CUBLAS_CHECK(cublasLtMatrixLayoutInit(&matrix, type_of(dtype), static_cast<uint64_t>(cols),
-                                             static_cast<uint64_t>(rows), stride > 0 ? stride : cols));
+  AGOQ_CUBLAS_CHECK(cublasLtMatrixLayoutInit(&matrix, type_of(t.dtype), static_cast<uint64_t>(t.shape[1]),
+                                             static_cast<uint64_t>(t.shape[0]), stride > 0 ? stride : t.shape[1]));
   return matrix;
 }
 
@@ -103,39 +144,69 @@ cublasLtMatmulAlgo_t algorithm_from(const std::string& digits) {
   return algorithm;
 }
 
+// 8-bit floats have keys of their own, which problems of other types lack.
 nlohmann::json to_json(const GemmProblem& p) {
-  return {{"m", p.m},
-          {"n", p.n},
-          {"k", p.k},
-          {"transpose_a", p.transpose_a},
-          {"transpose_b", p.transpose_b},
-          {"bf16_operands", p.operands == DType::BF16},
-          {"bf16_result", p.result == DType::BF16},
-          {"addend", static_cast<int>(p.addend)},
-          {"bias", p.bias},
-          {"alignment", p.alignment},
-          {"a_stride", p.a_stride}};
+  nlohmann::json j{{"m", p.m},
+                   {"n", p.n},
+                   {"k", p.k},
+                   {"transpose_a", p.a_major == Major::MN},
+                   {"transpose_b", p.b_major == Major::K},
+                   {"bf16_operands", p.a_type == DType::BF16},
+                   {"bf16_result", p.result == DType::BF16},
+                   {"addend", static_cast<int>(p.addend)},
+                   {"bias", p.bias},
+                   {"alignment", p.alignment},
+                   {"a_stride", p.a_stride}};
+  if (!is_fp8(p.a_type)) return j;
+  j["fp8_operands"] = {name_of(p.a_type), name_of(p.b_type)};
+  j["scales"] = {static_cast<int>(p.a_scales), static_cast<int>(p.b_scales)};
+  j["fast_accumulation"] = p.accumulation == Accumulation::Fast;
+  return j;
 }
 
 GemmProblem problem_from(const nlohmann::json& j) {
-  const auto type = [&](const char* key) { return j.at(key).get<bool>() ? DType::BF16 : DType::F32; };
-  return {j.at("m"),           j.at("n"),
-          j.at("k"),           j.at("transpose_a"),
-          j.at("transpose_b"), type("bf16_operands"),
-          type("bf16_result"), static_cast<Addend>(j.at("addend").get<int>()),
-          j.at("bias"),        j.at("alignment"),
-          j.at("a_stride")};
+  const auto is = [&](const char* key) { return j.at(key).get<bool>(); };
+  const auto type = [&](const char* key) { return is(key) ? DType::BF16 : DType::F32; };
+  GemmProblem p{j.at("m"),
+                j.at("n"),
+                j.at("k"),
+                is("transpose_a") ? Major::MN : Major::K,
+                is("transpose_b") ? Major::K : Major::MN,
+                type("bf16_operands"),
+                type("bf16_operands"),
+                type("bf16_result"),
+                static_cast<Addend>(j.at("addend").get<int>()),
+                is("bias"),
+                j.at("alignment"),
+                j.at("a_stride")};
+  if (!j.contains("fp8_operands")) return p;
+  const auto fp8 = [&](int i) {
+    const auto dtype = dtype_from_name(j.at("fp8_operands").at(i).get<std::string>());
+    require(dtype && is_fp8(*dtype), "an operand in '{}' is none of 8-bit floats", j.at("fp8_operands").at(i).dump());
+    return *dtype;
+  };
+  const auto scales = [&](int i) {
+    return static_cast<Granularity>(
+        std::clamp(j.at("scales").at(i).get<int>(), 0, static_cast<int>(Granularity::Block128x128)));
+  };
+  p.a_type = fp8(0), p.b_type = fp8(1);
+  p.a_scales = scales(0), p.b_scales = scales(1);
+  p.accumulation = is("fast_accumulation") ? Accumulation::Fast : Accumulation::Fp32;
+  return p;
 }
 
 }  // namespace
 
 GemmProblem problem_of(const Product& p) {
-  GemmProblem problem{p.m, p.n, p.k, p.transpose_a, p.transpose_b, p.a.dtype, p.c.dtype};
+  GemmProblem problem{p.m(), p.n(), p.k(), p.a.major, p.b.major, p.a.dtype(), p.b.dtype(), p.c.dtype};
   if (p.beta != 0) problem.addend = Addend::Target;
   if (p.residual) problem.addend = Addend::Other;
   problem.bias = static_cast<bool>(p.bias);
   problem.alignment = common_alignment(p);
-  problem.a_stride = p.a_stride;
+  problem.a_stride = p.a.stride;
+  problem.a_scales = p.a.granularity;
+  problem.b_scales = p.b.granularity;
+  problem.accumulation = is_fp8(p.a.dtype()) ? p.accumulation : Accumulation::Fp32;
   return problem;
 }
 
@@ -158,11 +229,8 @@ void GemmLibrary::multiply(const Product& p, const Tensor& workspace) {
 
 GemmLibrary::GemmPlan& GemmLibrary::plan(const GemmProblem& problem, const Product& p, const Tensor& workspace) {
   if (const auto known = plans_.find(problem); known != plans_.end()) return known->second;
-  GemmPlan planned{operation_of(problem),
-                   layout(p.b.dtype, p.b.shape[0], p.b.shape[1]),
-                   layout(p.a.dtype, p.a.shape[0], p.a.shape[1], p.a_stride),
-                   layout(p.c.dtype, p.m, p.n),
-                   {}};
+  GemmPlan planned{operation_of(problem), layout(p.b.data), layout(p.a.data, p.a.stride), layout(p.c), {}};
+  point_to_operands(planned.operation, p);  // the choice of kernels for 8-bit floats looks at them
   if (const auto imported = algorithms_.find(problem); imported != algorithms_.end())
     planned.algorithm = imported->second;
   if (!algorithms_.contains(problem) || !still_runs(planned)) {
@@ -203,10 +271,10 @@ cublasLtMatmulAlgo_t GemmLibrary::choose(const GemmProblem& problem, GemmPlan& p
 cublasStatus_t GemmLibrary::run(GemmPlan& plan, const cublasLtMatmulAlgo_t& algorithm, const Product& p,
                                 const Tensor& workspace) const {
   const float one = 1, beta = p.residual ? 1.0f : p.beta;
-  if (p.bias) set(plan.operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, static_cast<const void*>(p.bias.data));
+  point_to_operands(plan.operation, p);
   const void* addend = p.residual ? p.residual.data : p.c.data;
-  return cublasLtMatmul(handle_, &plan.operation, &one, p.b.data, &plan.a, p.a.data, &plan.b, &beta, addend, &plan.c,
-                        p.c.data, &plan.c, &algorithm, workspace.data, workspace.bytes(), gpu_.stream());
+  return cublasLtMatmul(handle_, &plan.operation, &one, p.b.data.data, &plan.a, p.a.data.data, &plan.b, &beta, addend,
+                        &plan.c, p.c.data, &plan.c, &algorithm, workspace.data, workspace.bytes(), gpu_.stream());
 }
 
 // Of one product; infinite for an algorithm that does not run.

@@ -18,12 +18,14 @@ enum class Addend : uint8_t { None, Target, Other };
 // All that the choice of an algorithm depends on.
 struct GemmProblem {
   int64_t m = 0, n = 0, k = 0;  // row-major: c [m, n]
-  bool transpose_a = false, transpose_b = false;
-  DType operands = DType::BF16, result = DType::BF16;
+  Major a_major = Major::K, b_major = Major::K;
+  DType a_type = DType::BF16, b_type = DType::BF16, result = DType::BF16;
   Addend addend = Addend::None;
   bool bias = false;
   int64_t alignment = 16;  // every address is a multiple of it, in bytes
-  int64_t a_stride = 0;    // Product::a_stride
+  int64_t a_stride = 0;    // Operand::stride
+  Granularity a_scales = Granularity::None, b_scales = Granularity::None;
+  Accumulation accumulation = Accumulation::Fp32;
   auto operator<=>(const GemmProblem&) const = default;
 };
 GemmProblem problem_of(const Product& p);

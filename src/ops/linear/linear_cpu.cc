@@ -17,7 +17,7 @@ struct MatrixTile {
   int64_t row, col, rows, cols;
 };
 
-// fp32 numbers of a window and the distance of its rows: the matrix itself, or the copy of a bf16 matrix in a tile.
+// fp32 numbers of a window and the distance of its rows: the matrix itself, or a copy in a tile.
 struct Panel {
   float* data;
   int64_t stride;
@@ -28,12 +28,33 @@ Panel open(const Tensor& matrix, const Tensor& tile, const MatrixTile& w) {
   return {tile.as<float>(), w.cols};
 }
 
-Panel read(const Tensor& matrix, const Tensor& tile, const MatrixTile& w) {
-  const Panel panel = open(matrix, tile, w);
-  if (matrix.dtype == DType::F32) return panel;
+// The scale of data[i, j], whichever of the two runs along k.
+float scale_of(const Operand& x, int64_t i, int64_t j) {
+  const bool k_major = x.major == Major::K;
+  return x.scale.as<float>()[scale_index(x, k_major ? i : j, k_major ? j : i)];
+}
+
+template <class Code>
+void decode(const Operand& x, const MatrixTile& w, const Panel& panel) {
+  const Code* codes = x.data.as<Code>() + w.row * x.data.cols() + w.col;
+  parallel_for(w.rows, [&](int64_t i, int) {
+    for (int64_t j = 0; j < w.cols; ++j)
+      panel.data[i * panel.stride + j] = to_float(codes[i * x.data.cols() + j]) * scale_of(x, w.row + i, w.col + j);
+  });
+}
+
+void widen(const Tensor& matrix, const MatrixTile& w, const Panel& panel) {
   const Bf16* first = matrix.as<Bf16>() + w.row * matrix.cols() + w.col;
   parallel_for(w.rows,
                [&](int64_t i, int) { load_row(first + i * matrix.cols(), w.cols, panel.data + i * panel.stride); });
+}
+
+// A window of data as numbers.
+Panel read(const Operand& x, const Tensor& tile, const MatrixTile& w) {
+  const Panel panel = open(x.data, tile, w);
+  if (x.dtype() == DType::BF16) widen(x.data, w, panel);
+  if (x.dtype() == DType::E4M3) decode<E4M3>(x, w, panel);
+  if (x.dtype() == DType::E5M2) decode<E5M2>(x, w, panel);
   return panel;
 }
 
@@ -49,7 +70,7 @@ void add(const Tensor& term, int64_t first, int64_t n, float* y) {
 // The tile of c before any product: beta·c + residual + bias.
 void preload(const Product& p, const MatrixTile& w, const Panel& c) {
   parallel_for(w.rows, [&](int64_t i, int) {
-    const int64_t first = (w.row + i) * p.n + w.col;
+    const int64_t first = (w.row + i) * p.n() + w.col;
     float* y = c.data + i * c.stride;
     if (p.beta == 0) {
       std::fill_n(y, w.cols, 0.0f);
@@ -76,12 +97,13 @@ void multiply_tile(const Product& p, const ProductTiles& tiles, const MatrixTile
   const bool preloaded = p.residual || p.bias || (p.beta != 0 && p.c.dtype != DType::F32);
   if (preloaded) preload(p, w, c);
   float beta = preloaded ? 1.0f : p.beta;
-  for (int64_t k = 0; k < p.k; k += tiles.k) {
-    const int64_t kn = std::min(tiles.k, p.k - k);
-    const MatrixTile wa = p.transpose_a ? MatrixTile{k, w.row, kn, w.rows} : MatrixTile{w.row, k, w.rows, kn};
-    const MatrixTile wb = p.transpose_b ? MatrixTile{w.col, k, w.cols, kn} : MatrixTile{k, w.col, kn, w.cols};
+  const bool a_k_major = p.a.major == Major::K, b_k_major = p.b.major == Major::K;
+  for (int64_t k = 0; k < p.k(); k += tiles.k) {
+    const int64_t kn = std::min(tiles.k, p.k() - k);
+    const MatrixTile wa = a_k_major ? MatrixTile{w.row, k, w.rows, kn} : MatrixTile{k, w.row, kn, w.rows};
+    const MatrixTile wb = b_k_major ? MatrixTile{w.col, k, w.cols, kn} : MatrixTile{k, w.col, kn, w.cols};
     const Panel a = read(p.a, tiles.a, wa), b = read(p.b, tiles.b, wb);
-    cblas_sgemm(CblasRowMajor, p.transpose_a ? CblasTrans : CblasNoTrans, p.transpose_b ? CblasTrans : CblasNoTrans,
+    cblas_sgemm(CblasRowMajor, a_k_major ? CblasNoTrans : CblasTrans, b_k_major ? CblasTrans : CblasNoTrans,
                 static_cast<blasint>(w.rows), static_cast<blasint>(w.cols), static_cast<blasint>(kn), 1.0f, a.data,
                 static_cast<blasint>(a.stride), b.data, static_cast<blasint>(b.stride), beta, c.data,
                 static_cast<blasint>(c.stride));
@@ -93,22 +115,22 @@ void multiply_tile(const Product& p, const ProductTiles& tiles, const MatrixTile
 }  // namespace
 
 ProductTiles push_tiles(const Context& ctx, const Product& p) {
-  ProductTiles tiles{p.m, p.n, p.k, {}, {}, {}};
-  const auto bf16 = [](const Tensor& t) { return t.dtype == DType::BF16; };
-  if (!bf16(p.a) && !bf16(p.b) && !bf16(p.c)) return tiles;
-  tiles.m = std::min(kTile, p.m);
-  tiles.n = std::min(kTile, p.n);
-  tiles.k = std::min(kTile, p.k);
-  if (bf16(p.a)) tiles.a = scratch(ctx, DType::F32, {tiles.m, tiles.k});
-  if (bf16(p.b)) tiles.b = scratch(ctx, DType::F32, {tiles.k, tiles.n});
-  if (bf16(p.c)) tiles.c = scratch(ctx, DType::F32, {tiles.m, tiles.n});
+  ProductTiles tiles{p.m(), p.n(), p.k(), {}, {}, {}};
+  const auto numbers = [](const Tensor& t) { return t.dtype == DType::F32; };
+  if (numbers(p.a.data) && numbers(p.b.data) && numbers(p.c)) return tiles;
+  tiles.m = std::min(kTile, tiles.m);
+  tiles.n = std::min(kTile, tiles.n);
+  tiles.k = std::min(kTile, tiles.k);
+  if (!numbers(p.a.data)) tiles.a = scratch(ctx, DType::F32, {tiles.m, tiles.k});
+  if (!numbers(p.b.data)) tiles.b = scratch(ctx, DType::F32, {tiles.k, tiles.n});
+  if (!numbers(p.c)) tiles.c = scratch(ctx, DType::F32, {tiles.m, tiles.n});
   return tiles;
 }
 
 void multiply(const Product& p, const ProductTiles& tiles) {
-  for (int64_t row = 0; row < p.m; row += tiles.m)
-    for (int64_t col = 0; col < p.n; col += tiles.n)
-      multiply_tile(p, tiles, {row, col, std::min(tiles.m, p.m - row), std::min(tiles.n, p.n - col)});
+  for (int64_t row = 0; row < p.m(); row += tiles.m)
+    for (int64_t col = 0; col < p.n(); col += tiles.n)
+      multiply_tile(p, tiles, {row, col, std::min(tiles.m, p.m() - row), std::min(tiles.n, p.n() - col)});
 }
 
 }  // namespace agoq::ops::cpu

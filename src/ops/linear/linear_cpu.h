@@ -6,7 +6,7 @@
 
 namespace agoq::ops::cpu {
 
-// fp32 copies of one tile of each bf16 operand: at most 3 · 4 MiB. Without bf16 operands the only tile is the whole
+// fp32 copies of one tile of each matrix that is not fp32: at most 3 · 4 MiB. If all are, the only tile is the whole
 // product.
 struct ProductTiles {
   int64_t m = 0, n = 0, k = 0;

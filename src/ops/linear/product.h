@@ -1,18 +1,26 @@
 // What every BLAS is asked for.
 #pragma once
 
-#include "base/tensor.h"
+#include "ops/linear/operand.h"
 
 namespace agoq::ops {
 
-// c = op(a)·op(b) + beta·c + residual + bias; op(a) [m, k], op(b) [k, n], c and residual [m, n], bias [n].
+// How a GPU adds up products of 8-bit floats: fast, in the registers of the tensor cores, which keep some 14 bits and
+// lose sums of many terms of one sign; or moved to fp32 every 128 of k or so. Other types, and CPUs, always add in
+// fp32.
+enum class Accumulation : uint8_t { Fp32, Fast };
+
+// c = a·bᵀ + beta·c + residual + bias; a [m, k], b [n, k], c and residual [m, n], bias [n]. Rounded once, to c's type.
 struct Product {
-  Tensor a, b, c;
-  bool transpose_a = false, transpose_b = false;
+  Operand a, b;
+  Tensor c;
   float beta = 0;
-  Tensor residual, bias;
-  int64_t m = 0, n = 0, k = 0;
-  int64_t a_stride = 0;  // numbers from one row of a to the next, if a is a part of a wider matrix (on a GPU only)
+  Tensor residual = {}, bias = {};
+  Accumulation accumulation = Accumulation::Fp32;
+
+  int64_t m() const { return a.rows(); }
+  int64_t n() const { return b.rows(); }
+  int64_t k() const { return a.k(); }
 };
 
 }  // namespace agoq::ops

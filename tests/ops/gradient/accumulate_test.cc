@@ -1,5 +1,6 @@
 #include "ops/gradient/accumulate.h"
 
+#include "ops/linear/fp8.h"
 #include "ops/support.h"
 
 namespace agoq::ops {
@@ -141,6 +142,35 @@ TEST(AccumulateDw, MatchesTheProductInEveryCodecAndType) {
       // bf16 rounds dW itself unless the main gradient is fp32.
       const double slack = compute == DType::BF16 && codec != Codec::Fp32 ? test::largest(dw) * 0x1p-9 : 1e-4;
       expect_within_codec(test::values(t.decoded(grad.data)), sum(before, dw), 140, grad, slack);
+    }
+}
+
+// Of operands in 8-bit floats: the product of the numbers that they stand for, also where rows are made in slabs.
+TEST(AccumulateDw, OfFp8OperandsIsTheProductOfTheirNumbers) {
+  struct Dims {
+    int64_t tokens, out, in;
+  };
+  for (const Dims& d : {Dims{75, 37, 140}, Dims{40, 300, 4100}})  // the second in slabs of 248 rows, or 256
+    for (Granularity granularity :
+         {Granularity::Tensor, Granularity::Row, Granularity::Block1x128, Granularity::Block128x128}) {
+      TestContext t;
+      const MainGrad grad = make(t, Codec::Fp32, d.out, d.in);
+      const Operand dy = to_fp8_transposed(t.ctx, t.random({d.tokens, d.out}), {DType::E4M3, granularity});
+      const Operand x = to_fp8_transposed(t.ctx, t.random({d.tokens, d.in}), {DType::E4M3, granularity});
+      const auto number = [](const Operand& a, int64_t row, int64_t i) {
+        return double{to_float(a.data.as<E4M3>()[row * a.k() + i])} * a.scale.as<float>()[scale_index(a, row, i)];
+      };
+      accumulate_dw(t.ctx, grad, dy, x, Accumulation::Fp32);
+      accumulate_dw(t.ctx, grad, dy, x, Accumulation::Fp32);
+      for (int64_t o = 0; o < d.out; o += 7)
+        for (int64_t i = 0; i < d.in; i += 13) {
+          double want = 0, size = 0;
+          for (int64_t k = 0; k < d.tokens; ++k) {
+            const double term = number(dy, o, k) * number(x, i, k);
+            want += 2 * term, size += 2 * std::abs(term);
+          }
+          ASSERT_NEAR(test::get(grad.data.plain(), o * d.in + i), want, size * 0x1p-18) << o << ", " << i;
+        }
     }
 }
 

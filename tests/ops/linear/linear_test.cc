@@ -104,7 +104,7 @@ TEST(Gemm, EveryTransposeAndTypeWithBeta) {
           const Tensor c = t.random({d.m, d.n}, 1, type(2));
           Values want = product(a, ta, b, tb, d);
           for (size_t i = 0; i < want.size(); ++i) want[i] += beta * get(c, static_cast<int64_t>(i));
-          gemm(t.ctx, a, Transpose{ta}, b, Transpose{tb}, c, beta);
+          gemm(t.ctx, ta ? transposed(a) : a, tb ? b : transposed(b), c, beta);
           expect_close_as(c, want);
         }
 }
@@ -115,7 +115,7 @@ TEST(Gemm, WithBetaZeroOldContentsDoNotMatter) {
     const Tensor a = t.random({3, 4}), b = t.random({4, 5});
     const Tensor c = t.filled(
         {3, 5}, [](int64_t) { return std::nan(""); }, type);
-    gemm(t.ctx, a, Transpose::No, b, Transpose::No, c);
+    gemm(t.ctx, a, transposed(b), c);
     expect_close_as(c, product(a, false, b, false, {3, 5, 4}));
   }
 }
@@ -124,7 +124,7 @@ TEST(Gemm, CountsFloatingPointOperations) {
   TestContext t;
   Profile profile;
   t.ctx.profile = &profile;
-  gemm(t.ctx, t.random({3, 4}), Transpose::No, t.random({4, 5}), Transpose::No, t.zeros({3, 5}));
+  gemm(t.ctx, t.random({3, 4}), transposed(t.random({4, 5})), t.zeros({3, 5}));
   EXPECT_EQ(profile.gemm_flops, 2.0 * 3 * 4 * 5);
   EXPECT_GT(profile[Work::Gemm], 0.0);
 }
@@ -139,7 +139,7 @@ TEST(Gemm, ShapeErrorsNameTheOpAndTheShapes) {
   EXPECT_THROW(linear(t.ctx, t.zeros({2, 3}), t.zeros({5, 3}), t.zeros({4})), Error);
   EXPECT_THROW(linear(t.ctx, t.zeros({2, 3}), t.zeros({5, 3}), {}, t.zeros({2, 4})), Error);
   EXPECT_THROW(linear(t.ctx, t.zeros({2, 3}), t.zeros({5, 3}, DType::I32)), Error);
-  EXPECT_THROW(gemm(t.ctx, t.zeros({2, 3}), Transpose::Yes, t.zeros({3, 4}), Transpose::No, t.zeros({2, 4})), Error);
+  EXPECT_THROW(gemm(t.ctx, transposed(t.zeros({2, 3})), transposed(t.zeros({3, 4})), t.zeros({2, 4})), Error);
   EXPECT_THROW(linear_dx(t.ctx, t.zeros({2, 3, 1}), t.zeros({3, 4})), Error);
 }
 

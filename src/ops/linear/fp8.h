@@ -1,0 +1,28 @@
+// Operands in 8-bit floats, made from numbers.
+//
+// Of each group of numbers that share a scale: amax = max |x|; scale = the smallest power of two with amax / scale <=
+// the format's largest number; code = x / scale, rounded to nearest, ties to even (codec/formats.h: OperandE4M3,
+// OperandE5M2; the same bits on every device). Only numbers 2^14 below amax (e4m3; e5m2: 2^29) lose more than the
+// mantissa does.
+#pragma once
+
+#include "device/context.h"
+#include "ops/linear/operand.h"
+
+namespace agoq::ops {
+
+// Codes of one type with scales of one granularity.
+struct Fp8Format {
+  DType dtype = DType::E4M3;  // or E5M2
+  Granularity granularity = Granularity::Row;
+};
+
+// An operand [rows, k padded] without contents, as temporaries.
+Operand fp8_operand(const Context& ctx, int64_t rows, int64_t k, Fp8Format format);
+// x [rows, k] fp32 or bf16 -> [rows, k padded].
+Operand to_fp8(const Context& ctx, const Tensor& x, Fp8Format format);
+// x [k, rows] -> [rows, k padded]. Hopper multiplies 8-bit floats only if k is the major of both operands, so dW =
+// dyᵀ·x needs dy and x this way, and dx = dy·w needs w.
+Operand to_fp8_transposed(const Context& ctx, const Tensor& x, Fp8Format format);
+
+}  // namespace agoq::ops

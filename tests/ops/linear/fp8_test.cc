@@ -1,0 +1,208 @@
+#include "ops/linear/fp8.h"
+
+#include <gmock/gmock.h>
+
+#include "base/error_of.h"
+#include "ops/support.h"
+
+namespace agoq::ops::test {
+namespace {
+
+constexpr Granularity kGranularities[] = {Granularity::Tensor, Granularity::Row, Granularity::Block1x128,
+                                          Granularity::Block128x128};
+struct Dims {
+  int64_t rows, k;
+};
+// Short and whole blocks along both, and k that is no multiple of 16.
+constexpr Dims kDims[] = {{1, 1}, {3, 130}, {128, 256}, {200, 300}};
+
+double value_of(DType dtype, uint32_t code) {
+  const auto bits = static_cast<uint8_t>(code);
+  return dtype == DType::E4M3 ? to_float(E4M3{bits}) : to_float(E5M2{bits});
+}
+double largest_of(DType dtype) {
+  return dtype == DType::E4M3 ? 448 : 57344;
+}
+
+// The value of the format nearest to y by search; of two, that whose code is even.
+double nearest(DType dtype, double y) {
+  double best = 0, distance = std::abs(y);
+  for (uint32_t code = 1; code < 0x80; ++code) {
+    const double value = value_of(dtype, code);
+    if (!std::isfinite(value)) break;
+    const double away = std::abs(std::abs(y) - value);
+    if (away < distance || (away == distance && code % 2 == 0)) best = value, distance = away;
+  }
+  return std::copysign(best, y);
+}
+
+// The smallest power of two s with amax / s within the format.
+double scale_for(DType dtype, double amax) {
+  if (amax == 0) return 0;
+  double scale = 1;
+  while (amax / scale > largest_of(dtype)) scale *= 2;
+  while (scale > std::ldexp(1, -126) && amax / (scale / 2) <= largest_of(dtype)) scale /= 2;
+  return scale;
+}
+
+// Whether numbers [row, i] and [other, j] share a scale.
+bool together(Granularity granularity, int64_t row, int64_t i, int64_t other, int64_t j) {
+  switch (granularity) {
+    case Granularity::Row:
+      return row == other;
+    case Granularity::Block1x128:
+      return row == other && i / 128 == j / 128;
+    case Granularity::Block128x128:
+      return row / 128 == other / 128 && i / 128 == j / 128;
+    default:
+      return true;
+  }
+}
+
+// The matrix [rows, k] from either of its layouts.
+Values matrix_of(const Tensor& x, Major major, const Dims& d) {
+  Values m = values(x);
+  if (major == Major::K) return m;
+  Values t(m.size());
+  for (int64_t r = 0; r < d.rows; ++r)
+    for (int64_t i = 0; i < d.k; ++i) t[static_cast<size_t>(r * d.k + i)] = m[static_cast<size_t>(i * d.rows + r)];
+  return t;
+}
+
+struct Case {
+  DType dtype;
+  Granularity granularity;
+  Major major;
+};
+class Fp8Operand : public testing::TestWithParam<Case> {
+ protected:
+  Operand make(const Context& ctx, const Tensor& x) const {
+    const Fp8Format format{GetParam().dtype, GetParam().granularity};
+    return GetParam().major == Major::K ? to_fp8(ctx, x, format) : to_fp8_transposed(ctx, x, format);
+  }
+  static Shape shape(const Dims& d) { return GetParam().major == Major::K ? Shape{d.rows, d.k} : Shape{d.k, d.rows}; }
+  static double decoded(const Operand& x, int64_t row, int64_t i) {
+    return value_of(x.dtype(), x.data.raw()[row * x.k() + i]) * x.scale.as<float>()[scale_index(x, row, i)];
+  }
+};
+
+std::vector<Case> all_cases() {
+  std::vector<Case> cases;
+  for (DType dtype : {DType::E4M3, DType::E5M2})
+    for (Granularity granularity : kGranularities)
+      for (Major major : {Major::K, Major::MN}) cases.push_back({dtype, granularity, major});
+  return cases;
+}
+INSTANTIATE_TEST_SUITE_P(All, Fp8Operand, testing::ValuesIn(all_cases()), [](const auto& p) {
+  return fmt::format("{}_{}_{}", name_of(p.param.dtype), name_of(p.param.granularity),
+                     p.param.major == Major::K ? "rows" : "transposed");
+});
+
+TEST_P(Fp8Operand, IsTheNearestCodeUnderTheSmallestScale) {
+  const auto [dtype, granularity, major] = GetParam();
+  for (const Dims& d : kDims)
+    for (DType type : {DType::F32, DType::BF16}) {
+      TestContext t(type);
+      Tensor x = t.random(shape(d));
+      for (int64_t i = 0; i < x.count(); i += 7) set(x, i, get(x, i) * 1e-5);  // reaches what is subnormal
+      const Values numbers = matrix_of(x, major, d);
+      const Operand codes = make(t.ctx, x);
+      check_operand(codes, "test");
+      ASSERT_EQ(codes.rows(), d.rows);
+      for (int64_t row = 0; row < d.rows; row += 1 + d.rows / 11)
+        for (int64_t i = 0; i < d.k; i += 1 + d.k / 13) {
+          double amax = 0;
+          for (int64_t other = 0; other < d.rows; ++other)
+            for (int64_t j = 0; j < d.k; ++j)
+              if (together(granularity, row, i, other, j))
+                amax = std::max(amax, std::abs(numbers[static_cast<size_t>(other * d.k + j)]));
+          const double scale = scale_for(dtype, amax), number = numbers[static_cast<size_t>(row * d.k + i)];
+          ASSERT_EQ(codes.scale.as<float>()[scale_index(codes, row, i)], scale) << row << ", " << i;
+          ASSERT_EQ(decoded(codes, row, i), nearest(dtype, number / scale) * scale) << row << ", " << i;
+        }
+    }
+}
+
+TEST_P(Fp8Operand, PaddingIsZero) {
+  TestContext t;
+  const Operand codes = make(t.ctx, t.random(shape({5, 19})));
+  EXPECT_EQ(codes.k(), padded_k(19, GetParam().granularity));
+  for (int64_t row = 0; row < 5; ++row)
+    for (int64_t i = 19; i < codes.k(); ++i) EXPECT_EQ(codes.data.raw()[row * codes.k() + i], 0);
+}
+
+TEST_P(Fp8Operand, ZerosHaveAScaleOfZeroAndDamageStaysSeen) {
+  const Dims d{2, 256};
+  for (const double bad : {std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::infinity()}) {
+    TestContext t;
+    const Tensor x = t.zeros(shape(d));
+    const auto at = [&](int64_t row, int64_t i) {
+      return GetParam().major == Major::K ? row * d.k + i : i * d.rows + row;
+    };
+    set(x, at(1, 200), bad);
+    const Operand codes = make(t.ctx, x);
+    for (int64_t row = 0; row < d.rows; ++row)
+      for (int64_t i = 0; i < d.k; ++i) {
+        const float scale = codes.scale.as<float>()[scale_index(codes, row, i)];
+        EXPECT_EQ(codes.data.raw()[row * codes.k() + i], 0);
+        if (together(GetParam().granularity, row, i, 1, 200))
+          EXPECT_TRUE(std::isnan(scale));
+        else
+          EXPECT_EQ(scale, 0.0f);
+      }
+  }
+}
+
+// Near the largest and the smallest that fp32 has. No scale makes the largest code overflow, so what is above that
+// code under the largest scale becomes it.
+TEST_P(Fp8Operand, KeepsEveryMagnitudeFinite) {
+  const double largest = largest_of(GetParam().dtype);
+  const double highest = largest * std::exp2(std::floor(std::log2(std::numeric_limits<float>::max() / largest)));
+  TestContext t;
+  const Tensor x = t.zeros(shape({2, 2}));
+  for (const double most : {3.4e38, 2.9e38, 1e-38, 1e-45}) {
+    for (int64_t i = 0; i < 4; ++i) set(x, i, most);
+    const double got = decoded(make(t.ctx, x), 1, 1), kept = std::min<double>(get(x, 0), highest);
+    // Below the least scale, 2^-126, the step is that scale's.
+    EXPECT_NEAR(got, kept, std::max(kept / 8, std::ldexp(1, -126) * value_of(GetParam().dtype, 1))) << most;
+  }
+}
+
+TEST_P(Fp8Operand, MetaCountsTheSameBytes) {
+  for (const Dims& d : kDims) expect_same_peak(DType::BF16, [&](TestContext& t) { make(t.ctx, t.random(shape(d))); });
+}
+
+// The transpose of a matrix holds the same numbers where neither is subnormal, since scales are powers of two.
+TEST(Fp8Operands, MatrixAndTransposeAgree) {
+  TestContext t;
+  const Tensor x = t.random({64, 48});
+  const Operand rows = to_fp8(t.ctx, x, {}), columns = to_fp8_transposed(t.ctx, x, {});
+  for (int64_t r = 0; r < 64; ++r)
+    for (int64_t c = 0; c < 48; ++c) {
+      if (std::abs(get(x, r * 48 + c)) < 0.01) continue;  // 2^-9 of the largest, about 4
+      const double by_row = to_float(rows.data.as<E4M3>()[r * rows.k() + c]) * rows.scale.as<float>()[r];
+      const double by_column = to_float(columns.data.as<E4M3>()[c * columns.k() + r]) * columns.scale.as<float>()[c];
+      ASSERT_EQ(by_row, by_column) << r << ", " << c;
+    }
+}
+
+TEST(Fp8Operands, ErrorsSayWhatFits) {
+  TestContext t;
+  EXPECT_THAT(error_of([&] { to_fp8(t.ctx, t.zeros({4}), {}); }), testing::HasSubstr("two dimensions"));
+  EXPECT_THAT(error_of([&] {
+                to_fp8(t.ctx, t.zeros({4, 4}), {DType::BF16, Granularity::Row});
+              }),
+              testing::HasSubstr("bf16"));
+  Operand odd = to_fp8(t.ctx, t.zeros({4, 32}), {});
+  odd.data = odd.data.view({8, 16});
+  EXPECT_THAT(error_of([&] { check_operand(odd, "gemm"); }),
+              testing::AllOf(testing::HasSubstr("scales [8]"), testing::HasSubstr("[4]")));
+  EXPECT_THAT(error_of([&] {
+                check_operand(Operand(t.zeros({4, 24}, DType::E4M3), t.zeros({4}), Granularity::Row), "gemm");
+              }),
+              testing::HasSubstr("padded to 32, not 24"));
+  EXPECT_THROW(check_operand(t.zeros({4, 32}, DType::E4M3), "gemm"), Error);
+}
+
+}  // namespace
+}  // namespace agoq::ops::test
