@@ -75,22 +75,34 @@ std::string why_no_gpu() {
 }
 
 Gpu::Gpu(int ordinal) : ordinal_(ordinal) {
-  const std::string why = problem(ordinal);
+  open();
+  AGOQ_CUDA_CHECK(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
+  owns_stream_ = true;
+}
+
+Gpu::Gpu(int ordinal, CUstream_st* stream) : ordinal_(ordinal), stream_(stream) {
+  open();
+  int of_stream = 0;
+  AGOQ_CUDA_CHECK(cudaStreamGetDevice(stream, &of_stream));
+  require(of_stream == ordinal, "a stream of GPU {} was given as the compute stream of GPU {}", of_stream, ordinal);
+}
+
+void Gpu::open() {
+  const std::string why = problem(ordinal_);
   require(why.empty(), "--device cuda: {}", why);
   make_current();
   cudaDeviceProp properties{};
-  AGOQ_CUDA_CHECK(cudaGetDeviceProperties(&properties, ordinal));
+  AGOQ_CUDA_CHECK(cudaGetDeviceProperties(&properties, ordinal_));
   name_ = properties.name;
   static_assert(sizeof(properties.uuid) == sizeof(uuid_));
   std::memcpy(uuid_.data(), &properties.uuid, sizeof(uuid_));
   multiprocessors_ = properties.multiProcessorCount;
   total_memory_ = properties.totalGlobalMem;
-  AGOQ_CUDA_CHECK(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
 }
 
 Gpu::~Gpu() {
   libraries_.clear();
-  if (stream_) cudaStreamDestroy(stream_);
+  if (owns_stream_) cudaStreamDestroy(stream_);
 }
 
 void Gpu::make_current() const {
@@ -159,6 +171,14 @@ void* Gpu::reserve(size_t bytes) {
 
 void Gpu::release(void* memory) noexcept {
   cudaFree(memory);
+}
+
+void Gpu::require_own(const void* memory) const {
+  cudaPointerAttributes attributes{};
+  AGOQ_CUDA_CHECK(cudaPointerGetAttributes(&attributes, memory));
+  const bool device = attributes.type == cudaMemoryTypeDevice || attributes.type == cudaMemoryTypeManaged;
+  require(device && attributes.device == ordinal_, "the memory at {} was given to GPU {}, but it is {}", memory,
+          ordinal_, device ? fmt::format("that of GPU {}", attributes.device) : "not a GPU's");
 }
 
 }  // namespace agoq

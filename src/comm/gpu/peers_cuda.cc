@@ -244,6 +244,8 @@ class PeerWindow : public Window {
 std::shared_ptr<Window> PeerLink::open(const Context& ctx, const ProcessGroup& group, std::span<const Tensor> tensors) {
   require(!tensors.empty() && tensors.size() <= cuda::kMostTensors, "a window of {} tensors: 1 to {} can be",
           tensors.size(), cuda::kMostTensors);
+  // Other processes open whole allocations, and where in one the caller's memory begins is not known here.
+  require(!ctx.arena().foreign(), "--gpu-transport direct needs memory that AGoQ has reserved itself; take auto");
   const Tensor arena = ctx.arena().memory();
   std::vector<std::shared_ptr<Mapped>> memory = map(ctx.gpu(), group, arena);
   require(!memory.empty(), "--gpu-transport direct: the memory of a rank cannot be reached; take auto");
