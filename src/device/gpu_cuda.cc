@@ -1,5 +1,4 @@
 #include <algorithm>
-#include <cstdlib>
 #include <cstring>
 
 #include "base/polling.h"
@@ -11,12 +10,6 @@ namespace {
 constexpr int kOldestMajor = 8;  // Ampere: bf16 matrix products
 constexpr auto kBetweenChecks = std::chrono::milliseconds(10);
 constexpr const char* kRemedy = "use --device cpu, or see `agoq doctor`";
-
-// Streams that share one of the GPU's queues wait for each other, and what waits for another rank must not hold up what
-// that rank waits for. The driver's default is 8, scripts made for Megatron-LM set 1; read when the driver starts.
-void widen_queues() {
-  [[maybe_unused]] static const int once = setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", /*overwrite=*/1);
-}
 
 std::string driver_problem() {
   int driver = 0, runtime = 0;
@@ -45,7 +38,6 @@ std::string gpu_problem(int ordinal) {
 }
 
 std::string problem(int ordinal) {
-  widen_queues();
   const std::string driver = driver_problem();
   return driver.empty() ? gpu_problem(ordinal) : driver;
 }
@@ -63,7 +55,6 @@ LibraryVersion cuda_runtime_version() {
 }
 
 int visible_gpus() {
-  widen_queues();
   int count = 0;
   if (cudaGetDeviceCount(&count) == cudaSuccess) return count;
   cudaGetLastError();  // whoever opens a GPU is told why there is none

@@ -13,6 +13,7 @@
 
 #include "comm/gpu/peer_kernels_cuda.h"
 #include "comm/gpu/side_exchanges_cuda.h"
+#include "device/gpu_queues.h"
 
 namespace agoq::comm {
 namespace {
@@ -274,6 +275,7 @@ std::shared_ptr<Window> PeerLink::open(const Context& ctx, const ProcessGroup& g
 
 std::shared_ptr<Peers> open_peers(Gpu& gpu, const ProcessGroup& group, const PeerOptions& options) {
   if (group.size() - 1 > cuda::kMostPeers) return nullptr;
+  require_gpu_queues();
   gpu.make_current();
   const auto link = std::make_shared<PeerLink>(gpu, group, options);
   if (!link->connect(gpu, group)) return nullptr;
