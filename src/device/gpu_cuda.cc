@@ -73,6 +73,7 @@ Gpu::Gpu(int ordinal) : ordinal_(ordinal) {
 
 Gpu::Gpu(int ordinal, CUstream_st* stream) : ordinal_(ordinal), stream_(stream) {
   open();
+  if (stream == nullptr || stream == cudaStreamLegacy || stream == cudaStreamPerThread) return;  // of any GPU
   int of_stream = 0;
   AGOQ_CUDA_CHECK(cudaStreamGetDevice(stream, &of_stream));
   require(of_stream == ordinal, "a stream of GPU {} was given as the compute stream of GPU {}", of_stream, ordinal);
