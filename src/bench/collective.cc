@@ -170,7 +170,7 @@ class CollectiveBench::Round {
   double sample(SumMethod& method, double runs) {
     fill(method);
     if constexpr (kCudaBuild)
-      if (ctx_.cuda()) ctx_.gpu().synchronize();
+      if (ctx_.cuda()) ctx_.gpu().wait_for_stream(ctx_.stream());
     with_.group.barrier();
     method.run(ctx_);
     watch_.mark();

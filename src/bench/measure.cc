@@ -31,7 +31,7 @@ void first_run(const Context& ctx, const std::function<void()>& run) {
     if (ctx.cuda()) {
       const ops::GemmTuning tuning(ctx.gpu());
       run();
-      ctx.gpu().synchronize();
+      ctx.gpu().wait_for_stream(ctx.stream());
       return;
     }
   }

@@ -13,6 +13,7 @@
 #include "base/log.h"
 #include "base/text.h"
 #include "cli/command.h"
+#include "cli/environment.h"
 #include "cli/memory_table.h"
 #include "cli/options.h"
 #include "cli/processes.h"
@@ -60,6 +61,7 @@ void catch_signals() {
 void print_start(const train::RunPlan& run) {
   const model::ModelConfig& model = run.model;
   fmt::print("device  {}, {} threads\n", run.device, omp_get_max_threads());
+  if (const std::string chosen = chosen_variables(); !chosen.empty()) fmt::print("{}\n", chosen);
   fmt::print(
       "model   {} parameters: {} layers, hidden {}, feed-forward {}, {} query and {} key/value heads, vocabulary {}\n",
       human_count(static_cast<uint64_t>(model.parameters())), model.layers, model.hidden_size, model.ffn_size,

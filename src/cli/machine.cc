@@ -19,9 +19,11 @@
 #include "base/error.h"
 #include "base/text.h"
 #include "cli/blas_core.h"
+#include "cli/environment.h"
 #include "cli/python.h"
 #include "comm/gpu/nccl_cuda.h"
 #include "device/gpu.h"
+#include "device/gpu_queues.h"
 #include "ops/attention/attention_check.h"
 #include "ops/library_versions.h"
 
@@ -97,6 +99,16 @@ Finding openblas() {
 
 Finding openmp() {
   return {"OpenMP", fmt::format("version {}, {} threads", _OPENMP, omp_get_max_threads())};
+}
+
+// Too few queues stop jobs over several GPUs (comm/gpu/nccl_cuda.cc).
+Finding environment_variable(const EnvironmentVariable& variable) {
+  Finding finding{variable.name, variable.value + (variable.chosen ? ", chosen by agoq" : ", of the environment")};
+  if (kCudaBuild && variable.name == kGpuQueuesVariable) {
+    finding.remedy = why_too_few_gpu_queues(variable.value.c_str());
+    if (!finding.remedy.empty()) finding.state = State::Unfit;
+  }
+  return finding;
 }
 
 struct Library {
@@ -211,8 +223,9 @@ std::vector<Finding> examine_machine() {
                                    memory(),
                                    disk(),
                                    openblas(),
-                                   openmp(),
-                                   gpus()};
+                                   openmp()};
+  for (const EnvironmentVariable& variable : settled_environment()) findings.push_back(environment_variable(variable));
+  findings.push_back(gpus());
   const auto add = [&](std::vector<Finding> more) {
     std::move(more.begin(), more.end(), std::back_inserter(findings));
   };

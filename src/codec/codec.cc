@@ -63,18 +63,18 @@ int64_t bytes_in_view(Codec codec, int64_t rows, RowBlocks row) {
 void encode(const Context& ctx, const Tensor& x, const Quantized& out, const Rounding& rounding) {
   check(ctx, out, x, "encode");
   if (ctx.meta()) return;
+  Timed timed(ctx.profile, Work::Codec);
   if constexpr (kCudaBuild)
     if (ctx.cuda()) return cuda::encode(ctx, x, out, rounding);
-  Timed timed(ctx.profile, Work::Codec);
   encode_cpu(x, out, rounding);
 }
 
 void decode(const Context& ctx, const Quantized& in, const Tensor& out) {
   check(ctx, in, out, "decode");
   if (ctx.meta()) return;
+  Timed timed(ctx.profile, Work::Codec);
   if constexpr (kCudaBuild)
     if (ctx.cuda()) return cuda::decode(ctx, in, out);
-  Timed timed(ctx.profile, Work::Codec);
   decode_cpu(in, out);
 }
 

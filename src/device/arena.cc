@@ -33,8 +33,32 @@ Arena::Arena(Gpu& gpu, size_t capacity) : device_(Device::Cuda), gpu_(&gpu), cap
   }
 }
 
+Arena::Arena(Device device, ForeignMemory memory) : device_(device) {
+  require(device == Device::Cpu, "memory of the caller is the host's, or that of a GPU: Arena(gpu, memory)");
+  use(memory);
+}
+
+Arena::Arena(Gpu& gpu, ForeignMemory memory) : device_(Device::Cuda), gpu_(&gpu) {
+  if constexpr (kCudaBuild) {
+    if (memory.bytes > 0) gpu.require_own(memory.data);
+  } else {
+    fail("this build has no CUDA backend; use --device cpu");
+  }
+  use(memory);
+}
+
+void Arena::use(ForeignMemory memory) {
+  require(memory.data != nullptr || memory.bytes == 0, "{} bytes of memory for an arena are at no address",
+          memory.bytes);
+  require(reinterpret_cast<uintptr_t>(memory.data) % kAlignment == 0,
+          "memory for an arena begins at {}, which is not a multiple of {} bytes", memory.data, kAlignment);
+  base_ = static_cast<uint8_t*>(memory.data);
+  capacity_ = memory.bytes;
+  foreign_ = true;
+}
+
 Arena::~Arena() {
-  if (!base_) return;
+  if (!base_ || foreign_) return;
   if constexpr (kCudaBuild) {
     if (gpu_) {
       gpu_->release(base_);

@@ -19,6 +19,14 @@ struct OwnerBytes {
   size_t bytes = 0;
 };
 
+// Memory that the caller keeps: in whole, at least as long as the arena, its tensors and the work on them live. It
+// begins at a multiple of Arena::kAlignment, and nothing here frees it. On a GPU it is used in the order of the streams
+// of the contexts: who used it before, or gets it afterwards, on another stream orders the two by an event.
+struct ForeignMemory {
+  void* data = nullptr;
+  size_t bytes = 0;
+};
+
 class Arena {
  public:
   static constexpr size_t kAlignment = 256;  // of all that it gives, and so of parts of it that take turns
@@ -27,13 +35,19 @@ class Arena {
   Arena(Device device, size_t capacity);
   // The same on a GPU, which must outlive the arena.
   Arena(Gpu& gpu, size_t capacity);
+  // On memory of the caller: of the host (Cpu), or of the GPU. Error if it does not begin at a multiple of kAlignment
+  // or is no memory of that device. Its bytes stay as they are: where tensors that live as long as the arena must begin
+  // as zeros, as those of a training state, clear it first (zero(ctx, arena.memory()), device/transfer.h).
+  Arena(Device device, ForeignMemory memory);
+  Arena(Gpu& gpu, ForeignMemory memory);
   ~Arena();
   Arena(const Arena&) = delete;
   Arena& operator=(const Arena&) = delete;
 
   Device device() const { return device_; }
   Gpu* gpu() const { return gpu_; }  // null unless the memory is a GPU's
-  // A tensor that lives as long as the arena, zeroed.
+  bool foreign() const { return foreign_; }
+  // A tensor that lives as long as the arena; zeros, unless the memory is foreign.
   Tensor allocate(Owner owner, DType dtype, Shape shape);
   // A temporary, uninitialised; freed when the enclosing Scope ends.
   Tensor push(DType dtype, Shape shape);
@@ -48,10 +62,13 @@ class Arena {
   std::vector<OwnerBytes> by_owner() const;
 
  private:
+  void use(ForeignMemory memory);
+
   friend class Scope;
   uint8_t* base_ = nullptr;
   Device device_;
   Gpu* gpu_ = nullptr;
+  bool foreign_ = false;
   size_t capacity_ = 0;
   size_t bottom_ = 0;
   size_t top_ = 0;

@@ -2,6 +2,8 @@
 // Never config or model.
 #pragma once
 
+#include <optional>
+
 #include "base/philox.h"
 #include "base/tensor.h"
 #include "device/arena.h"
@@ -35,8 +37,10 @@ class Context {
   bool meta() const { return device() == Device::Meta; }
   bool cuda() const { return device() == Device::Cuda; }
   Gpu& gpu() const { return *arena_->gpu(); }  // of a context on a GPU
-  // Where its work goes on a GPU: the compute stream, unless another is set (device/side_stream.h).
-  CUstream_st* stream() const { return stream_ ? stream_ : gpu().stream(); }
+  // Where all its work goes on a GPU, that of libraries included: the compute stream, unless another one of that GPU is
+  // set, be it ours (device/side_stream.h) or the caller's (null: CUDA's default stream). Contexts whose streams run at
+  // once need arenas of their own, or one's temporaries would overwrite the other's.
+  CUstream_st* stream() const { return stream_ ? *stream_ : gpu().stream(); }
   void use_stream(CUstream_st* stream) { stream_ = stream; }
   DType compute() const { return compute_; }  // F32 or BF16: what activations and GEMMs are
 
@@ -61,7 +65,7 @@ class Context {
   Arena* arena_;
   Device target_;
   DType compute_;
-  CUstream_st* stream_ = nullptr;
+  std::optional<CUstream_st*> stream_;
 };
 
 }  // namespace agoq

@@ -26,13 +26,18 @@ inline constexpr bool kCudaBuild = false;
 
 class Gpu {
  public:
-  // Error (one line with its remedy) if there is no such GPU, or if GPU or driver is too old.
+  // With a compute stream of its own. Error (one line with its remedy) if there is no such GPU, or if GPU or driver is
+  // too old.
   explicit Gpu(int ordinal = 0);
+  // The compute stream is the caller's; null is CUDA's default stream. It stays the caller's: it must live as long as
+  // this object and be a stream of this GPU (error otherwise), and nothing here destroys it. Work goes behind what it
+  // has been given and is not waited for: who reads results on another stream orders the two by an event.
+  Gpu(int ordinal, CUstream_st* stream);
   ~Gpu();
   Gpu(const Gpu&) = delete;
   Gpu& operator=(const Gpu&) = delete;
 
-  CUstream_st* stream() const { return stream_; }         // the compute stream
+  CUstream_st* stream() const { return stream_; }         // the compute stream; null if that is CUDA's default stream
   void synchronize() const { wait_for_stream(stream_); }  // waits for it; throws what failed on it
   void wait_for_stream(CUstream_st* stream) const;        // the same for another one
   void wait_for(CUevent_st* event) const;                 // the same for a point of a stream
@@ -64,16 +69,20 @@ class Gpu {
     return *static_cast<T*>(slot.get());
   }
 
-  // Zeroed device memory; only the arena asks for it.
+  // Device memory, zeroed in the order of the compute stream; only the arena asks for it.
   void* reserve(size_t bytes);
   void release(void* memory) noexcept;
+  // Error unless it is memory of this GPU.
+  void require_own(const void* memory) const;
 
  private:
+  void open();  // all but the stream
   template <class Reached>
   void wait_until(const Reached& reached) const;
 
   int ordinal_ = 0;
   CUstream_st* stream_ = nullptr;
+  bool owns_stream_ = false;
   std::vector<std::weak_ptr<Watch>> watches_;
   Uuid uuid_{};
   std::string name_;

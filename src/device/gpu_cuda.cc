@@ -1,5 +1,4 @@
 #include <algorithm>
-#include <cstdlib>
 #include <cstring>
 
 #include "base/polling.h"
@@ -11,12 +10,6 @@ namespace {
 constexpr int kOldestMajor = 8;  // Ampere: bf16 matrix products
 constexpr auto kBetweenChecks = std::chrono::milliseconds(10);
 constexpr const char* kRemedy = "use --device cpu, or see `agoq doctor`";
-
-// Streams that share one of the GPU's queues wait for each other, and what waits for another rank must not hold up what
-// that rank waits for. The driver's default is 8, scripts made for Megatron-LM set 1; read when the driver starts.
-void widen_queues() {
-  [[maybe_unused]] static const int once = setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", /*overwrite=*/1);
-}
 
 std::string driver_problem() {
   int driver = 0, runtime = 0;
@@ -45,7 +38,6 @@ std::string gpu_problem(int ordinal) {
 }
 
 std::string problem(int ordinal) {
-  widen_queues();
   const std::string driver = driver_problem();
   return driver.empty() ? gpu_problem(ordinal) : driver;
 }
@@ -63,7 +55,6 @@ LibraryVersion cuda_runtime_version() {
 }
 
 int visible_gpus() {
-  widen_queues();
   int count = 0;
   if (cudaGetDeviceCount(&count) == cudaSuccess) return count;
   cudaGetLastError();  // whoever opens a GPU is told why there is none
@@ -75,22 +66,35 @@ std::string why_no_gpu() {
 }
 
 Gpu::Gpu(int ordinal) : ordinal_(ordinal) {
-  const std::string why = problem(ordinal);
+  open();
+  AGOQ_CUDA_CHECK(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
+  owns_stream_ = true;
+}
+
+Gpu::Gpu(int ordinal, CUstream_st* stream) : ordinal_(ordinal), stream_(stream) {
+  open();
+  if (stream == nullptr || stream == cudaStreamLegacy || stream == cudaStreamPerThread) return;  // of any GPU
+  int of_stream = 0;
+  AGOQ_CUDA_CHECK(cudaStreamGetDevice(stream, &of_stream));
+  require(of_stream == ordinal, "a stream of GPU {} was given as the compute stream of GPU {}", of_stream, ordinal);
+}
+
+void Gpu::open() {
+  const std::string why = problem(ordinal_);
   require(why.empty(), "--device cuda: {}", why);
   make_current();
   cudaDeviceProp properties{};
-  AGOQ_CUDA_CHECK(cudaGetDeviceProperties(&properties, ordinal));
+  AGOQ_CUDA_CHECK(cudaGetDeviceProperties(&properties, ordinal_));
   name_ = properties.name;
   static_assert(sizeof(properties.uuid) == sizeof(uuid_));
   std::memcpy(uuid_.data(), &properties.uuid, sizeof(uuid_));
   multiprocessors_ = properties.multiProcessorCount;
   total_memory_ = properties.totalGlobalMem;
-  AGOQ_CUDA_CHECK(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
 }
 
 Gpu::~Gpu() {
   libraries_.clear();
-  if (stream_) cudaStreamDestroy(stream_);
+  if (owns_stream_) cudaStreamDestroy(stream_);
 }
 
 void Gpu::make_current() const {
@@ -159,6 +163,14 @@ void* Gpu::reserve(size_t bytes) {
 
 void Gpu::release(void* memory) noexcept {
   cudaFree(memory);
+}
+
+void Gpu::require_own(const void* memory) const {
+  cudaPointerAttributes attributes{};
+  AGOQ_CUDA_CHECK(cudaPointerGetAttributes(&attributes, memory));
+  const bool device = attributes.type == cudaMemoryTypeDevice || attributes.type == cudaMemoryTypeManaged;
+  require(device && attributes.device == ordinal_, "the memory at {} was given to GPU {}, but it is {}", memory,
+          ordinal_, device ? fmt::format("that of GPU {}", attributes.device) : "not a GPU's");
 }
 
 }  // namespace agoq

@@ -5,6 +5,8 @@
 #include <chrono>
 #include <cstdint>
 
+#include "device/range.h"
+
 namespace agoq {
 
 enum class Work : uint8_t { Gemm, Attention, Codec, Elementwise, Optimizer, Count };
@@ -15,11 +17,13 @@ struct Profile {
   double& operator[](Work kind) { return seconds[static_cast<size_t>(kind)]; }
 };
 
-// Adds the time from construction to destruction to one kind of work; free when nobody profiles.
+// Adds the host's time from construction to destruction to one kind of work, and names it for profilers: by the
+// function that it is in, unless another name is given. Nearly free when nobody profiles.
 class Timed {
  public:
   using Clock = std::chrono::steady_clock;
-  Timed(Profile* profile, Work kind) : profile_(profile), kind_(kind) {
+  Timed(Profile* profile, Work kind, const char* op = __builtin_FUNCTION())
+      : range_(op), profile_(profile), kind_(kind) {
     if (profile_) start_ = Clock::now();
   }
   ~Timed() {
@@ -29,6 +33,7 @@ class Timed {
   Timed& operator=(const Timed&) = delete;
 
  private:
+  Range range_;
   Profile* profile_;
   Work kind_;
   Clock::time_point start_;

@@ -16,8 +16,8 @@ class SideStream {
   SideStream(const SideStream&) = delete;
   SideStream& operator=(const SideStream&) = delete;
 
-  // A context whose work goes here, behind what `ctx` was given until now. It is for copies, codecs and exchanges: ops
-  // of libraries keep to the compute stream, and temporaries would be overwritten there.
+  // A context whose work goes here, behind what `ctx` was given until now. It is for ops without temporaries: those of
+  // both streams would come from one stack and overwrite each other.
   Context behind(const Context& ctx);
   // What `ctx` is given from now on comes behind all work here.
   void join(const Context& ctx);

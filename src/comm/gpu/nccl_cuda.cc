@@ -6,11 +6,13 @@
 #include <cstring>
 #include <exception>
 #include <memory>
+#include <string_view>
 #include <vector>
 
 #include "base/polling.h"
 #include "comm/gpu/side_exchanges_cuda.h"
 #include "device/cuda.h"
+#include "device/gpu_queues.h"
 
 namespace agoq::comm {
 namespace {
@@ -18,9 +20,15 @@ namespace {
 constexpr auto kShutdown = std::chrono::seconds(10);  // how long a group that ends waits for ranks that are not so far
 constexpr size_t kHandshakeSlots = size_t{1} << 16;   // a byte of each rank
 
+// NVLink multicast needs rights that containers often lack, and NCCL's API has no switch for it.
+const char* multicast_remedy() {
+  const char* multicast = std::getenv("NCCL_NVLS_ENABLE");
+  return multicast && std::string_view(multicast) == "0" ? "" : "NCCL_NVLS_ENABLE=0 does without NVLink multicast, ";
+}
+
 void require_success(ncclResult_t result, const char* call) {
-  require(result == ncclSuccess, "{}: {} ({}); NCCL_DEBUG=WARN tells more, --gpu-transport staged does without NCCL",
-          call, ncclGetErrorString(result), ncclGetLastError(nullptr));
+  require(result == ncclSuccess, "{}: {} ({}); NCCL_DEBUG=WARN tells more, {}--gpu-transport staged does without NCCL",
+          call, ncclGetErrorString(result), ncclGetLastError(nullptr), multicast_remedy());
 }
 
 class NcclLink;
@@ -72,8 +80,6 @@ NcclLink::NcclLink(Gpu& gpu, const NcclGroup& group) : group_(group), links_(gpu
 }
 
 void NcclLink::connect(Gpu& gpu) {
-  // NVLink multicast needs rights that containers often lack, and nothing here needs it.
-  setenv("NCCL_NVLS_ENABLE", "0", /*overwrite=*/0);
   ncclUniqueId id{};
   static_assert(sizeof(id) == sizeof(group_.id));
   std::memcpy(&id, group_.id.data(), sizeof(id));
@@ -218,6 +224,7 @@ LibraryVersion nccl_version() {
 
 std::shared_ptr<GpuLink> open_nccl(Gpu& gpu, const NcclGroup& group) {
   require_fit(nccl_version());
+  require_gpu_queues();
   gpu.make_current();
   const auto link = std::make_shared<NcclLink>(gpu, group);
   gpu.watch(link);

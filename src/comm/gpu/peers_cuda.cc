@@ -13,6 +13,7 @@
 
 #include "comm/gpu/peer_kernels_cuda.h"
 #include "comm/gpu/side_exchanges_cuda.h"
+#include "device/gpu_queues.h"
 
 namespace agoq::comm {
 namespace {
@@ -244,6 +245,8 @@ class PeerWindow : public Window {
 std::shared_ptr<Window> PeerLink::open(const Context& ctx, const ProcessGroup& group, std::span<const Tensor> tensors) {
   require(!tensors.empty() && tensors.size() <= cuda::kMostTensors, "a window of {} tensors: 1 to {} can be",
           tensors.size(), cuda::kMostTensors);
+  // Other processes open whole allocations, and where in one the caller's memory begins is not known here.
+  require(!ctx.arena().foreign(), "--gpu-transport direct needs memory that AGoQ has reserved itself; take auto");
   const Tensor arena = ctx.arena().memory();
   std::vector<std::shared_ptr<Mapped>> memory = map(ctx.gpu(), group, arena);
   require(!memory.empty(), "--gpu-transport direct: the memory of a rank cannot be reached; take auto");
@@ -272,6 +275,7 @@ std::shared_ptr<Window> PeerLink::open(const Context& ctx, const ProcessGroup& g
 
 std::shared_ptr<Peers> open_peers(Gpu& gpu, const ProcessGroup& group, const PeerOptions& options) {
   if (group.size() - 1 > cuda::kMostPeers) return nullptr;
+  require_gpu_queues();
   gpu.make_current();
   const auto link = std::make_shared<PeerLink>(gpu, group, options);
   if (!link->connect(gpu, group)) return nullptr;

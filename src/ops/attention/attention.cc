@@ -52,10 +52,10 @@ void attention_into(const Context& ctx, const Tensor& qkv, const AttentionSpec& 
   const Tensor scratch = cpu::thread_scratch(ctx, cpu::attention_floats(spec.heads));
   const Tensor workspace = ctx.scratch(Device::Cuda, DType::U8, {attention_workspace(ctx, spec.heads, tokens)});
   if (ctx.meta()) return;
+  Timed timed(ctx.profile, Work::Attention);
   if constexpr (kCudaBuild)
     if (ctx.cuda()) return cuda::attention(ctx, qkv, spec, o, lse, workspace);
   cpu::require_cpu(ctx, "attention");
-  Timed timed(ctx.profile, Work::Attention);
   cpu::attention(ctx, qkv, spec, o, lse, scratch);
 }
 
@@ -76,13 +76,13 @@ Tensor attention_backward(const Context& ctx, const Tensor& d_o, const Tensor& q
                                               cpu::scratch(ctx, DType::I32, {tokens + 1})};
   const Tensor workspace = ctx.scratch(Device::Cuda, DType::U8, {attention_backward_workspace(ctx, heads, tokens)});
   if (ctx.meta()) return dqkv;
+  Timed timed(ctx.profile, Work::Attention);
   if constexpr (kCudaBuild)
     if (ctx.cuda()) {
       cuda::attention_backward(ctx, {d_o, qkv, o, lse, dqkv}, spec, workspace);
       return dqkv;
     }
   cpu::require_cpu(ctx, "attention_backward");
-  Timed timed(ctx.profile, Work::Attention);
   cpu::attention_backward(ctx, d_o, qkv, o, lse, spec, dqkv, scratch);
   return dqkv;
 }

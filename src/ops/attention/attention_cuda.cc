@@ -112,7 +112,7 @@ void dense_backward(const Context& ctx, const AttentionGradient& g, const Heads&
       operands.set(AttentionOperand::DQ, element(g.dqkv, token, q_column));
       operands.set(AttentionOperand::DK, element(g.dqkv, token, heads.k_begin() + head * heads.dim));
       operands.set(AttentionOperand::DV, element(g.dqkv, token, heads.v_begin() + head * heads.dim));
-      library(ctx).run(p, operands, workspace);
+      library(ctx).run(ctx, p, operands, workspace);
     }
 }
 
@@ -126,7 +126,7 @@ struct ColumnSlice {
 void copy(const Context& ctx, const ColumnSlice& from, const ColumnSlice& to, int64_t rows, int64_t columns) {
   AGOQ_CUDA_CHECK(cudaMemcpy2DAsync(to.first, to.pitch(), from.first, from.pitch(),
                                     static_cast<size_t>(columns) * sizeof(Bf16), static_cast<size_t>(rows),
-                                    cudaMemcpyDeviceToDevice, ctx.gpu().stream()));
+                                    cudaMemcpyDeviceToDevice, ctx.stream()));
 }
 
 void packed_backward(const Context& ctx, const AttentionGradient& g, const Heads& heads, const AttentionRun& run,
@@ -160,7 +160,7 @@ void packed_backward(const Context& ctx, const AttentionGradient& g, const Heads
     operands.set(AttentionOperand::DQ, dq.first);
     operands.set(AttentionOperand::DK, dk.first);
     operands.set(AttentionOperand::DV, dv.first);
-    library(ctx).run(p, operands, library_workspace);
+    library(ctx).run(ctx, p, operands, library_workspace);
     copy(ctx, dq, columns_of(g.dqkv, q_column), tokens, p.q_row);
     copy(ctx, dk, columns_of(g.dqkv, heads.k_begin() + kv_column), tokens, p.kv_row);
     copy(ctx, dv, columns_of(g.dqkv, heads.v_begin() + kv_column), tokens, p.kv_row);
@@ -185,7 +185,7 @@ void attention(const Context& ctx, const Tensor& qkv, const AttentionSpec& spec,
     set_documents(operands, expand_documents(ctx, tokens, {p.q_row, p.kv_row, p.o_row, p.lse_row},
                                              reinterpret_cast<int32_t*>(ints.raw())));
   if (lse) operands.set(AttentionOperand::Lse, lse.data);
-  library(ctx).run(p, operands, library_workspace);
+  library(ctx).run(ctx, p, operands, library_workspace);
 }
 
 void attention_backward(const Context& ctx, const AttentionGradient& g, const AttentionSpec& spec,

@@ -127,10 +127,9 @@ class GraphBuilder {
 
 }  // namespace
 
-AttentionLibrary::AttentionLibrary(Gpu& gpu) {
+AttentionLibrary::AttentionLibrary(Gpu&) {
   require_fit(cudnn_version());
   AGOQ_CUDNN_CHECK(cudnnCreate(&handle_));
-  AGOQ_CUDNN_CHECK(cudnnSetStream(handle_, gpu.stream()));
 }
 
 AttentionLibrary::~AttentionLibrary() {
@@ -155,11 +154,13 @@ bool AttentionLibrary::supports(const AttentionProblem& problem) {
   return plan(problem).graph != nullptr;
 }
 
-void AttentionLibrary::run(const AttentionProblem& problem, AttentionOperands operands, const Tensor& workspace) {
+void AttentionLibrary::run(const Context& ctx, const AttentionProblem& problem, AttentionOperands operands,
+                           const Tensor& workspace) {
   const AttentionPlan& made = plan(problem);
   require(made.workspace <= workspace.count(),
           "cuDNN asks for {} bytes of workspace for {}, more than the {} planned (ops/attention/attention_runs.cc)",
           made.workspace, text(problem), workspace.count());
+  AGOQ_CUDNN_CHECK(cudnnSetStream(handle_, ctx.stream()));
   const fe::error_t status = made.graph->execute(handle_, operands.addresses(), workspace.data);
   require(status.is_good(), "cuDNN fails at {}: {}", text(problem), status.err_msg);
   ++calls_;

@@ -72,8 +72,9 @@ class AttentionLibrary {
 
   // Whether cuDNN can; if it cannot, says so once.
   bool supports(const AttentionProblem& problem);
-  // Error if the plan asks for more workspace than there is.
-  void run(const AttentionProblem& problem, AttentionOperands operands, const Tensor& workspace);
+  // On the stream of the context. Error if the plan asks for more workspace than there is; calls on several streams at
+  // once each need one of their own.
+  void run(const Context& ctx, const AttentionProblem& problem, AttentionOperands operands, const Tensor& workspace);
   AttentionUse use() const { return {static_cast<int64_t>(plans_.size()), calls_}; }
 
  private:

@@ -40,10 +40,10 @@ void rotate(const Context& ctx, const Tensor& qkv, const Heads& heads, const Ten
           "{}: positions {} {} for {} tokens; they are int32 [T]", op, name_of(ctx.positions.dtype),
           ctx.positions.shape.text(), qkv.rows());
   if (ctx.meta()) return;
+  Timed timed(ctx.profile, Work::Elementwise, op);
   if constexpr (kCudaBuild)
     if (ctx.cuda()) return cuda::rotate(ctx, qkv, heads.query + heads.kv, heads.dim, table, sign);
   cpu::require_cpu(ctx, op);
-  Timed timed(ctx.profile, Work::Elementwise);
   cpu::rotate(qkv, heads.query + heads.kv, heads.dim, ctx.positions, table, sign);
 }
 

@@ -67,6 +67,7 @@ void accumulate_dw_gpu(const Context& ctx, const MainGrad& grad, const Tensor& d
   const Tensor workspace = ctx.scratch(Device::Cuda, DType::U8, {cuda::kGemmWorkspace});
   const Tensor slab = plain ? Tensor{} : ctx.scratch(Device::Cuda, x.dtype, {rows, in});
   if (ctx.meta()) return;
+  const Range range("accumulate_dw");
   if constexpr (kCudaBuild) {
     if (plain) return cuda::dw_rows(ctx, dy, x, 0, !grad.fresh, grad.data.plain(), workspace);
     for (int64_t begin = 0; begin < out; begin += rows) {
@@ -100,10 +101,10 @@ void accumulate(const Context& ctx, const MainGrad& grad, const Tensor& delta, i
   Scope scope(ctx);
   const Tensor workspace = row_workspace(ctx, grad);
   if (ctx.meta()) return;
+  Timed timed(ctx.profile, Work::Codec);
   if constexpr (kCudaBuild)
     if (ctx.cuda()) return cuda::accumulate(ctx, grad, delta, begin);
   cpu::require_cpu(ctx, "accumulate");
-  Timed timed(ctx.profile, Work::Codec);
   cpu::accumulate(ctx, grad, delta, begin, false, workspace);
 }
 
@@ -169,6 +170,7 @@ void accumulate_db(const Context& ctx, const MainGrad& grad, const Tensor& dy) {
   check_numbers(dy, "accumulate_db", "dy");
   Scope scope(ctx);
   if (ctx.target() == Device::Cuda) {
+    const Range range("accumulate_db");
     const Tensor slices = ctx.empty(DType::F32, {cuda::kSlices, dy.cols()});
     if constexpr (kCudaBuild)
       if (ctx.cuda()) cuda::column_sums(ctx, dy, slices);

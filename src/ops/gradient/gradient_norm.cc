@@ -21,10 +21,10 @@ void squared_norms(const Context& ctx, std::span<const GradientSum> grads, const
   const Tensor rows = ctx.scratch(Device::Cpu, DType::F64, {most_rows});
   const Tensor partial = ctx.scratch(Device::Cuda, DType::F64, {tiles});
   if (ctx.meta()) return;
+  Timed timed(ctx.profile, Work::Optimizer);
   if constexpr (kCudaBuild)
     if (ctx.cuda()) return cuda::squared_norms(ctx, grads, partial.as<double>(), squares.as<float>());
   cpu::require_cpu(ctx, "squared_norms");
-  Timed timed(ctx.profile, Work::Optimizer);
   for (int64_t i = 0; i < n; ++i)
     squares.as<float>()[i] = cpu::squared_norm(grads[static_cast<size_t>(i)], rows.as<double>());
 }

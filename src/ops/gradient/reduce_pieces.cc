@@ -16,10 +16,10 @@ void sum_pieces(const Context& ctx, const GradientSum& sum, const codec::Quantiz
       codec::name_of(first.codec), first.rows, first.row.cols, first.row.segment, codec::name_of(out.codec), out.rows,
       out.row.cols, out.row.segment);
   if (ctx.meta()) return;
+  Timed timed(ctx.profile, Work::Codec);
   if constexpr (kCudaBuild)
     if (ctx.cuda()) return cuda::sum_pieces(ctx, sum, out, rounding);
   cpu::require_cpu(ctx, "sum_pieces");
-  Timed timed(ctx.profile, Work::Codec);
   cpu::sum_pieces(sum, out, rounding);
 }
 

@@ -88,10 +88,10 @@ Tensor own_part(const Context& ctx, const Tensor& sums) {
 void sum_exponentials(const Context& ctx, const Tensor& logits, const Targets& targets, bool exponentiate,
                       const Tensor& sums) {
   if (ctx.meta()) return;
+  Timed timed(ctx.profile, Work::Elementwise);
   if constexpr (kCudaBuild)
     if (ctx.cuda()) return cuda::sum_exponentials(ctx, logits, targets, sums);
   cpu::require_cpu(ctx, "head_loss");
-  Timed timed(ctx.profile, Work::Elementwise);
   cpu::sum_exponentials(logits, targets, exponentiate, sums);
 }
 
@@ -105,19 +105,19 @@ Tensor gather_sums(const Context& ctx, const Tensor& logits, const Targets& targ
 
 void loss_of_sums(const Context& ctx, const Tensor& sums, const Targets& targets, const Tensor& nll) {
   if (ctx.meta()) return;
+  Timed timed(ctx.profile, Work::Elementwise);
   if constexpr (kCudaBuild)
     if (ctx.cuda()) return cuda::cross_entropy_of_sums(ctx, sums, targets, nll);
-  Timed timed(ctx.profile, Work::Elementwise);
   cpu::cross_entropy_of_sums(sums, targets, nll);
 }
 
 // Of whole rows.
 void loss(const Context& ctx, const Tensor& logits, const Targets& targets, const Tensor& nll) {
   if (ctx.meta()) return;
+  Timed timed(ctx.profile, Work::Elementwise);
   if constexpr (kCudaBuild)
     if (ctx.cuda()) return cuda::cross_entropy(ctx, logits, targets, nll);
   cpu::require_cpu(ctx, "head_loss");
-  Timed timed(ctx.profile, Work::Elementwise);
   cpu::cross_entropy(logits, targets, nll);
 }
 
@@ -236,6 +236,7 @@ void head_loss(const Context& ctx, const Tensor& n, const Tensor& w, const Targe
   check(ctx, n, w, targets, nll, "head_loss");
   const int64_t tokens = n.shape[0], chunk = chunk_tokens(ctx, tokens, largest_part(ctx, w, targets));
   if (tokens == 0) return;
+  const Range range("head_loss");
   Scope scope(ctx);
   const Tensor sums = alone(ctx) ? Tensor{} : empty_sums(ctx, tokens), own = sums ? own_part(ctx, sums) : Tensor{};
   const Tensor buffer = ctx.empty(DType::F32, {chunk, w.shape[0]});
@@ -263,6 +264,7 @@ Tensor head_loss_backward(const Context& ctx, const Tensor& n, const Tensor& w, 
     zero_if_fresh(ctx, dw);
     return dn;
   }
+  const Range range("head_loss_backward");
   Scope scope(ctx);
   const HeadGradient gradient{n, w, targets, scale, nll, dn, dw};
   const int64_t most = largest_part(ctx, w, targets), chunk = chunk_tokens(ctx, tokens, most);

@@ -25,10 +25,10 @@ cuda::EmbeddingBackwardWorkspace gpu_workspace(const Context& ctx, int64_t token
 // out [T, H]: rows of the tokens from `first` on, zeros for those that w has not.
 void look_up(const Context& ctx, const Tensor& tokens, const Weight& w, int64_t first, const Tensor& out) {
   if (ctx.meta()) return;
+  Timed timed(ctx.profile, Work::Elementwise, "embedding");
   if constexpr (kCudaBuild)
     if (ctx.cuda()) return cuda::read_rows(ctx, w, tokens, out, first);
   cpu::require_cpu(ctx, "embedding");
-  Timed timed(ctx.profile, Work::Elementwise);
   cpu::embedding(tokens, w, first, out);
 }
 
@@ -71,10 +71,10 @@ void embedding_backward(const Context& ctx, const Tensor& tokens, const Tensor& 
                                               cpu::thread_scratch(ctx, 2 * cols)};
   const cuda::EmbeddingBackwardWorkspace workspace = gpu_workspace(ctx, count);
   if (ctx.meta()) return;
+  Timed timed(ctx.profile, Work::Elementwise);
   if constexpr (kCudaBuild)
     if (ctx.cuda()) return cuda::embedding_backward(ctx, tokens, dx, grad, first, workspace);
   cpu::require_cpu(ctx, "embedding_backward");
-  Timed timed(ctx.profile, Work::Elementwise);
   cpu::embedding_backward(ctx, tokens, dx, grad, first, scratch);
 }
 

@@ -15,13 +15,13 @@ Operand encode(const Context& ctx, const Tensor& x, Major x_major, Fp8Format for
   Scope scope(ctx);
   const Tensor row_amax = cpu::scratch(ctx, DType::F32, cpu::row_amax_shape(out));
   if (ctx.meta() || out.data.count() == 0) return out;
+  Timed timed(ctx.profile, Work::Codec, op);
   if constexpr (kCudaBuild)
     if (ctx.cuda()) {
       cuda::to_fp8(ctx, x, x_major, out);
       return out;
     }
   cpu::require_cpu(ctx, op);
-  Timed timed(ctx.profile, Work::Codec);
   cpu::to_fp8(x, x_major, out, row_amax);
   return out;
 }

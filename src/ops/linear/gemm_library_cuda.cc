@@ -219,22 +219,23 @@ GemmLibrary::~GemmLibrary() {
   cublasLtDestroy(handle_);
 }
 
-void GemmLibrary::multiply(const Product& p, const Tensor& workspace) {
+void GemmLibrary::multiply(const Context& ctx, const Product& p, const Tensor& workspace) {
   const GemmProblem problem = problem_of(p);
-  GemmPlan& planned = plan(problem, p, workspace);
-  const cublasStatus_t status = run(planned, planned.algorithm, p, workspace);
+  GemmPlan& planned = plan(ctx, problem, p, workspace);
+  const cublasStatus_t status = run(ctx, planned, planned.algorithm, p, workspace);
   require(status == CUBLAS_STATUS_SUCCESS, "cuBLASLt cannot multiply {}: {}", text(problem),
           cublasLtGetStatusString(status));
 }
 
-GemmLibrary::GemmPlan& GemmLibrary::plan(const GemmProblem& problem, const Product& p, const Tensor& workspace) {
+GemmLibrary::GemmPlan& GemmLibrary::plan(const Context& ctx, const GemmProblem& problem, const Product& p,
+                                         const Tensor& workspace) {
   if (const auto known = plans_.find(problem); known != plans_.end()) return known->second;
   GemmPlan planned{operation_of(problem), layout(p.b.data), layout(p.a.data, p.a.stride), layout(p.c), {}};
   point_to_operands(planned.operation, p);  // the choice of kernels for 8-bit floats looks at them
   if (const auto imported = algorithms_.find(problem); imported != algorithms_.end())
     planned.algorithm = imported->second;
   if (!algorithms_.contains(problem) || !still_runs(planned)) {
-    planned.algorithm = choose(problem, planned, p, workspace);
+    planned.algorithm = choose(ctx, problem, planned, p, workspace);
     algorithms_[problem] = planned.algorithm;
   }
   return plans_[problem] = planned;
@@ -247,8 +248,8 @@ bool GemmLibrary::still_runs(GemmPlan& plan) const {
          result.workspaceSize <= static_cast<size_t>(kGemmWorkspace);
 }
 
-cublasLtMatmulAlgo_t GemmLibrary::choose(const GemmProblem& problem, GemmPlan& plan, const Product& p,
-                                         const Tensor& workspace) {
+cublasLtMatmulAlgo_t GemmLibrary::choose(const Context& ctx, const GemmProblem& problem, GemmPlan& plan,
+                                         const Product& p, const Tensor& workspace) {
   cublasLtMatmulPreferenceOpaque_t wish = preference(problem);
   cublasLtMatmulHeuristicResult_t candidates[kCandidates];
   int found = 0;
@@ -262,32 +263,32 @@ cublasLtMatmulAlgo_t GemmLibrary::choose(const GemmProblem& problem, GemmPlan& p
   float least = std::numeric_limits<float>::infinity();
   for (int i = 0; i < found; ++i) {
     if (candidates[i].state != CUBLAS_STATUS_SUCCESS) continue;
-    const float time = milliseconds(plan, candidates[i].algo, p, workspace);
+    const float time = milliseconds(ctx, plan, candidates[i].algo, p, workspace);
     if (time < least) least = time, fastest = i;
   }
   return candidates[fastest].algo;
 }
 
-cublasStatus_t GemmLibrary::run(GemmPlan& plan, const cublasLtMatmulAlgo_t& algorithm, const Product& p,
-                                const Tensor& workspace) const {
+cublasStatus_t GemmLibrary::run(const Context& ctx, GemmPlan& plan, const cublasLtMatmulAlgo_t& algorithm,
+                                const Product& p, const Tensor& workspace) const {
   const float one = 1, beta = p.residual ? 1.0f : p.beta;
   point_to_operands(plan.operation, p);
   const void* addend = p.residual ? p.residual.data : p.c.data;
   return cublasLtMatmul(handle_, &plan.operation, &one, p.b.data.data, &plan.a, p.a.data.data, &plan.b, &beta, addend,
-                        &plan.c, p.c.data, &plan.c, &algorithm, workspace.data, workspace.bytes(), gpu_.stream());
+                        &plan.c, p.c.data, &plan.c, &algorithm, workspace.data, workspace.bytes(), ctx.stream());
 }
 
 // Of one product; infinite for an algorithm that does not run.
-float GemmLibrary::milliseconds(GemmPlan& plan, const cublasLtMatmulAlgo_t& algorithm, const Product& p,
-                                const Tensor& workspace) const {
+float GemmLibrary::milliseconds(const Context& ctx, GemmPlan& plan, const cublasLtMatmulAlgo_t& algorithm,
+                                const Product& p, const Tensor& workspace) const {
   for (int i = 0; i < kWarmUps; ++i)
-    if (run(plan, algorithm, p, workspace) != CUBLAS_STATUS_SUCCESS) return std::numeric_limits<float>::infinity();
+    if (run(ctx, plan, algorithm, p, workspace) != CUBLAS_STATUS_SUCCESS) return std::numeric_limits<float>::infinity();
   cudaEvent_t begin, end;
   AGOQ_CUDA_CHECK(cudaEventCreate(&begin));
   AGOQ_CUDA_CHECK(cudaEventCreate(&end));
-  AGOQ_CUDA_CHECK(cudaEventRecord(begin, gpu_.stream()));
-  for (int i = 0; i < kRepeats; ++i) AGOQ_CUBLAS_CHECK(run(plan, algorithm, p, workspace));
-  AGOQ_CUDA_CHECK(cudaEventRecord(end, gpu_.stream()));
+  AGOQ_CUDA_CHECK(cudaEventRecord(begin, ctx.stream()));
+  for (int i = 0; i < kRepeats; ++i) AGOQ_CUBLAS_CHECK(run(ctx, plan, algorithm, p, workspace));
+  AGOQ_CUDA_CHECK(cudaEventRecord(end, ctx.stream()));
   AGOQ_CUDA_CHECK(cudaEventSynchronize(end));
   float time = 0;
   AGOQ_CUDA_CHECK(cudaEventElapsedTime(&time, begin, end));

@@ -7,7 +7,7 @@
 #include <map>
 #include <string>
 
-#include "device/gpu.h"
+#include "device/context.h"
 #include "ops/linear/product.h"
 
 namespace agoq::ops::cuda {
@@ -40,7 +40,8 @@ class GemmLibrary {
   GemmLibrary(const GemmLibrary&) = delete;
   GemmLibrary& operator=(const GemmLibrary&) = delete;
 
-  void multiply(const Product& p, const Tensor& workspace);
+  // On the stream of the context. Products on several streams at once each need a workspace of their own.
+  void multiply(const Context& ctx, const Product& p, const Tensor& workspace);
 
   void set_tuning(bool on) { tuning_ = on; }
   std::string export_algorithms() const;
@@ -54,12 +55,13 @@ class GemmLibrary {
     cublasLtMatmulAlgo_t algorithm{};
   };
 
-  GemmPlan& plan(const GemmProblem& problem, const Product& p, const Tensor& workspace);
+  GemmPlan& plan(const Context& ctx, const GemmProblem& problem, const Product& p, const Tensor& workspace);
   bool still_runs(GemmPlan& plan) const;
-  cublasLtMatmulAlgo_t choose(const GemmProblem& problem, GemmPlan& plan, const Product& p, const Tensor& workspace);
-  cublasStatus_t run(GemmPlan& plan, const cublasLtMatmulAlgo_t& algorithm, const Product& p,
+  cublasLtMatmulAlgo_t choose(const Context& ctx, const GemmProblem& problem, GemmPlan& plan, const Product& p,
+                              const Tensor& workspace);
+  cublasStatus_t run(const Context& ctx, GemmPlan& plan, const cublasLtMatmulAlgo_t& algorithm, const Product& p,
                      const Tensor& workspace) const;
-  float milliseconds(GemmPlan& plan, const cublasLtMatmulAlgo_t& algorithm, const Product& p,
+  float milliseconds(const Context& ctx, GemmPlan& plan, const cublasLtMatmulAlgo_t& algorithm, const Product& p,
                      const Tensor& workspace) const;
 
   Gpu& gpu_;

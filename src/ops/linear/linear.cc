@@ -38,10 +38,10 @@ void run(const Context& ctx, const Product& p, const char* op) {
   if (ctx.profile)
     ctx.profile->gemm_flops +=
         2.0 * static_cast<double>(p.m()) * static_cast<double>(p.n()) * static_cast<double>(p.k());
+  Timed timed(ctx.profile, Work::Gemm, op);
   if constexpr (kCudaBuild)
     if (ctx.cuda()) return cuda::multiply(ctx, p, workspace);
   cpu::require_cpu(ctx, op);
-  Timed timed(ctx.profile, Work::Gemm);
   cpu::multiply(p, tiles);
 }
 

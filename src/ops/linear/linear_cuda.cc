@@ -18,7 +18,7 @@ void multiply(const Context& ctx, const Product& p, const Tensor& workspace) {
     require(!*t || t->dtype == p.c.dtype, "on a GPU residual and bias have the type of the result, {}, not {}",
             name_of(p.c.dtype), name_of(t->dtype));
   require(!p.residual || p.beta == 0, "on a GPU a product adds to its target or a residual, not to both");
-  ctx.gpu().library<GemmLibrary>().multiply(p, workspace);
+  ctx.gpu().library<GemmLibrary>().multiply(ctx, p, workspace);
 }
 
 }  // namespace agoq::ops::cuda

@@ -78,6 +78,7 @@ Tensor in_compute_type(const Context& ctx, const Weight& w) {
   if (w.master && ctx.compute() == DType::F32) return w.master;
   const Tensor out = ctx.empty(w.value.shape);
   if (ctx.meta()) return out;
+  Timed timed(ctx.profile, Work::Elementwise);
   if constexpr (kCudaBuild) {
     if (ctx.cuda()) {
       cuda::read_rows(ctx, w, {}, out);
@@ -85,7 +86,6 @@ Tensor in_compute_type(const Context& ctx, const Weight& w) {
     }
   }
   cpu::require_cpu(ctx, "in_compute_type");
-  Timed timed(ctx.profile, Work::Elementwise);
   cpu::read_weight(w, out);
   return out;
 }

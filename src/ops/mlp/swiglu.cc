@@ -26,6 +26,7 @@ Tensor swiglu(const Context& ctx, const Tensor& gate_up, const codec::Quantized&
   Scope scope(ctx);
   const Tensor workspace = cpu::thread_scratch(ctx, ctx.compute() == DType::BF16 ? 3 * width : 0);
   if (ctx.meta()) return h;
+  Timed timed(ctx.profile, Work::Elementwise);
   if constexpr (kCudaBuild) {
     if (ctx.cuda()) {
       cuda::swiglu(ctx, gate_up, keep_gate_up, keep_h, h);
@@ -33,7 +34,6 @@ Tensor swiglu(const Context& ctx, const Tensor& gate_up, const codec::Quantized&
     }
   }
   cpu::require_cpu(ctx, "swiglu");
-  Timed timed(ctx.profile, Work::Elementwise);
   cpu::swiglu(gate_up, keep_gate_up, keep_h, h, workspace);
   return h;
 }
@@ -51,6 +51,7 @@ SwigluGradients swiglu_backward(const Context& ctx, const Tensor& dh, const code
   Scope scope(ctx);
   const Tensor workspace = cpu::thread_scratch(ctx, ctx.compute() == DType::BF16 ? 3 * width : 2 * width);
   if (ctx.meta()) return out;
+  Timed timed(ctx.profile, Work::Elementwise);
   if constexpr (kCudaBuild) {
     if (ctx.cuda()) {
       cuda::swiglu_backward(ctx, dh, kept_gate_up, kept_h, out);
@@ -58,7 +59,6 @@ SwigluGradients swiglu_backward(const Context& ctx, const Tensor& dh, const code
     }
   }
   cpu::require_cpu(ctx, "swiglu_backward");
-  Timed timed(ctx.profile, Work::Elementwise);
   cpu::swiglu_backward(dh, kept_gate_up, kept_h, out, workspace);
   return out;
 }

@@ -14,6 +14,7 @@ Tensor layer_norm(const Context& ctx, const Tensor& x, float eps, const codec::Q
   Scope scope(ctx);
   const Tensor workspace = row_workspace(ctx, x.cols(), false);
   if (ctx.meta()) return n;
+  Timed timed(ctx.profile, Work::Elementwise);
   if constexpr (kCudaBuild) {
     if (ctx.cuda()) {
       cuda::layer_norm(ctx, x, eps, keep_x, rstd, n);
@@ -21,7 +22,6 @@ Tensor layer_norm(const Context& ctx, const Tensor& x, float eps, const codec::Q
     }
   }
   cpu::require_cpu(ctx, "layer_norm");
-  Timed timed(ctx.profile, Work::Elementwise);
   cpu::layer_norm(x, eps, keep_x, rstd, n, workspace);
   return n;
 }
@@ -33,6 +33,7 @@ Tensor recompute_layer_norm(const Context& ctx, const codec::Quantized& kept_x, 
   Scope scope(ctx);
   const Tensor workspace = row_workspace(ctx, n.cols(), true);
   if (ctx.meta()) return n;
+  Timed timed(ctx.profile, Work::Elementwise);
   if constexpr (kCudaBuild) {
     if (ctx.cuda()) {
       cuda::recompute_layer_norm(ctx, kept_x, rstd, n);
@@ -40,7 +41,6 @@ Tensor recompute_layer_norm(const Context& ctx, const codec::Quantized& kept_x, 
     }
   }
   cpu::require_cpu(ctx, "recompute_layer_norm");
-  Timed timed(ctx.profile, Work::Elementwise);
   cpu::recompute_layer_norm(kept_x, rstd, n, workspace);
   return n;
 }
@@ -55,10 +55,10 @@ void layer_norm_backward_into(const Context& ctx, const Tensor& dn, const codec:
   Scope scope(ctx);
   const Tensor workspace = row_workspace(ctx, cols, true);
   if (ctx.meta()) return;
+  Timed timed(ctx.profile, Work::Elementwise);
   if constexpr (kCudaBuild)
     if (ctx.cuda()) return cuda::layer_norm_backward(ctx, dn, kept_x, rstd, residual, dx);
   cpu::require_cpu(ctx, "layer_norm_backward");
-  Timed timed(ctx.profile, Work::Elementwise);
   cpu::layer_norm_backward(dn, kept_x, rstd, residual, dx, workspace);
 }
 

@@ -38,6 +38,7 @@ Tensor rms_norm(const Context& ctx, const Tensor& x, const Tensor& w, float eps,
   Scope scope(ctx);
   const Tensor workspace = row_workspace(ctx, x.cols(), false), weights = fp32_weights(ctx, {w});
   if (ctx.meta()) return n;
+  Timed timed(ctx.profile, Work::Elementwise);
   if constexpr (kCudaBuild) {
     if (ctx.cuda()) {
       cuda::rms_norm(ctx, x, w, eps, keep_x, rstd, n);
@@ -45,7 +46,6 @@ Tensor rms_norm(const Context& ctx, const Tensor& x, const Tensor& w, float eps,
     }
   }
   cpu::require_cpu(ctx, "rms_norm");
-  Timed timed(ctx.profile, Work::Elementwise);
   cpu::rms_norm(x, weights, eps, keep_x, rstd, n, workspace);
   return n;
 }
@@ -57,6 +57,7 @@ Tensor recompute_rms_norm(const Context& ctx, const codec::Quantized& kept_x, co
   Scope scope(ctx);
   const Tensor workspace = row_workspace(ctx, n.cols(), true), weights = fp32_weights(ctx, {w});
   if (ctx.meta()) return n;
+  Timed timed(ctx.profile, Work::Elementwise);
   if constexpr (kCudaBuild) {
     if (ctx.cuda()) {
       cuda::recompute_rms_norm(ctx, kept_x, rstd, w, n);
@@ -64,7 +65,6 @@ Tensor recompute_rms_norm(const Context& ctx, const codec::Quantized& kept_x, co
     }
   }
   cpu::require_cpu(ctx, "recompute_rms_norm");
-  Timed timed(ctx.profile, Work::Elementwise);
   cpu::recompute_rms_norm(kept_x, rstd, weights, n, workspace);
   return n;
 }
@@ -85,6 +85,7 @@ void rms_norm_backward_into(const Context& ctx, const Tensor& dn, const codec::Q
   check_gradients(ctx, dn, residual, dx, "rms_norm_backward");
   Scope scope(ctx);
   if (ctx.target() == Device::Cuda) {
+    const Range range("rms_norm_backward");
     const Tensor partial = ctx.empty(DType::F32, {cuda::norm_slices(rows, cols), cols});
     if constexpr (kCudaBuild)
       if (ctx.cuda()) cuda::rms_norm_backward(ctx, dn, kept_x, rstd, w, residual, dx, partial);
@@ -110,10 +111,10 @@ void qk_norm(const Context& ctx, const Tensor& qkv, const Heads& heads, const Te
   Scope scope(ctx);
   const Tensor weights = fp32_weights(ctx, {wq, wk});
   if (ctx.meta()) return;
+  Timed timed(ctx.profile, Work::Elementwise);
   if constexpr (kCudaBuild)
     if (ctx.cuda()) return cuda::qk_norm(ctx, qkv, heads, {wq, wk}, eps, rstd);
   cpu::require_cpu(ctx, "qk_norm");
-  Timed timed(ctx.profile, Work::Elementwise);
   cpu::qk_norm(qkv, heads, weights, eps, rstd);
 }
 
@@ -124,10 +125,10 @@ void recompute_qk_norm(const Context& ctx, const Tensor& qkv, const Heads& heads
   Scope scope(ctx);
   const Tensor weights = fp32_weights(ctx, {wq, wk});
   if (ctx.meta()) return;
+  Timed timed(ctx.profile, Work::Elementwise);
   if constexpr (kCudaBuild)
     if (ctx.cuda()) return cuda::recompute_qk_norm(ctx, qkv, heads, {wq, wk}, rstd);
   cpu::require_cpu(ctx, "recompute_qk_norm");
-  Timed timed(ctx.profile, Work::Elementwise);
   cpu::recompute_qk_norm(qkv, heads, weights, rstd);
 }
 
@@ -141,6 +142,7 @@ void qk_norm_backward(const Context& ctx, const Tensor& dqkv, const Tensor& qkv_
   check_rstd(rstd, {dqkv.rows(), heads.query + heads.kv}, "qk_norm_backward");
   Scope scope(ctx);
   if (ctx.target() == Device::Cuda) {
+    const Range range("qk_norm_backward");
     const int64_t slices = cuda::norm_slices(dqkv.rows(), 2 * heads.dim);
     const Tensor partial = ctx.empty(DType::F32, {2, slices, heads.dim}), rows = partial.view({2 * slices, heads.dim});
     if constexpr (kCudaBuild)

@@ -64,10 +64,10 @@ void adamw(const Context& ctx, std::span<const AdamWState> states, double lr, co
   for (const AdamWState& state : states) check_state(state);
   check_scalars(scalars, "adamw");
   if (ctx.meta()) return;
+  Timed timed(ctx.profile, Work::Optimizer);
   if constexpr (kCudaBuild)
     if (ctx.cuda()) return cuda::adamw(ctx, states, lr, config, &scalars_in(scalars));
   cpu::require_cpu(ctx, "adamw");
-  Timed timed(ctx.profile, Work::Optimizer);
   const UpdateScalars& decided = scalars_in(scalars);
   if (decided.non_finite != 0) return;
   const AdamWFactors factors(lr, config);

@@ -1,0 +1,29 @@
+#include "device/range.h"
+
+#include <nvtx3/nvToolsExt.h>
+
+namespace agoq::cuda {
+namespace {
+
+// Ours, so that a profiler can show them apart from those of libraries.
+nvtxDomainHandle_t domain() {
+  static const nvtxDomainHandle_t handle = nvtxDomainCreateA("agoq");
+  return handle;
+}
+
+}  // namespace
+
+void push_range(const char* name) {
+  nvtxEventAttributes_t event{};
+  event.version = NVTX_VERSION;
+  event.size = NVTX_EVENT_ATTRIB_STRUCT_SIZE;
+  event.messageType = NVTX_MESSAGE_TYPE_ASCII;
+  event.message.ascii = name;
+  nvtxDomainRangePushEx(domain(), &event);
+}
+
+void pop_range() {
+  nvtxDomainRangePop(domain());
+}
+
+}  // namespace agoq::cuda
