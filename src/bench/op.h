@@ -36,5 +36,8 @@ std::vector<Op> end_ops(const parallel::RunSpec& run_spec);
 std::vector<Op> ceiling_ops(const parallel::RunSpec& run_spec);
 // Encode and decode of [T, H] numbers in every format.
 std::vector<Op> codec_ops(const parallel::RunSpec& run_spec);
+// A layer's products of 8-bit floats in every way that their operands can be scaled, and the passes that make operands
+// of gradients and weights.
+std::vector<Op> fp8_ops(const parallel::RunSpec& run_spec);
 
 }  // namespace agoq::bench

@@ -135,18 +135,20 @@ Json report_layer(const bench::LayerTimes& layer, const std::vector<Measured>& o
   return json;
 }
 
-// codec, op and layer.
+// codec, op, layer and fp8.
 Json run_ops(const BenchOptions& options) {
   const Subject s = subject_of(options, options.layers.empty() ? 0 : options.layers.front());
   const parallel::RunSpec run_spec = train::make_run_spec(s.config, s.model);
   bench::Bench bench(s.device, run_spec);
   Json json = described(options, s, bench.memory());
-  const bool codec = options.what == "codec", layer = options.what == "layer";
+  const bool codec = options.what == "codec", layer = options.what == "layer", fp8 = options.what == "fp8";
   Ceilings ceilings;
   ceilings.bytes_per_second = bench.copy_bandwidth(kShareOfOp * options.seconds);
   if (!codec) ceilings.flops = bench.sustained_flops(options.seconds);
   print_ceilings(ceilings);
-  std::vector<bench::Op> ops = codec ? bench::codec_ops(run_spec) : bench::layer_ops(run_spec);
+  std::vector<bench::Op> ops = codec ? bench::codec_ops(run_spec)
+                               : fp8 ? bench::fp8_ops(run_spec)
+                                     : bench::layer_ops(run_spec);
   if (options.what == "op") {
     const std::vector<bench::Op> ends = bench::end_ops(run_spec);
     ops.insert(ops.end(), ends.begin(), ends.end());
@@ -246,10 +248,11 @@ Command add_bench(CLI::App& program) {
   auto options = std::make_shared<BenchOptions>();
   app->add_option("WHAT", options->what,
                   "codec: every format; op: every op of a training step; layer: one decoder layer and its ops; step: "
-                  "whole training steps; collective: gradients summed over the processes of a launch")
+                  "whole training steps; fp8: a layer's products of 8-bit floats, and the making of their operands; "
+                  "collective: gradients summed over the processes of a launch")
       ->required()
-      ->type_name("codec|op|layer|step|collective")
-      ->check(CLI::IsMember({"codec", "op", "layer", "step", "collective"}).description(""));
+      ->type_name("codec|op|layer|step|fp8|collective")
+      ->check(CLI::IsMember({"codec", "op", "layer", "step", "fp8", "collective"}).description(""));
   app->add_option("--num-layers", options->layers,
                   "instead of the model's; two numbers (N,M) tell what one more layer costs a step")
       ->delimiter(',')

@@ -162,6 +162,16 @@ TEST(Ops, MultiplyWhatTheModelDoes) {
   }
 }
 
+// Each of the three products of a matrix is there in four ways.
+TEST(Ops, Fp8ProductsMultiplyWhatTheLayerDoes) {
+  const parallel::RunSpec run_spec = run_spec_of();
+  double flops = 0, layer = 0;
+  for (const auto& [name, op] : works(run_spec, fp8_ops(run_spec))) flops += op.flops;
+  for (const auto& [name, op] : works(run_spec, layer_ops(run_spec)))
+    if (op.part != OpPhase::Alone && !name.starts_with("attention")) layer += op.flops;
+  EXPECT_DOUBLE_EQ(flops, 4 * layer);
+}
+
 // How often an op of this name begins in a part.
 int count(const std::vector<Op>& ops, OpPhase part, const std::string& name) {
   return static_cast<int>(std::count_if(ops.begin(), ops.end(),
@@ -193,7 +203,7 @@ TEST(Ops, ForwardKeepsOnlyWhatTheRecipeKeeps) {
 
 std::vector<Op> all_ops(const parallel::RunSpec& run_spec) {
   std::vector<Op> all;
-  for (const std::vector<Op>& ops : {layer_ops(run_spec), end_ops(run_spec), codec_ops(run_spec)})
+  for (const std::vector<Op>& ops : {layer_ops(run_spec), end_ops(run_spec), codec_ops(run_spec), fp8_ops(run_spec)})
     all.insert(all.end(), ops.begin(), ops.end());
   return all;
 }

@@ -38,7 +38,7 @@ TEST_F(BenchCuda, MeasuresEveryOpAndALayer) {
   Bench bench(Device::Cuda, run_spec);
   EXPECT_GT(bench.copy_bandwidth(0.01), 1e10);
   EXPECT_GT(bench.sustained_flops(0.01), 1e9);
-  for (const std::vector<Op>& ops : {layer_ops(run_spec), end_ops(run_spec), codec_ops(run_spec)})
+  for (const std::vector<Op>& ops : {layer_ops(run_spec), end_ops(run_spec), codec_ops(run_spec), fp8_ops(run_spec)})
     for (const Measured& op : bench.measure(ops, 1e-3)) EXPECT_GT(op.seconds, 0) << op.name;
   const LayerTimes layer = bench.measure_layer(0.01);
   EXPECT_GT(layer.forward, 0);

@@ -24,5 +24,8 @@ Operand to_fp8(const Context& ctx, const Tensor& x, Fp8Format format);
 // x [k, rows] -> [rows, k padded]. Hopper multiplies 8-bit floats only if k is the major of both operands, so dW =
 // dyᵀ·x needs dy and x this way, and dx = dy·w needs w.
 Operand to_fp8_transposed(const Context& ctx, const Tensor& x, Fp8Format format);
+// The same into a given operand.
+void to_fp8_into(const Context& ctx, const Tensor& x, const Operand& out);
+void to_fp8_transposed_into(const Context& ctx, const Tensor& x, const Operand& out);
 
 }  // namespace agoq::ops
