@@ -16,18 +16,19 @@
 
 #include "base/text.h"
 #include "bench/measure.h"
+#include "bench/step_profile.h"
 #include "bench/steps.h"
 #include "cli/options.h"
 #include "ops/linear/linear.h"
 #include "plan/layout.h"
 #include "train/data/micro_batch.h"
+#include "train/init_source.h"
 
 namespace agoq::bench {
 namespace {
 
 using Clock = std::chrono::steady_clock;
 constexpr size_t kKinds = static_cast<size_t>(Work::Count);
-constexpr std::array<const char*, kKinds> kKindNames = {"GEMM", "attention", "codec", "elementwise", "optimizer"};
 
 // agoq, paper, fp8, bf16: that activation policy with 8-bit gradients and moments; fp32-baseline, bf16-baseline: no
 // quantization at all.
@@ -134,7 +135,8 @@ void print_json(const std::vector<std::unique_ptr<Variant>>& variants, double pe
                                   {"tokens_per_second", static_cast<double>(v->tokens()) / v->seconds()},
                                   {"gemm_gflops", v->gemm_flops() / v->seconds(size_t{0}) / 1e9},
                                   {"memory_bytes", v->memory()}};
-    for (size_t kind = 0; kind < kKinds; ++kind) row["share"][kKindNames[kind]] = v->share(kind);
+    for (size_t kind = 0; kind < kKinds; ++kind)
+      row["share"][std::string(name_of(static_cast<Work>(kind)))] = v->share(kind);
     row["share"]["rest"] = rest(*v);
     json["variants"].push_back(row);
   }
@@ -143,7 +145,7 @@ void print_json(const std::vector<std::unique_ptr<Variant>>& variants, double pe
 
 void print_table(const std::vector<std::unique_ptr<Variant>>& variants, double peak) {
   std::vector<std::string> headers = {"training", "tokens/s", "ms/step"};
-  for (const char* name : kKindNames) headers.emplace_back(name);
+  for (size_t kind = 0; kind < kKinds; ++kind) headers.emplace_back(name_of(static_cast<Work>(kind)));
   for (const char* name : {"rest", "GEMM GFLOP/s", "of sgemm", "memory"}) headers.emplace_back(name);
   const auto percent = [](double share) { return fmt::format("{:.1f}%", 100 * share); };
   Table table(headers);

@@ -37,7 +37,8 @@ function(agoq_cuda_flags)
   endforeach()
 endfunction()
 
-agoq_cxx_flags(-Wall -Wextra -ffp-contract=off -fno-math-errno -fno-trapping-math)
+# -fno-semantic-interposition: position-independent code is inlined as any other.
+agoq_cxx_flags(-Wall -Wextra -ffp-contract=off -fno-math-errno -fno-trapping-math -fno-semantic-interposition)
 # std::bit_cast and std::array are constexpr, not __device__. fmt 9 checks formats at compile time, but forgets constexpr under nvcc.
 agoq_cuda_flags(-DFMT_USE_CONSTEXPR=1 --fmad=false --expt-relaxed-constexpr --extended-lambda -Xcompiler=-Wall,-Wextra)
 if(AGOQ_WERROR)

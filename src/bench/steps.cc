@@ -2,6 +2,7 @@
 
 #include <chrono>
 
+#include "bench/kernel_trace_cuda.h"
 #include "bench/measure.h"
 #include "device/memory.h"
 #include "train/warm_up.h"
@@ -13,6 +14,7 @@ using Clock = std::chrono::steady_clock;
 
 constexpr size_t kFewestSteps = 3;
 constexpr int kWarmUpSteps = 2;
+constexpr int kProfiledSteps = 3;
 
 double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
@@ -48,6 +50,8 @@ class BenchRun {
 
   int64_t tokens() const { return config_.global_batch_size * config_.seq_length; }  // of a step
   double loss() const { return loss_; }
+  Context& ctx() { return state_.context(); }
+  void synchronize() const { memory_.synchronize(); }
   size_t planned_bytes() const { return layout_.total; }
   size_t driver_bytes() const {
     if constexpr (kCudaBuild)
@@ -65,6 +69,29 @@ class BenchRun {
   uint32_t step_ = 0;
   double loss_ = 0;
 };
+
+// A step ends when its loss is here, so all its kernels have run.
+double seconds_of_profiled_steps(BenchRun& run) {
+  const Clock::time_point start = Clock::now();
+  for (int i = 0; i < kProfiledSteps; ++i) run.step();
+  return seconds_since(start);
+}
+
+StepProfile profile_steps(BenchRun& run) {
+  if constexpr (kCudaBuild) {
+    if (run.ctx().cuda()) {
+      KernelTrace trace;
+      const double seconds = seconds_of_profiled_steps(run);
+      run.synchronize();
+      return profile_of(trace.take(), seconds, kProfiledSteps);
+    }
+  }
+  Profile work;
+  run.ctx().profile = &work;
+  const double seconds = seconds_of_profiled_steps(run);
+  run.ctx().profile = nullptr;
+  return profile_of(work, seconds, kProfiledSteps);
+}
 
 }  // namespace
 
@@ -85,7 +112,7 @@ train::Batch random_batch(const train::BatchSpec& spec, uint32_t number) {
 }
 
 StepTimes measure_steps(const train::TrainConfig& config, const model::ModelConfig& model, Device device,
-                        double seconds) {
+                        double seconds, Profiled profiled) {
   BenchRun run(config, model, device);
   for (int i = 0; i < kWarmUpSteps; ++i) run.step();
   std::vector<double> times;
@@ -105,6 +132,7 @@ StepTimes measure_steps(const train::TrainConfig& config, const model::ModelConf
   result.loss = run.loss();
   result.planned_bytes = run.planned_bytes();
   result.driver_bytes = run.driver_bytes();
+  if (profiled == Profiled::Yes) result.profile = profile_steps(run);
   return result;
 }
 

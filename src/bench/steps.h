@@ -1,6 +1,9 @@
 // Whole training steps, one after another, on random tokens.
 #pragma once
 
+#include <optional>
+
+#include "bench/step_profile.h"
 #include "plan/layout.h"
 #include "train/data/micro_batch.h"
 
@@ -18,10 +21,15 @@ struct StepTimes {
   double loss = 0;               // of the last step: random tokens can not be learned, but must give a number
   size_t planned_bytes = 0;      // of the arena
   size_t driver_bytes = 0;       // that the GPU's driver has given to all processes; 0 on the CPU
+  std::optional<StepProfile> profile;
 };
+
+// Whether a few more steps, behind those that are measured, are profiled: on a GPU by CUPTI, and an error if it is not
+// here; on the CPU by kind of work.
+enum class Profiled : uint8_t { No, Yes };
 
 // `config` is resolved for the device and the model.
 StepTimes measure_steps(const train::TrainConfig& config, const model::ModelConfig& model, Device device,
-                        double seconds);
+                        double seconds, Profiled profiled = Profiled::No);
 
 }  // namespace agoq::bench

@@ -28,6 +28,7 @@ struct BenchOptions {
   std::vector<std::string> sizes;
   double seconds = 10;
   std::string json;
+  bool profile = false;
 };
 
 // What is measured: settings as a run would have them.
@@ -163,6 +164,18 @@ Json run_ops(const BenchOptions& options) {
 
 // --- steps -----------------------------------------------------------------------------------------------------------
 
+constexpr size_t kMostKernels = 25;  // that a profile lists
+
+Json json_of(const bench::StepProfile& profile) {
+  Json entries = Json::array();
+  for (const bench::StepProfile::Entry& entry : profile.entries) {
+    entries.push_back(
+        {{"name", entry.name}, {"ms", entry.seconds * 1e3}, {"share", entry.seconds / profile.step_seconds}});
+    if (entry.runs > 0) entries.back()["runs"] = entry.runs;
+  }
+  return {{"step_ms", profile.step_seconds * 1e3}, {"busy_ms", profile.busy_seconds * 1e3}, {"entries", entries}};
+}
+
 Json json_of(const bench::StepTimes& t, double ceiling) {
   Json json = {{"layers", t.layers},
                {"steps", t.steps},
@@ -173,7 +186,13 @@ Json json_of(const bench::StepTimes& t, double ceiling) {
                {"loss", t.loss},
                {"planned_bytes", t.planned_bytes}};
   if (t.driver_bytes > 0) json["driver_bytes"] = t.driver_bytes;
+  if (t.profile) json["profile"] = json_of(*t.profile);
   return json;
+}
+
+void print_profiles(const std::vector<bench::StepTimes>& times) {
+  for (const bench::StepTimes& t : times)
+    if (t.profile) fmt::print("{} layers\n{}\n", t.layers, bench::table_of(*t.profile, kMostKernels));
 }
 
 void print_steps(const std::vector<bench::StepTimes>& times, double ceiling) {
@@ -210,10 +229,12 @@ Json run_steps(const BenchOptions& options) {
   std::vector<bench::StepTimes> times;
   for (const int64_t depth : depths) {
     const Subject s = subject_of(options, depth);
-    times.push_back(bench::measure_steps(s.config, s.model, s.device, options.seconds));
+    times.push_back(bench::measure_steps(s.config, s.model, s.device, options.seconds,
+                                         options.profile ? bench::Profiled::Yes : bench::Profiled::No));
   }
   fmt::print("ceiling, measured now: matrix products and attention of a layer {:.3g} TFLOP/s\n\n", ceiling / 1e12);
   print_steps(times, ceiling);
+  print_profiles(times);
   json["ceilings"] = {{"flops_per_second", ceiling}};
   for (const bench::StepTimes& t : times) json["steps"].push_back(json_of(t, ceiling));
   if (times.size() == 2) json["one_more_layer"] = report_marginal(times[0], times[1]);
@@ -223,6 +244,7 @@ Json run_steps(const BenchOptions& options) {
 // What the leading process has found; nothing on others.
 std::optional<Json> run_what(const BenchOptions& options) {
   const bool collective = options.what == "collective";
+  require(!options.profile || options.what == "step", "--profile is of `agoq bench step`, not of {}", options.what);
   require(collective || options.sizes.empty(), "--sizes is of `agoq bench collective`, not of {}", options.what);
   require(!collective || options.layers.empty(), "--num-layers: `agoq bench collective` has no layers; see --sizes");
   if (collective) return bench_collective(options.settings->config(), {options.sizes, kShareOfOp * options.seconds});
@@ -268,6 +290,9 @@ Command add_bench(CLI::App& program) {
                   "twentieth of it (default: 10)")
       ->type_name("S")
       ->check(CLI::PositiveNumber.description(""));
+  app->add_flag("--profile", options->profile,
+                "of `step`: also where a step's time goes, by three more steps: on a GPU its kernels by name (needs "
+                "CUPTI, which comes with the CUDA toolkit), on the CPU kinds of work");
   app->add_option("--json", options->json, "also write JSON to this file")->type_name("FILE");
   options->settings = SettingOptions::add(*app);
   app->footer(

@@ -90,8 +90,31 @@ TEST(BenchCommand, MeasuresStepsAndWhatOneMoreLayerCosts) {
   EXPECT_TRUE(j["one_more_layer"].contains("ms"));
 }
 
+TEST(BenchCommand, ProfilesAStepByKindOfWork) {
+  const json j = bench("step", {"--profile"});
+  const json& profile = j["steps"][0]["profile"];
+  std::set<std::string> names;
+  double ms = 0;
+  for (const json& entry : profile["entries"]) {
+    names.insert(entry["name"]);
+    ms += entry["ms"].get<double>();
+    EXPECT_NEAR(entry["share"], entry["ms"].get<double>() / profile["step_ms"].get<double>(), 1e-9);
+  }
+  EXPECT_EQ(names, (std::set<std::string>{"GEMM", "attention", "codec", "elementwise", "optimizer"}));
+  EXPECT_NEAR(profile["busy_ms"], ms, 1e-9 * ms);
+  EXPECT_GT(ms, 0);
+  EXPECT_LE(ms, profile["step_ms"]) << "no work counts twice";
+}
+
+TEST(BenchCommand, ProfilesOnlyWhenAsked) {
+  EXPECT_FALSE(bench("step")["steps"][0].contains("profile"));
+}
+
 TEST(BenchCommand, RefusesWhatItCannotMeasure) {
   const TinyRun run;
+  const Ran profile = run_agoq({"bench", "op", "--model-config", run.model_path(), "--profile"});
+  EXPECT_EQ(profile.status, 1);
+  EXPECT_THAT(profile.err, HasSubstr("--profile"));
   const Ran what = run_agoq({"bench", "everything", "--model-config", run.model_path()});
   EXPECT_EQ(what.status, 2);
   EXPECT_THAT(what.err, HasSubstr("everything"));

@@ -8,6 +8,7 @@
 #include <regex>
 
 #include "cli/program.h"
+#include "device/gpu.h"
 #include "device/gpu_queues.h"
 
 namespace agoq::cli {

@@ -1,5 +1,8 @@
 #include "bench/bench.h"
 
+#include <algorithm>
+#include <set>
+
 #include "bench/steps.h"
 #include "cuda/pair.h"
 #include "device/stopwatch.h"
@@ -44,6 +47,32 @@ TEST_F(BenchCuda, MeasuresEveryOpAndALayer) {
   EXPECT_GT(layer.forward, 0);
   EXPECT_GT(layer.backward, 0);
   EXPECT_GT(layer.optimizer, 0);
+}
+
+// Needs libcupti, which comes with the CUDA toolkit; the error without it names it.
+TEST_F(BenchCuda, ProfilesTheKernelsOfAStep) {
+  const train::TrainConfig given = small_config();
+  const model::ModelConfig model = train::resolve_model(given);
+  try {
+    const StepTimes t =
+        measure_steps(train::resolved(given, model, Device::Cuda), model, Device::Cuda, 0.05, Profiled::Yes);
+    ASSERT_TRUE(t.profile);
+    double runs = 0;
+    std::set<std::string> names;
+    for (const StepProfile::Entry& entry : t.profile->entries) {
+      EXPECT_GT(entry.seconds, 0) << entry.name;
+      EXPECT_EQ(entry.name.find('<'), std::string::npos) << entry.name;
+      runs += entry.runs;
+      names.insert(entry.name);
+    }
+    EXPECT_GE(runs, 20.0 * static_cast<double>(model.layers)) << "a layer has more kernels, forward and backward";
+    EXPECT_TRUE(std::any_of(names.begin(), names.end(), [](const auto& n) { return n.starts_with("agoq::"); }));
+    EXPECT_GT(t.profile->busy_seconds, 0);
+    EXPECT_LE(t.profile->busy_seconds, t.profile->step_seconds);
+  } catch (const Error& error) {
+    if (std::string(error.what()).find("libcupti") == std::string::npos) throw;
+    GTEST_SKIP() << error.what();
+  }
 }
 
 TEST_F(BenchCuda, MeasuresSteps) {
