@@ -33,7 +33,7 @@ class Timed {
   Timed& operator=(const Timed&) = delete;
 
  private:
-  Range range_;
+  ProfilerRange range_;
   Profile* profile_;
   Work kind_;
   Clock::time_point start_;

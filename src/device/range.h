@@ -15,24 +15,24 @@ void pop_range();
 
 // From construction to destruction; inside others of the same thread. Without a profiler it costs nanoseconds, in a
 // build without CUDA nothing.
-class Range {
+class ProfilerRange {
  public:
-  explicit Range(const char* name) {
+  explicit ProfilerRange(const char* name) {
     if constexpr (kCudaBuild) cuda::push_range(name);
   }
   // "layer forward 12"
-  Range(const char* name, int64_t number) {
+  ProfilerRange(const char* name, int64_t number) {
     if constexpr (kCudaBuild) {
       char text[64];
       std::snprintf(text, sizeof(text), "%s %lld", name, static_cast<long long>(number));
       cuda::push_range(text);
     }
   }
-  ~Range() {
+  ~ProfilerRange() {
     if constexpr (kCudaBuild) cuda::pop_range();
   }
-  Range(const Range&) = delete;
-  Range& operator=(const Range&) = delete;
+  ProfilerRange(const ProfilerRange&) = delete;
+  ProfilerRange& operator=(const ProfilerRange&) = delete;
 };
 
 }  // namespace agoq

@@ -55,7 +55,7 @@ void Model::embed(const Context& ctx, const Parameters& params, const Tensor& to
 void Model::forward(const Context& ctx, const Parameters& params, const Tensor& x, int64_t begin, int64_t end,
                     const std::vector<SavedTensors>& saved) const {
   for (int64_t l = begin; l < end; ++l) {
-    const Range range("layer forward", l);
+    const ProfilerRange range("layer forward", l);
     Scope scope(ctx);
     layer_.forward(ctx, x, params.acquire(ctx, l),
                    saved.empty() ? nothing_kept() : saved[static_cast<size_t>(l - begin)]);
@@ -65,7 +65,7 @@ void Model::forward(const Context& ctx, const Parameters& params, const Tensor& 
 void Model::backward(const Context& ctx, const Parameters& params, const Tensor& dx, int64_t begin, int64_t end,
                      const std::vector<SavedTensors>& saved, GradientSource& grads) const {
   for (int64_t l = end - 1; l >= begin; --l) {
-    const Range range("layer backward", l);
+    const ProfilerRange range("layer backward", l);
     Scope scope(ctx);
     const SavedTensors& kept = saved[static_cast<size_t>(l - begin)];
     const LayerWeights w = params.acquire(ctx, l);

@@ -67,7 +67,7 @@ void accumulate_dw_gpu(const Context& ctx, const MainGrad& grad, const Tensor& d
   const Tensor workspace = ctx.scratch(Device::Cuda, DType::U8, {cuda::kGemmWorkspace});
   const Tensor slab = plain ? Tensor{} : ctx.scratch(Device::Cuda, x.dtype, {rows, in});
   if (ctx.meta()) return;
-  const Range range("accumulate_dw");
+  const ProfilerRange range("accumulate_dw");
   if constexpr (kCudaBuild) {
     if (plain) return cuda::dw_rows(ctx, dy, x, 0, !grad.fresh, grad.data.plain(), workspace);
     for (int64_t begin = 0; begin < out; begin += rows) {
@@ -170,7 +170,7 @@ void accumulate_db(const Context& ctx, const MainGrad& grad, const Tensor& dy) {
   check_numbers(dy, "accumulate_db", "dy");
   Scope scope(ctx);
   if (ctx.target() == Device::Cuda) {
-    const Range range("accumulate_db");
+    const ProfilerRange range("accumulate_db");
     const Tensor slices = ctx.empty(DType::F32, {cuda::kSlices, dy.cols()});
     if constexpr (kCudaBuild)
       if (ctx.cuda()) cuda::column_sums(ctx, dy, slices);

@@ -236,7 +236,7 @@ void head_loss(const Context& ctx, const Tensor& n, const Tensor& w, const Targe
   check(ctx, n, w, targets, nll, "head_loss");
   const int64_t tokens = n.shape[0], chunk = chunk_tokens(ctx, tokens, largest_part(ctx, w, targets));
   if (tokens == 0) return;
-  const Range range("head_loss");
+  const ProfilerRange range("head_loss");
   Scope scope(ctx);
   const Tensor sums = alone(ctx) ? Tensor{} : empty_sums(ctx, tokens), own = sums ? own_part(ctx, sums) : Tensor{};
   const Tensor buffer = ctx.empty(DType::F32, {chunk, w.shape[0]});
@@ -264,7 +264,7 @@ Tensor head_loss_backward(const Context& ctx, const Tensor& n, const Tensor& w, 
     zero_if_fresh(ctx, dw);
     return dn;
   }
-  const Range range("head_loss_backward");
+  const ProfilerRange range("head_loss_backward");
   Scope scope(ctx);
   const HeadGradient gradient{n, w, targets, scale, nll, dn, dw};
   const int64_t most = largest_part(ctx, w, targets), chunk = chunk_tokens(ctx, tokens, most);

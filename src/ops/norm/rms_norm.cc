@@ -85,7 +85,7 @@ void rms_norm_backward_into(const Context& ctx, const Tensor& dn, const codec::Q
   check_gradients(ctx, dn, residual, dx, "rms_norm_backward");
   Scope scope(ctx);
   if (ctx.target() == Device::Cuda) {
-    const Range range("rms_norm_backward");
+    const ProfilerRange range("rms_norm_backward");
     const Tensor partial = ctx.empty(DType::F32, {cuda::norm_slices(rows, cols), cols});
     if constexpr (kCudaBuild)
       if (ctx.cuda()) cuda::rms_norm_backward(ctx, dn, kept_x, rstd, w, residual, dx, partial);
@@ -142,7 +142,7 @@ void qk_norm_backward(const Context& ctx, const Tensor& dqkv, const Tensor& qkv_
   check_rstd(rstd, {dqkv.rows(), heads.query + heads.kv}, "qk_norm_backward");
   Scope scope(ctx);
   if (ctx.target() == Device::Cuda) {
-    const Range range("qk_norm_backward");
+    const ProfilerRange range("qk_norm_backward");
     const int64_t slices = cuda::norm_slices(dqkv.rows(), 2 * heads.dim);
     const Tensor partial = ctx.empty(DType::F32, {2, slices, heads.dim}), rows = partial.view({2 * slices, heads.dim});
     if constexpr (kCudaBuild)
