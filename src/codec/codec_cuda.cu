@@ -11,7 +11,7 @@ constexpr int kThreads = BlockScheduler::kThreads;
 template <class Number>
 struct Encoding {
   const Number* x;
-  QuantPtr q;
+  QuantRows q;
   BlockScheduler tasks;
   RngOffsets draws;
 };
@@ -19,7 +19,7 @@ struct Encoding {
 template <class F, class Number>
 __global__ void __launch_bounds__(kThreads) encode_kernel(const __grid_constant__ PdlArgs<Encoding<Number>> given) {
   const Encoding<Number>& e = given.wait();
-  const QuantPtr& q = e.q;
+  const QuantRows& q = e.q;
   Fetched8<Number> fetched[kTurns];
 #pragma unroll
   for (uint32_t i = 0; i < kTurns; ++i) {
@@ -32,13 +32,13 @@ __global__ void __launch_bounds__(kThreads) encode_kernel(const __grid_constant_
     const BlockScheduler::Task task = e.tasks.mine(i);
     FloatVec8 numbers;
     unpack8(fetched[i], numbers);
-    encode<F>(q, task.row, q.row.place<F>(task.block, task.lane), numbers, e.draws);
+    encode<F>(q.at(task.row), q.row.place<F>(task.block, task.lane), numbers, e.draws, task.row);
   }
 }
 
 template <class Number>
 struct Decoding {
-  QuantPtr q;
+  QuantRows q;
   Number* x;
   BlockScheduler tasks;
 };
@@ -46,12 +46,12 @@ struct Decoding {
 template <class F, class Number>
 __global__ void __launch_bounds__(kThreads) decode_kernel(const __grid_constant__ PdlArgs<Decoding<Number>> given) {
   const Decoding<Number>& d = given.wait();
-  const QuantPtr& q = d.q;
+  const QuantRows& q = d.q;
   Fetched<F> fetched[kTurns];
 #pragma unroll
   for (uint32_t i = 0; i < kTurns; ++i) {
     const BlockScheduler::Task task = d.tasks.mine(i);
-    fetched[i] = fetch<F>(q, task.row, q.row.place<F>(task.block, task.lane));
+    fetched[i] = fetch<F>(q.at(task.row), q.row.place<F>(task.block, task.lane));
   }
 #pragma unroll
   for (uint32_t i = 0; i < kTurns; ++i) {
@@ -86,7 +86,7 @@ void encode(const Context& ctx, const Tensor& x, const Quantized& out, const Rou
   dispatch(out.codec, [&]<class F>() {
     by_type(x.dtype, [&]<class Number>() {
       agoq::cuda::launch(ctx, encode_kernel<F, Number>, tasks.grid(), kThreads,
-                         Encoding<Number>{x.as<Number>(), QuantPtr(out), tasks, RngOffsets(rounding, out.row)});
+                         Encoding<Number>{x.as<Number>(), QuantRows(out), tasks, RngOffsets(rounding, out.row)});
     });
   });
 }
@@ -97,7 +97,7 @@ void decode(const Context& ctx, const Quantized& in, const Tensor& out) {
   dispatch(in.codec, [&]<class F>() {
     by_type(out.dtype, [&]<class Number>() {
       agoq::cuda::launch(ctx, decode_kernel<F, Number>, tasks.grid(), kThreads,
-                         Decoding<Number>{QuantPtr(in), out.as<Number>(), tasks});
+                         Decoding<Number>{QuantRows(in), out.as<Number>(), tasks});
     });
   });
 }

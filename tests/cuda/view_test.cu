@@ -1,21 +1,21 @@
 // What kernels are told of a tensor is computed on the host, so these tests need no GPU.
 #include <gtest/gtest.h>
 
-#include "codec/block_cuda.cuh"
+#include "codec/lane_tile.cuh"
 
 namespace agoq::codec::cuda {
 namespace {
 
-TEST(QuantPtr, OfNothingKeptHasNoBlocks) {
-  const QuantPtr view{Quantized{}};
+TEST(QuantRows, OfNothingKeptHasNoBlocks) {
+  const QuantRows view{Quantized{}};
   EXPECT_EQ(view.codes, nullptr);
   EXPECT_EQ(view.row.blocks, 0);
 }
 
-TEST(QuantPtr, OfATensorNotKeptStillDividesItsRows) {
+TEST(QuantRows, OfATensorNotKeptStillDividesItsRows) {
   Quantized q;
   q.row = RowBlocks(512, 256);
-  EXPECT_EQ(QuantPtr(q).row.blocks, 4);
+  EXPECT_EQ(QuantRows(q).row.blocks, 4);
 }
 
 TEST(FastDivmod, DividesAsDivisionDoes) {

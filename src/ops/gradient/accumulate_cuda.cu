@@ -13,7 +13,7 @@ using namespace codec::cuda;
 // main += delta, for rows that follow one another in the whole tensor, too.
 template <class T>
 struct Accumulation {
-  QuantPtr main;
+  QuantRows main;
   const T* delta;
   bool fresh;
   bool whole_blocks;    // no block is short, and lanes' numbers are aligned
@@ -27,7 +27,7 @@ __device__ void add_row_by_row(const Accumulation<T>& a, const Strip& strip) {
   const LaneTile p = a.main.row.template place<F>(strip.block, strip.lane);
   const int64_t cols = a.main.row.cols;
   const T* delta_row = a.delta + strip.begin * cols + p.col;
-  QuantPtr main_row = a.main.below(strip.begin);
+  QuantPtr main_row = a.main.at(strip.begin);
   RngOffsets draws = a.draws;
   draws.global_offset.first_row += strip.begin;
   struct FoldInputs {
@@ -36,7 +36,7 @@ __device__ void add_row_by_row(const Accumulation<T>& a, const Strip& strip) {
   };
   const auto fetch_row = [&] {
     FoldInputs inputs{fetch8(delta_row, p.n), {}};
-    if (!a.fresh) inputs.main = fetch<F>(main_row, 0, p);
+    if (!a.fresh) inputs.main = fetch<F>(main_row, p);
     return inputs;
   };
   FoldInputs next = fetch_row();
@@ -44,14 +44,14 @@ __device__ void add_row_by_row(const Accumulation<T>& a, const Strip& strip) {
   for (int row = strip.begin; row < strip.end; ++row) {
     const FoldInputs now = next;
     const QuantPtr to = main_row;
-    delta_row += cols, main_row = main_row.below(1);
+    delta_row += cols, main_row.advance(a.main.row_bytes, a.main.row.blocks);
     if (row + 1 < strip.end) next = fetch_row();
     FloatVec8 sum, delta;
     decode<F>(now.main, sum);
     unpack8(now.delta, delta);
 #pragma unroll
     for (int i = 0; i < kGroup; ++i) sum[i] += delta[i];
-    encode<F>(to, 0, p, sum, draws);
+    encode<F>(to, p, sum, draws, 0);
     ++draws.global_offset.first_row;
   }
 }
@@ -223,7 +223,7 @@ void add_rows(const Context& ctx, const codec::Quantized& q, const Tensor& delta
     by_type(delta.dtype, [&]<class T>() {
       agoq::cuda::launch(
           ctx, add_blocks<F, T>, strips.grid(), StripScheduler::kThreads,
-          Accumulation<T>{QuantPtr(q), delta.as<T>(), fresh, whole_blocks, draws.block(0, 0), draws, strips});
+          Accumulation<T>{QuantRows(q), delta.as<T>(), fresh, whole_blocks, draws.block(0, 0), draws, strips});
     });
   });
 }

@@ -3,20 +3,23 @@
 #include <map>
 #include <vector>
 
-#include "ops/gradient/tensor_list_cuda.cuh"
+#include "codec/tile_schedulers.cuh"
+#include "ops/gradient/gradient_sum_cuda.cuh"
 
 namespace agoq::ops::cuda {
 namespace {
 
+using namespace codec::cuda;
 using codec::Int8;
 
-constexpr int kInFlight = 8;  // cells whose loads a thread starts before it needs the first
+constexpr int kThreads = TensorListScheduler::kThreads, kBlocksAtOnce = kThreads / kLanes;
+constexpr int kInFlight = 8;  // tiles of a thread whose loads it starts before it needs the first
 constexpr int kTile = static_cast<int>(kNormTile);
 static_assert(kTile % (kBlocksAtOnce * kInFlight) == 0);
 
 struct NormedGradient {
   Pieces pieces;
-  Blocks blocks;
+  ListLayout blocks;
   float* square = nullptr;  // where its squared norm goes
 };
 struct Norms {
@@ -33,21 +36,21 @@ __device__ double sum_of_squares(const FloatVec8& g) {
 
 // Σ g² of eight numbers. Squares of codes are exact or nearly so in fp32, and cannot overflow; scales come in double.
 template <class F>
-__device__ double sum_of_squares(const Stored<F>& g) {
+__device__ double sum_of_squares(const Fetched<F>& g) {
   if constexpr (!F::kScaled) {
     FloatVec8 x;
-    g.decode(x);
+    decode<F>(g, x);
     return sum_of_squares(x);
   } else {
     const double scale = to_float(g.scale);
     float sum = 0;
     if constexpr (std::is_same_v<F, Int8>) {
-      const int low = static_cast<int>(g.raw.words[0]), high = static_cast<int>(g.raw.words[1]);
+      const int low = static_cast<int>(g.codes.low), high = static_cast<int>(g.codes.high);
       sum = static_cast<float>(__dp4a(high, high, __dp4a(low, low, 0)));
     } else {
 #pragma unroll
       for (int i = 0; i < kGroup; ++i) {
-        const float code = F::decode(g.raw.number(i));
+        const float code = F::decode(codec::code_of<8>(g.codes, i));
         sum = fmaf(code, code, sum);
       }
     }
@@ -59,7 +62,7 @@ __device__ double sum_of_squares(const Stored<F>& g) {
 __device__ double sum_over_threads(double x) {
   __shared__ double warps[kThreads / 32];
 #pragma unroll
-  for (int other = 16; other > 0; other /= 2) x += __shfl_xor_sync(codec::cuda::kWholeWarp, x, other);
+  for (int other = 16; other > 0; other /= 2) x += __shfl_xor_sync(kWholeWarp, x, other);
   if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = x;
   __syncthreads();
   double sum = 0;
@@ -69,28 +72,28 @@ __device__ double sum_over_threads(double x) {
 }
 
 // The same of the sum of all pieces, `g` being of the first.
-template <class F, class C>
-__device__ double sum_of_squares(const Stored<F>& g, const Pieces& pieces, const C& cell) {
+template <class F, class P>
+__device__ double sum_of_squares(const Fetched<F>& g, const Pieces& pieces, const P& tile) {
   FloatVec8 sum;
-  g.decode(sum);
-  add_pieces<F>(pieces, cell, sum);
+  decode<F>(g, sum);
+  add_others<F>(pieces, tile, sum);
   return sum_of_squares(sum);
 }
 
-// Σ g² of what a thread has of blocks [begin, end); cell_of(block) is its part of one.
-template <class F, bool kSum, class ListTileOf>
-__device__ double sum_of_squares(const NormedGradient& g, int begin, int end, const ListTileOf& cell_of) {
+// Σ g² of what a thread has of blocks [begin, end); tile_of(block) is its part of one.
+template <class F, bool kSum, class TileOf>
+__device__ double sum_of_squares(const NormedGradient& g, int begin, int end, const TileOf& tile_of) {
   double sum = 0;
   for (int index = begin + static_cast<int>(threadIdx.x) / kLanes; index < end; index += kInFlight * kBlocksAtOnce) {
-    Stored<F> stored[kInFlight];
+    Fetched<F> fetched[kInFlight];
 #pragma unroll
-    for (int k = 0; k < kInFlight; ++k) load(stored[k], g.pieces.first, cell_of(index + k * kBlocksAtOnce));
+    for (int k = 0; k < kInFlight; ++k) fetched[k] = fetch<F>(g.pieces.first, tile_of(index + k * kBlocksAtOnce));
 #pragma unroll
     for (int k = 0; k < kInFlight; ++k) {
       if constexpr (kSum)
-        sum += sum_of_squares(stored[k], g.pieces, cell_of(index + k * kBlocksAtOnce));
+        sum += sum_of_squares<F>(fetched[k], g.pieces, tile_of(index + k * kBlocksAtOnce));
       else
-        sum += sum_of_squares(stored[k]);
+        sum += sum_of_squares<F>(fetched[k]);
     }
   }
   return sum;
@@ -107,9 +110,9 @@ __global__ void __launch_bounds__(kThreads) norm_of_tiles(const __grid_constant_
   const int begin = (tile - list.first[tensor]) * kTile, end = min(begin + kTile, g.blocks.count);
   double sum = 0;
   if (g.blocks.whole_pairs() && end - begin == kTile)
-    sum = sum_of_squares<F, kSum>(g, begin, end, [&](int block) { return WholeListTile{block, lane}; });
+    sum = sum_of_squares<F, kSum>(g, begin, end, [&](int block) { return ListLayout::place_whole(block, lane); });
   else
-    sum = sum_of_squares<F, kSum>(g, begin, end, [&](int block) { return ListTile(g.blocks, block, lane); });
+    sum = sum_of_squares<F, kSum>(g, begin, end, [&](int block) { return g.blocks.place(block, lane); });
   sum = sum_over_threads(sum);
   if (threadIdx.x == 0) partial[tile] = sum;
 }
@@ -131,7 +134,7 @@ void squared_norms(const Context& ctx, std::span<const GradientSum> grads, doubl
   std::map<std::pair<codec::Codec, bool>, std::vector<TensorList<NormedGradient>>>
       lists;  // by what takes its own kernel
   for (size_t i = 0; i < grads.size(); ++i) {
-    NormedGradient gradient{Pieces(grads[i]), Blocks(grads[i].first), squares + i};
+    NormedGradient gradient{Pieces(grads[i]), ListLayout(grads[i].first), squares + i};
     gradient.blocks.aligned &= gradient.pieces.aligned();
     append(lists[{grads[i].first.codec, grads[i].pieces > 1}], gradient, norm_tiles(grads[i]));
   }

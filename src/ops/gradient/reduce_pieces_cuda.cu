@@ -1,4 +1,5 @@
 #include "codec/tile_schedulers.cuh"
+#include "ops/gradient/gradient_sum_cuda.cuh"
 #include "ops/gradient/reduce_pieces_cuda.h"
 
 namespace agoq::ops::cuda {
@@ -11,24 +12,12 @@ template <class F>
 constexpr int kAtOnce = F::kBits <= 8 ? 8 : 2;
 
 struct PieceSum {
-  QuantPtr first, out;
+  QuantRows first, out;
   int pieces;
   int64_t piece_rows;
   RngOffsets draws;
   BlockScheduler tasks;
 };
-
-template <class F>
-__device__ void add(const Fetched<F>& partial_sum, FloatVec8& sum) {
-  if constexpr (F::kScaled) {
-    codec::add_group<F>(partial_sum.codes, to_float(partial_sum.scale), sum);
-  } else {
-    FloatVec8 numbers;
-    decode<F>(partial_sum, numbers);
-#pragma unroll
-    for (int i = 0; i < kGroup; ++i) sum[i] += numbers[i];
-  }
-}
 
 template <class F, class Out>
 __global__ void __launch_bounds__(BlockScheduler::kThreads)
@@ -39,25 +28,17 @@ __global__ void __launch_bounds__(BlockScheduler::kThreads)
   FloatVec8 sum;
 #pragma unroll
   for (int i = 0; i < kGroup; ++i) sum[i] = -0.0f;  // -0 + x is x, also where that is a zero with a sign
-#pragma unroll 1
-  for (int first = 0; first < s.pieces; first += kAtOnce<F>) {
-    Fetched<F> fetched[kAtOnce<F>];
-#pragma unroll
-    for (int k = 0; k < kAtOnce<F>; ++k)
-      if (first + k < s.pieces) fetched[k] = fetch<F>(s.first, task.row + (first + k) * s.piece_rows, p);
-#pragma unroll
-    for (int k = 0; k < kAtOnce<F>; ++k)
-      if (first + k < s.pieces) add<F>(fetched[k], sum);
-  }
-  encode<Out>(s.out, task.row, s.out.row.place<Out>(task.block, task.lane), sum, s.draws);
+  const auto piece = [&](int j) { return s.first.at(task.row + j * s.piece_rows); };
+  add_pieces<F, kAtOnce<F>>(0, s.pieces, piece, p, sum);
+  encode<Out>(s.out.at(task.row), s.out.row.place<Out>(task.block, task.lane), sum, s.draws, task.row);
 }
 
 }  // namespace
 
 void sum_pieces(const Context& ctx, const GradientSum& sum, const codec::Quantized& out,
                 const codec::Rounding& rounding) {
-  const PieceSum s{QuantPtr(sum.first),
-                   QuantPtr(out),
+  const PieceSum s{QuantRows(sum.first),
+                   QuantRows(out),
                    sum.pieces,
                    sum.piece_rows,
                    RngOffsets(rounding, out.row),

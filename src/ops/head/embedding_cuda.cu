@@ -59,7 +59,7 @@ void sort_by_token(const Context& ctx, const Tensor& tokens, int bits, const Emb
 
 template <class T>
 struct Runs {
-  QuantPtr grad;
+  QuantRows grad;
   RngOffsets draws;
   const T* dx;  // [tokens, columns]
   const int32_t *sorted, *order, *heads, *runs;
@@ -93,7 +93,7 @@ __global__ void __launch_bounds__(kThreads) add_runs(const __grid_constant__ Pdl
     const int begin = r.heads[run], end = run + 1 < runs ? r.heads[run + 1] : r.tokens;
     const int64_t row = r.sorted[begin] - r.first;
     if (row < 0 || row >= r.rows) continue;  // another rank's
-    const auto packed_main = fetch<F>(r.grad, row, p);
+    const auto packed_main = fetch<F>(r.grad.at(row), p);
     FloatVec8 sum = {}, main;
     int i = begin;
     constexpr int kMany = sizeof(T) == 2 ? 16 : 8;
@@ -103,7 +103,7 @@ __global__ void __launch_bounds__(kThreads) add_runs(const __grid_constant__ Pdl
     decode<F>(packed_main, main);
 #pragma unroll
     for (int j = 0; j < kGroup; ++j) main[j] += sum[j];
-    encode<F>(r.grad, row, p, main, r.draws);
+    encode<F>(r.grad.at(row), p, main, r.draws, row);
   }
 }
 
@@ -124,7 +124,7 @@ void embedding_backward(const Context& ctx, const Tensor& tokens, const Tensor& 
     by_type(dx.dtype, [&]<class T>() {
       agoq::cuda::launch(
           ctx, add_runs<F, T>, grid, kThreads,
-          Runs<T>{QuantPtr(q), draws, dx.as<T>(), workspace.sorted.as<int32_t>(), workspace.order.as<int32_t>(),
+          Runs<T>{QuantRows(q), draws, dx.as<T>(), workspace.sorted.as<int32_t>(), workspace.order.as<int32_t>(),
                   workspace.heads.as<int32_t>(), workspace.runs.as<int32_t>(), static_cast<int>(count), first, q.rows});
     });
   });

@@ -23,7 +23,7 @@ struct LaneTiles {
   LaneTile gate, up;
 };
 template <class F>
-__device__ inline LaneTiles places(const Strip& strip, const QuantPtr& gate_up) {
+__device__ inline LaneTiles places(const Strip& strip, const QuantRows& gate_up) {
   const int half = gate_up.row.blocks / 2;
   const LaneTile gate = gate_up.row.place<F>(strip.block < half ? strip.block : gate_up.row.blocks, strip.lane);
   LaneTile up = gate;
@@ -35,10 +35,10 @@ __device__ inline LaneTiles places(const Strip& strip, const QuantPtr& gate_up) 
 
 template <class T>
 struct Forward {
-  const T* gate_up;       // [T, 2F]
-  T* h;                   // [T, F]
-  QuantPtr kept_gate_up;  // no codes: not kept
-  QuantPtr kept_h;        // its blocks are those of gate
+  const T* gate_up;        // [T, 2F]
+  T* h;                    // [T, F]
+  QuantRows kept_gate_up;  // no codes: not kept
+  QuantRows kept_h;        // its blocks are those of gate
   StripScheduler strips;
 };
 
@@ -67,11 +67,11 @@ __global__ void __launch_bounds__(StripScheduler::kThreads) forward(const __grid
 #pragma unroll
     for (int i = 0; i < kGroup; ++i) h[i] = gate[i] * sigmoid(gate[i]) * up[i];
     store8(f.h + row * width + at.gate.col, at.gate.n, h);
-    if (f.kept_gate_up.codes) encode_two<F>(f.kept_gate_up, row, {at.gate, at.up}, both);
+    if (f.kept_gate_up.codes) encode_two<F>(f.kept_gate_up.at(row), {at.gate, at.up}, both);
     if (f.kept_h.codes) {
 #pragma unroll
       for (int i = 0; i < kGroup; ++i) h[i] = to_float(from_float<T>(h[i]));
-      encode<F>(f.kept_h, row, at.gate, h);
+      encode<F>(f.kept_h.at(row), at.gate, h, codec::Nearest{});
     }
   }
 }
@@ -79,7 +79,7 @@ __global__ void __launch_bounds__(StripScheduler::kThreads) forward(const __grid
 template <class T>
 struct Backward {
   const T* dh;  // [T, F]
-  QuantPtr gate_up;
+  QuantRows gate_up;
   T* d_gate_up;  // [T, 2F]
   T* h;          // [T, F], or null if it need not be made again
   StripScheduler strips;
@@ -98,8 +98,8 @@ __global__ void __launch_bounds__(StripScheduler::kThreads)
     Fetched<F> gate, up;
   };
   const auto fetch_row = [&](int row) {
-    return SwigluInputs{fetch8(b.dh + row * width + at.gate.col, at.gate.n), fetch<F>(b.gate_up, row, at.gate),
-                        fetch<F>(b.gate_up, row, at.up)};
+    return SwigluInputs{fetch8(b.dh + row * width + at.gate.col, at.gate.n), fetch<F>(b.gate_up.at(row), at.gate),
+                        fetch<F>(b.gate_up.at(row), at.up)};
   };
   SwigluInputs next = fetch_row(strip.begin);
 #pragma unroll 1
@@ -149,7 +149,7 @@ void swiglu(const Context& ctx, const Tensor& gate_up, const Quantized& keep_gat
     by_type(h.dtype, [&]<class T>() {
       agoq::cuda::launch(
           ctx, forward<F, T>, strips.grid(), StripScheduler::kThreads,
-          Forward<T>{gate_up.as<T>(), h.as<T>(), QuantPtr(kept), fused_h ? QuantPtr(keep_h) : QuantPtr(), strips});
+          Forward<T>{gate_up.as<T>(), h.as<T>(), QuantRows(kept), fused_h ? QuantRows(keep_h) : QuantRows(), strips});
     });
   });
   if (keep_h.kept() && !fused_h) codec::encode(ctx, h, keep_h);
@@ -162,7 +162,7 @@ void swiglu_backward(const Context& ctx, const Tensor& dh, const Quantized& kept
     by_type(dh.dtype, [&]<class T>() {
       const StripScheduler strips = strips_of(kept_gate_up, dh.rows());
       agoq::cuda::launch(ctx, backward<F, T>, strips.grid(), StripScheduler::kThreads,
-                         Backward<T>{dh.as<T>(), QuantPtr(kept_gate_up), out.d_gate_up.as<T>(),
+                         Backward<T>{dh.as<T>(), QuantRows(kept_gate_up), out.d_gate_up.as<T>(),
                                      kept_h.kept() ? nullptr : out.h.as<T>(), strips});
     });
   });

@@ -40,7 +40,7 @@ __global__ void __launch_bounds__(kAnyThreads)
     float mean = 0, squares = row_sum<Format>(cta_sum, shape, [&](const LaneTile&p) {
                       FloatVec8 x;
                       f.x.load8(first + p.col, p.n, x);
-                      if constexpr (kKeeps) codec::cuda::encode<F>(f.keep, row, p, x);
+                      if constexpr (kKeeps) codec::cuda::encode<F>(f.keep.at(row), p, x, codec::Nearest{});
                       return kCentred ? sum_of(x) : sum_of_squares(x);
                     });
     if constexpr (kCentred) {
@@ -78,12 +78,12 @@ __global__ void __launch_bounds__(kAnyThreads)
     if constexpr (kCentred)
       mean = a.share * row_sum<F>(cta_sum, shape, [&](const LaneTile& p) {
                FloatVec8 x;
-               codec::cuda::decode<F>(a.kept, row, p, x);
+               codec::cuda::decode<F>(a.kept.at(row), p, x);
                return sum_of(x);
              });
     each_group<F>(shape, [&](const LaneTile& p) {
       FloatVec8 x, w;
-      codec::cuda::decode<F>(a.kept, row, p, x);
+      codec::cuda::decode<F>(a.kept.at(row), p, x);
       if constexpr (kCentred) centre(x, p.n, mean);
       scale(x, a.rstd[row]);
       if constexpr (!kCentred) a.w.load8(p.col, p.n, w);
@@ -107,7 +107,7 @@ __global__ void __launch_bounds__(kAnyThreads)
     const float rstd = b.rstd[row];
     float mean = 0, mean_dn = 0;
     const auto load_hat = [&](const LaneTile& p, FloatVec8& hat) {
-      codec::cuda::decode<F>(b.kept, row, p, hat);
+      codec::cuda::decode<F>(b.kept.at(row), p, hat);
       if constexpr (kCentred) centre(hat, p.n, mean);
       scale(hat, rstd);
     };
@@ -115,7 +115,7 @@ __global__ void __launch_bounds__(kAnyThreads)
     if constexpr (kCentred) {
       mean = b.share * row_sum<F>(cta_sum, shape, [&](const LaneTile& p) {
                FloatVec8 x;
-               codec::cuda::decode<F>(b.kept, row, p, x);
+               codec::cuda::decode<F>(b.kept.at(row), p, x);
                return sum_of(x);
              });
       mean_dn = b.share * row_sum<F>(cta_sum, shape, [&](const LaneTile& p) {

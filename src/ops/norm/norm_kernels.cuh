@@ -41,7 +41,7 @@ template <NormKind kNormKind>
 void norm_forward(const Context& ctx, const Tensor& x, const Tensor& w, float eps, const codec::Quantized& keep_x,
                   const Tensor& rstd, const Tensor& n) {
   const codec::RowBlocks row = keep_x.kept() ? keep_x.row : codec::RowBlocks(x.cols());
-  QuantPtr keep(keep_x);
+  QuantRows keep(keep_x);
   keep.row = codec::cuda::RowLayout(row);
   const bool whole = whole_rows(row, kMostThreads, {x, n}, w, keep_x);
   const int threads = whole ? held_threads(row) : kAnyThreads;
@@ -62,7 +62,7 @@ template <NormKind kNormKind>
 void recompute_norm(const Context& ctx, const codec::Quantized& kept_x, const Tensor& rstd, const Tensor& w,
                     const Tensor& n) {
   const codec::RowBlocks& row = kept_x.row;
-  const QuantPtr kept(kept_x);
+  const QuantRows kept(kept_x);
   const bool whole = whole_rows(row, kMostThreads, {n}, w, kept_x);
   const int threads = whole ? held_threads(row) : kAnyThreads;
   const dim3 ctas = row_ctas(ctx, n.rows(), threads, kMostThreads), cta(static_cast<unsigned>(threads));
@@ -79,7 +79,7 @@ template <NormKind kNormKind>
 void norm_backward(const Context& ctx, const Tensor& dn, const codec::Quantized& kept_x, const Tensor& rstd,
                    const Tensor& w, const Tensor& residual, const Tensor& dx, const Tensor& partial) {
   const codec::RowBlocks& row = kept_x.row;
-  const NormBackward b{FloatPtr(dn), QuantPtr(kept_x),   share_of(row.cols), rstd.as<float>(),
+  const NormBackward b{FloatPtr(dn), QuantRows(kept_x),  share_of(row.cols), rstd.as<float>(),
                        FloatPtr(w),  FloatPtr(residual), FloatPtr(dx),       partial ? partial.as<float>() : nullptr,
                        dn.rows()};
   const bool whole = whole_rows(row, kMostBackwardThreads, {dn, residual, dx}, w, kept_x);

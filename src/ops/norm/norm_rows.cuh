@@ -16,6 +16,7 @@ using codec::cuda::kWholeWarp;
 using codec::cuda::LaneTile;
 using codec::cuda::PdlArgs;
 using codec::cuda::QuantPtr;
+using codec::cuda::QuantRows;
 using codec::cuda::store8;
 using codec::cuda::unpack8;
 using codec::cuda::WholeLaneTile;
@@ -160,7 +161,7 @@ struct RowChunk {
   int64_t numbers = 0, bytes = 0, blocks = 0;  // a step in numbers, in bytes of their codes, and in scales
 
   RowChunk() = default;
-  RowChunk(int64_t rows, dim3 ctas, const QuantPtr& kept)
+  RowChunk(int64_t rows, dim3 ctas, const QuantRows& kept)
       : count(static_cast<int>(rows)),
         step(static_cast<int>(ctas.x)),
         numbers(int64_t{ctas.x} * kept.row.cols),
@@ -172,14 +173,14 @@ struct NormForward {
   FloatPtr x, w;  // [rows, H]; [H] for Norm::Rms
   float eps = 0;
   float share = 0;        // of a number in a mean, 1 / H
-  QuantPtr keep;          // its row is that of x even if nothing is kept
+  QuantRows keep;         // its row is that of x even if nothing is kept
   float* rstd = nullptr;  // or none
   FloatPtr n;
   RowChunk rows;
 };
 
 struct NormRecompute {
-  QuantPtr kept;
+  QuantRows kept;
   float share = 0;
   const float* rstd = nullptr;
   FloatPtr w, n;
@@ -188,7 +189,7 @@ struct NormRecompute {
 
 struct NormBackward {
   FloatPtr dn;
-  QuantPtr kept;
+  QuantRows kept;
   float share = 0;
   const float* rstd = nullptr;
   FloatPtr w;

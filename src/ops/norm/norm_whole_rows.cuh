@@ -42,16 +42,13 @@ struct Held {
     return numbers + place_of(row);
   }
   template <class F>
-  __device__ QuantPtr of(const QuantPtr& kept, int64_t row) const {
-    QuantPtr view = kept.below(row);
-    view.codes += block * codec::cuda::code_bytes<F>(codec::kBlock);
-    view.scales += block;
-    return view;
+  __device__ QuantPtr of(const QuantRows& kept, int64_t row) const {
+    return kept.at(row).after(block * codec::cuda::code_bytes<F>(codec::kBlock), block);
   }
   // Group g relative to the first; beyond the end of a row it has no numbers.
   template <class F>
   __device__ WholeLaneTile place(int g) const {
-    return {g * kBlocks, lane, col(g), n(g), g * kBlocks * codec::cuda::code_bytes<F>(codec::kBlock)};
+    return {{g * kBlocks, lane, n(g)}, col(g), g * kBlocks * codec::cuda::code_bytes<F>(codec::kBlock)};
   }
   __device__ static constexpr int col(int g) { return g * kBlocks * static_cast<int>(codec::kBlock); }
   __device__ AllOrNone n(int g) const { return {block + g * kBlocks < blocks}; }
@@ -150,7 +147,7 @@ __global__ void __launch_bounds__(kMostThreads)
     });
     cta_sum.give(sum);
     if constexpr (kKeeps) {
-      codec::cuda::encode_two<F>(keep, 0, {held.place<F>(0), held.place<F>(1)}, row_x);
+      codec::cuda::encode_two<F>(keep, {held.place<F>(0), held.place<F>(1)}, row_x);
       keep.advance(f.rows.bytes, f.rows.blocks);
     }
     float mean = 0, squares = cta_sum.take();
@@ -180,7 +177,7 @@ struct HeldCodes {
   float rstd;
 
   __device__ void fetch(const Held& held, const QuantPtr& row, const float* row_rstd) {
-    each_held([&](int g) { groups[g] = codec::cuda::fetch<F>(row, 0, held.place<F>(g)); });
+    each_held([&](int g) { groups[g] = codec::cuda::fetch<F>(row, held.place<F>(g)); });
     rstd = *row_rstd;
   }
   // All numbers; returns their sum.
@@ -277,7 +274,7 @@ __global__ void __launch_bounds__(kMostBackwardThreads)
     if (there) next_dn.fetch(held, b.dn.as<Bf16>() + place);
     if (there) next.fetch(held, kept, b.rstd + row);
     residuals.ask_for(held, there && b.residual ? b.residual.as<Bf16>() + place : nullptr);
-    kept = kept.below(1);
+    kept.advance(b.kept.row_bytes, b.kept.row.blocks);
     place += cols;
   };
   fetch(slice.begin);

@@ -1,26 +1,29 @@
 #include <map>
 #include <tuple>
 
-#include "ops/gradient/tensor_list_cuda.cuh"
+#include "codec/tile_schedulers.cuh"
+#include "ops/gradient/gradient_sum_cuda.cuh"
 #include "ops/optimizer/adamw_cuda.h"
 
 namespace agoq::ops::cuda {
 namespace {
 
+using namespace codec::cuda;
 using codec::Codec;
 
+constexpr int kThreads = TensorListScheduler::kThreads;
 constexpr int kTile = 128;  // blocks of numbers for a block of threads
 
 // A weight in any form: bf16 and correction, or fp32 with or without its bf16 copy.
 struct WeightView {
   Bf16* value = nullptr;
-  int16_t* correction = nullptr;
+  Bf16* correction = nullptr;  // bits of int16
   float* exact = nullptr;
 
   WeightView() = default;
   explicit WeightView(const Weight& w) {
     if (w.value.dtype == DType::BF16) value = w.value.as<Bf16>();
-    if (w.correction) correction = w.correction.as<int16_t>();
+    if (w.correction) correction = reinterpret_cast<Bf16*>(w.correction.as<int16_t>());
     if (!w.correction) exact = (w.master ? w.master : w.value).as<float>();
   }
   bool aligned() const {
@@ -33,9 +36,9 @@ struct WeightView {
 struct Parameter {
   WeightView weight;
   Pieces grad;
-  QuantPlanes m, v;
-  Blocks blocks;
-  WholeBlocks whole;
+  QuantPtr m, v;
+  ListLayout blocks;
+  ListOffsets whole;
   uint32_t tensor = 0;
   float decay = 1;
 };
@@ -47,53 +50,53 @@ __device__ bool is_split(const WeightView& w) {
   return kForm == Form::Split || w.correction;
 }
 
-// Eight numbers of a weight: bf16 halves, then corrections; or fp32.
+// Eight numbers of a weight as they lie in memory.
 template <Form kForm>
-struct StoredWeight {
-  Raw<2> halves[2];
-  Raw<4> exact;
-
-  template <bool kWhole, class C>
-  __device__ void load(const WeightView& w, const C& cell) {
-    if (is_split<kForm>(w)) {
-      halves[0].load<kWhole>(cell.template in<2>(w.value), cell.n);
-      halves[1].load<kWhole>(cell.template in<2>(w.correction), cell.n);
-    } else {
-      exact.load<kWhole>(cell.template in<4>(w.exact), cell.n);
-    }
-  }
-  __device__ void decode(const WeightView& w, FloatVec8& p) const {
-#pragma unroll
-    for (int i = 0; i < kGroup; ++i) p[i] = is_split<kForm>(w) ? joined(i) : exact.as_float(i);
-  }
-
- private:
-  __device__ float joined(int i) const {  // join_fp32
-    const uint32_t corrections = halves[1].words[i / 2];
-    const uint32_t correction = i % 2 ? static_cast<uint32_t>(static_cast<int32_t>(corrections) >> 16)
-                                      : codec::bytes_of(corrections, 0, 0x9910u);  // each with its sign
-    return __uint_as_float(__float_as_uint(halves[0].as_float(i)) + correction);
-  }
+struct FetchedWeight {
+  uint4 value, correction;
+  Float8 exact;
 };
-
-template <Form kForm, bool kWhole, class C>
-__device__ void store(const WeightView& w, const C& cell, const FloatVec8& p) {
-  if (!is_split<kForm>(w)) {
-    Raw<4> exact;
+template <Form kForm, class P>
+__device__ FetchedWeight<kForm> fetch(const WeightView& w, const P& tile) {
+  FetchedWeight<kForm> fetched;
+  if (is_split<kForm>(w)) {
+    fetched.value = fetch8(numbers_of(w.value, tile), tile.n);
+    fetched.correction = fetch8(numbers_of(w.correction, tile), tile.n);
+  } else {
+    fetched.exact = fetch8(numbers_of(w.exact, tile), tile.n);
+  }
+  return fetched;
+}
+template <Form kForm>
+__device__ void decode(const WeightView& w, const FetchedWeight<kForm>& fetched, FloatVec8& p) {
+  if (!is_split<kForm>(w)) return unpack8(fetched.exact, p);
+  unpack8(fetched.value, p);
+  const uint32_t pairs[4] = {fetched.correction.x, fetched.correction.y, fetched.correction.z, fetched.correction.w};
 #pragma unroll
-    for (int i = 0; i < kGroup; ++i) exact.words[i] = __float_as_uint(p[i]);
-    exact.store<kWhole>(cell.template in<4>(w.exact), cell.n);
+  for (int i = 0; i < kGroup; ++i) {  // join_fp32
+    const uint32_t correction = i % 2 ? static_cast<uint32_t>(static_cast<int32_t>(pairs[i / 2]) >> 16)
+                                      : codec::bytes_of(pairs[i / 2], 0, 0x9910u);  // each with its sign
+    p[i] = __uint_as_float(__float_as_uint(p[i]) + correction);
+  }
+}
+
+template <Form kForm, class P>
+__device__ void store(const WeightView& w, const P& tile, const FloatVec8& p) {
+  if (!is_split<kForm>(w)) {
+    store8(numbers_of(w.exact, tile), tile.n, p);
     if (!w.value) return;
   }
-  Raw<2> value, correction;  // split_fp32, two at a time
+  uint32_t value[4], correction[4];  // split_fp32, two at a time
 #pragma unroll
   for (int i = 0; i < kGroup; i += 2) {
     const uint32_t first = __float_as_uint(p[i]), second = __float_as_uint(p[i + 1]);
-    value.words[i / 2] = codec::bytes_of(first + 0x8000u, second + 0x8000u, 0x7632u);
-    correction.words[i / 2] = codec::bytes_of(first, second, 0x5410u);
+    value[i / 2] = codec::bytes_of(first + 0x8000u, second + 0x8000u, 0x7632u);
+    correction[i / 2] = codec::bytes_of(first, second, 0x5410u);
   }
-  value.store<kWhole>(cell.template in<2>(w.value), cell.n);
-  if (is_split<kForm>(w)) correction.store<kWhole>(cell.template in<2>(w.correction), cell.n);
+  put8(numbers_of(w.value, tile), tile.n, make_uint4(value[0], value[1], value[2], value[3]));
+  if (is_split<kForm>(w))
+    put8(numbers_of(w.correction, tile), tile.n,
+         make_uint4(correction[0], correction[1], correction[2], correction[3]));
 }
 
 __device__ float fast_sqrt(float x) {
@@ -117,34 +120,34 @@ struct UpdateDivisor {
   }
 };
 
-// All that a lane reads for a cell.
+// All that a lane reads for a tile.
 template <class G, class M, class V, Form kForm>
 struct LaneOperands {
-  Stored<G> grad;
-  Stored<M> m;
-  Stored<V> v;
-  StoredWeight<kForm> weight;
+  Fetched<G> grad;
+  FetchedWeight<kForm> weight;
+  Fetched<M> m;
+  Fetched<V> v;
 
-  template <bool kWhole, class C>
-  __device__ void load(const Parameter& p, const C& cell) {
-    grad.template load<kWhole>(p.grad.first, cell);
-    weight.template load<kWhole>(p.weight, cell);
-    m.template load<kWhole>(p.m, cell);
-    v.template load<kWhole>(p.v, cell);
+  template <class P>
+  __device__ void load(const Parameter& p, const P& tile) {
+    grad = fetch<G>(p.grad.first, tile);
+    weight = fetch<kForm>(p.weight, tile);
+    m = fetch<M>(p.m, tile);
+    v = fetch<V>(p.v, tile);
   }
 };
 
 // The gradient, summed and times `factor`.
-template <class G, bool kSum, class C>
-__device__ void decode_gradient(const Stored<G>& stored, const Pieces& pieces, const C& cell, float factor,
+template <class G, bool kSum, class P>
+__device__ void decode_gradient(const Fetched<G>& fetched, const Pieces& pieces, const P& tile, float factor,
                                 FloatVec8& g) {
   if constexpr (kSum) {
-    stored.decode(g);
-    add_pieces<G>(pieces, cell, g);
+    decode<G>(fetched, g);
+    add_others<G>(pieces, tile, g);
 #pragma unroll
     for (float& number : g) number *= factor;
   } else {
-    stored.decode_times(factor, g);
+    decode_times<G>(fetched, factor, g);
   }
 }
 
@@ -156,7 +159,7 @@ __device__ codec::Bounded bounded(const Philox4& words) {
   return draws;
 }
 
-// What all cells of a step have in common.
+// What all tiles of a step have in common.
 struct UpdateStep {
   const AdamWFactors& factors;
   const codec::PreparedRng& draws;
@@ -167,15 +170,15 @@ struct UpdateStep {
 };
 
 // Moments exactly as on the CPU; their root, and so the weight, within two roundings.
-template <class G, class M, class V, bool kSum, Form kForm, class C>
-__device__ void update(const Parameter& param, const C& cell, const LaneOperands<G, M, V, kForm>& stored,
+template <class G, class M, class V, bool kSum, Form kForm, class P>
+__device__ void update(const Parameter& param, const P& tile, const LaneOperands<G, M, V, kForm>& fetched,
                        const UpdateStep& step) {
   const AdamWFactors& f = step.factors;
   FloatVec8 h, m, v, p;
-  decode_gradient<G, kSum>(stored.grad, param.grad, cell, step.of_gradient, h);
-  stored.m.decode(m, f.beta1);
-  stored.v.decode(v, V::kScaled ? f.root_beta2 : f.beta2);
-  stored.weight.decode(param.weight, p);
+  decode_gradient<G, kSum>(fetched.grad, param.grad, tile, step.of_gradient, h);
+  decode_scaled<M>(fetched.m, f.beta1, m);
+  decode_scaled<V>(fetched.v, V::kScaled ? f.root_beta2 : f.beta2, v);
+  decode<kForm>(param.weight, fetched.weight, p);
 #pragma unroll
   for (int i = 0; i < kGroup; ++i) {
     m[i] = fmaf(f.m_part, h[i], m[i]);
@@ -184,15 +187,11 @@ __device__ void update(const Parameter& param, const C& cell, const LaneOperands
     p[i] = fmaf(-m[i], fast_reciprocal(fmaf(root, step.divisor.of_root, step.divisor.eps)), p[i] * param.decay);
     if constexpr (V::kScaled) v[i] = root;
   }
-  if (cell.whole) {
-    store<kForm, true>(param.weight, cell, p);
-  } else {
-    store<kForm, false>(param.weight, cell, p);
-  }
-  const auto block = static_cast<uint64_t>(param.whole.of(cell.block));
-  const Philox4 words = step.draws.of(param.tensor, block * kLanes + static_cast<uint64_t>(cell.lane));
-  encode<M>(param.m, cell, m, bounded(words));
-  encode<V>(param.v, cell, v, bounded(codec::halves_exchanged(words)));
+  store<kForm>(param.weight, tile, p);
+  const auto block = static_cast<uint64_t>(param.whole.block(tile.block));
+  const Philox4 words = step.draws.of(param.tensor, block * kLanes + static_cast<uint64_t>(tile.lane));
+  encode<M>(param.m, tile, m, bounded(words));
+  encode<V>(param.v, tile, v, bounded(codec::halves_exchanged(words)));
 }
 
 template <class G, class M, class V, bool kSum>
@@ -206,21 +205,22 @@ __global__ void __launch_bounds__(kThreads, 3)
   const int tensor = list.tensor_of(tile);
   const Parameter p = list.entries[tensor];  // in registers: what is read by reference is read again behind a store
   const int lane = static_cast<int>(threadIdx.x) % kLanes, slot = static_cast<int>(threadIdx.x) / kLanes;
-  const TensorListScheduler walk = walk_of<kTile>(tile - list.first[tensor], p.blocks.count);
+  const auto mine = TensorListScheduler::of_tile<kTile>(tile - list.first[tensor], p.blocks.count);
   if (p.blocks.whole_pairs() && p.weight.correction) {
-    LaneOperands<G, M, V, Form::Split> next;  // under way while a cell is computed
-    if (walk.first + slot < walk.end) load(next, p, WholeListTile{walk.first + slot, lane});
-    for (int index = walk.first + slot; index < walk.end; index += walk.step) {
-      const LaneOperands<G, M, V, Form::Split> stored = next;
-      if (index + walk.step < walk.end) load(next, p, WholeListTile{index + walk.step, lane});
-      update<G, M, V, kSum>(p, WholeListTile{index, lane}, stored, step);
+    const auto place = [&](int block) { return ListLayout::place_whole(block, lane); };
+    LaneOperands<G, M, V, Form::Split> next;  // under way while a tile is computed
+    if (mine.first + slot < mine.end) next.load(p, place(mine.first + slot));
+    for (int block = mine.first + slot; block < mine.end; block += mine.step) {
+      const LaneOperands<G, M, V, Form::Split> fetched = next;
+      if (block + mine.step < mine.end) next.load(p, place(block + mine.step));
+      update<G, M, V, kSum>(p, place(block), fetched, step);
     }
   } else {  // a warp has two blocks and stays whole: the second may lie beyond the last one
-    for (int index = walk.first + slot; (index & ~1) < walk.end; index += walk.step) {
-      const ListTile cell(p.blocks, index, lane);
-      LaneOperands<G, M, V, Form::Any> stored;
-      load(stored, p, cell);
-      update<G, M, V, kSum>(p, cell, stored, step);
+    for (int block = mine.first + slot; (block & ~1) < mine.end; block += mine.step) {
+      const ListTile place = p.blocks.place(block, lane);
+      LaneOperands<G, M, V, Form::Any> fetched;
+      fetched.load(p, place);
+      update<G, M, V, kSum>(p, place, fetched, step);
     }
   }
 }
@@ -259,10 +259,10 @@ RandomKey key_of_moments(RandomKey key) {
 Parameter parameter_of(const AdamWState& state, const AdamWFactors& factors) {
   Parameter p{WeightView(state.weight),
               Pieces(state.grad),
-              QuantPlanes(state.m),
-              QuantPlanes(state.v),
-              Blocks(state.m),
-              WholeBlocks(state.m, state.global_offset),
+              QuantPtr(state.m),
+              QuantPtr(state.v),
+              ListLayout(state.m),
+              ListOffsets(state.m, state.global_offset),
               state.tensor,
               state.decay ? factors.decay : 1.0f};
   p.blocks.aligned &= p.weight.aligned() && p.grad.aligned() && p.m.aligned() && p.v.aligned();

@@ -1,11 +1,11 @@
-#include "ops/gradient/tensor_list_cuda.cuh"
+#include "codec/tile_schedulers.cuh"
 
 #include <gtest/gtest.h>
 
 #include <algorithm>
 #include <vector>
 
-namespace agoq::ops::cuda {
+namespace agoq::codec::cuda {
 namespace {
 
 // Runs on the host.
@@ -14,12 +14,12 @@ TEST(TensorListScheduler, OfAllTilesMeetsEveryBlockOnce) {
   for (const int count : {1, 15, 16, 127, 128, 129, 128 * 128 - 1, 128 * 128, 128 * 128 + 1, 300 * 128 + 77}) {
     std::vector<int> met(static_cast<size_t>(count));
     for (int tile = 0; tile * kTile < count; ++tile) {
-      const TensorListScheduler walk = walk_of<kTile>(tile, count);
+      const auto mine = TensorListScheduler::of_tile<kTile>(tile, count);
       int turns = 0;
-      for (int at = walk.first; at < walk.end; at += walk.step, ++turns)
-        for (int block = at; block < at + kBlocksAtOnce && block < walk.end; ++block)
+      for (int at = mine.first; at < mine.end; at += mine.step, ++turns)
+        for (int block = at; block < at + TensorListScheduler::kBlocks && block < mine.end; ++block)
           ++met.at(static_cast<size_t>(block));
-      EXPECT_LE(turns, kTile / kBlocksAtOnce) << "tile " << tile << " of " << count << " blocks";
+      EXPECT_LE(turns, kTile / TensorListScheduler::kBlocks) << "tile " << tile << " of " << count << " blocks";
     }
     EXPECT_EQ(std::count(met.begin(), met.end(), 1), count);
   }
@@ -29,10 +29,11 @@ TEST(TensorListScheduler, OfAllTilesMeetsEveryBlockOnce) {
 TEST(TensorListScheduler, GoesSideBySide) {
   constexpr int kTile = 128, kCount = 200 * kTile;
   for (int tile = 1; tile < 200; ++tile) {
-    if (tile % kTogether == 0) continue;
-    EXPECT_EQ(walk_of<kTile>(tile, kCount).first, walk_of<kTile>(tile - 1, kCount).first + kBlocksAtOnce);
+    if (tile % TensorListScheduler::kTogether == 0) continue;
+    EXPECT_EQ(TensorListScheduler::of_tile<kTile>(tile, kCount).first,
+              TensorListScheduler::of_tile<kTile>(tile - 1, kCount).first + TensorListScheduler::kBlocks);
   }
 }
 
 }  // namespace
-}  // namespace agoq::ops::cuda
+}  // namespace agoq::codec::cuda
