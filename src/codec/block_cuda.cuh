@@ -210,6 +210,9 @@ struct Fetched<F, false> {
 
 template <class F, class P>
 __device__ inline Fetched<F> fetch(const QuantPtr& q, const P& p) {
+  // Asked first for short code, but where one flag decides for all arrays.
+  if constexpr (!std::is_same_v<decltype(p.n), KnownCount>)
+    if (!any(p.n)) return {};
   if constexpr (F::kScaled)
     return {load_codes<F>(q.codes, p), any(p.n) ? q.scales[p.block] : Bf16{}};
   else

@@ -171,9 +171,14 @@ __device__ inline Word load_bytes(const uint8_t* p, Count n) {
   constexpr int kBytes = sizeof(Word);
   if (full(n, kBytes) && as_words<Word>(p, n)) return *reinterpret_cast<const Word*>(p);
   Word word = 0;
+  const auto add = [&](int i) { word |= static_cast<Word>(static_cast<Word>(p[i]) << (8 * i)); };
+  if constexpr (std::is_same_v<Count, int>) {  // a loop: with it SwiGLU's backward pass has fewer registers
+    for (int i = 0; i < n; ++i) add(i);
+  } else {
 #pragma unroll
-  for (int i = 0; i < kBytes; ++i)
-    if (i < part(n)) word |= static_cast<Word>(static_cast<Word>(p[i]) << (8 * i));
+    for (int i = 0; i < kBytes; ++i)
+      if (i < part(n)) add(i);
+  }
   return word;
 }
 template <class Word, class Count>
