@@ -188,9 +188,14 @@ __device__ inline void store_bytes(uint8_t* p, Count n, Word word) {
     *reinterpret_cast<Word*>(p) = word;
     return;
   }
+  const auto put = [&](int i) { p[i] = static_cast<uint8_t>(word >> (8 * i)); };
+  if constexpr (std::is_same_v<Count, int>) {  // likewise
+    for (int i = 0; i < n; ++i) put(i);
+  } else {
 #pragma unroll
-  for (int i = 0; i < kBytes; ++i)
-    if (i < part(n)) p[i] = static_cast<uint8_t>(word >> (8 * i));
+    for (int i = 0; i < kBytes; ++i)
+      if (i < part(n)) put(i);
+  }
 }
 
 }  // namespace agoq::codec::cuda
