@@ -111,7 +111,7 @@ TEST_F(CudaScaledProduct, OtherFormatAndAddition) {
 }
 
 TEST_F(CudaScaledProduct, RefusesWhatHopperCannot) {
-  start(DType::BF16, size_t{8} << 20);
+  start(DType::BF16, size_t{64} << 20);
   const Twin x = random({32, 64});
   Operand turned = to_fp8(g(), x.gpu, {DType::E4M3, Granularity::Tensor});
   turned.major = Major::MN;

@@ -12,7 +12,7 @@ using namespace codec::cuda;
 
 // main += delta, for rows that follow one another in the whole tensor, too.
 template <class T>
-struct Accumulation {
+struct BlockSums {
   QuantRows main;
   const T* delta;
   bool fresh;
@@ -23,7 +23,7 @@ struct Accumulation {
 };
 
 template <class F, class T>
-__device__ void add_row_by_row(const Accumulation<T>& a, const Strip& strip) {
+__device__ void add_row_by_row(const BlockSums<T>& a, const Strip& strip) {
   const LaneTile p = a.main.row.template place<F>(strip.block, strip.lane);
   const int64_t cols = a.main.row.cols;
   const T* delta_row = a.delta + strip.begin * cols + p.col;
@@ -59,7 +59,7 @@ __device__ void add_row_by_row(const Accumulation<T>& a, const Strip& strip) {
 // A whole strip of whole blocks of 8-bit codes. All loads are on their way before the first sum; of the four rows'
 // scales a lane loads and finds one. False, with nothing stored, if a scale does not bound its numbers, which is rare.
 template <class F, class T>
-__device__ bool add_whole_strip(const Accumulation<T>& a, const Strip& strip) {
+__device__ bool add_whole_strip(const BlockSums<T>& a, const Strip& strip) {
   constexpr int kRows = StripScheduler::kRows, kSharers = kLanes / kRows;
   const int64_t blocks = a.main.row.blocks, groups = blocks * kLanes;  // in a row
   const int64_t block = strip.begin * blocks + strip.block, group = block * kLanes + strip.lane;
@@ -121,8 +121,8 @@ constexpr int kCtas = 8;  // of an SM: as many as have registers for a strip
 
 template <class F, class T>
 __global__ void __launch_bounds__(StripScheduler::kThreads, kCtas)
-    add_blocks(const __grid_constant__ PdlArgs<Accumulation<T>> given) {
-  const Accumulation<T>& a = given.wait();
+    add_blocks(const __grid_constant__ PdlArgs<BlockSums<T>> given) {
+  const BlockSums<T>& a = given.wait();
   const Strip strip = a.strips.mine();
   if constexpr (kByStrips<F>) {
     const bool two_blocks = (strip.block | 1) < a.main.row.blocks;  // one for each half of the warp
@@ -223,7 +223,7 @@ void add_rows(const Context& ctx, const codec::Quantized& q, const Tensor& delta
     by_type(delta.dtype, [&]<class T>() {
       agoq::cuda::launch(
           ctx, add_blocks<F, T>, strips.grid(), StripScheduler::kThreads,
-          Accumulation<T>{QuantRows(q), delta.as<T>(), fresh, whole_blocks, draws.block(0, 0), draws, strips});
+          BlockSums<T>{QuantRows(q), delta.as<T>(), fresh, whole_blocks, draws.block(0, 0), draws, strips});
     });
   });
 }

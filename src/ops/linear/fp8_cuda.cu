@@ -90,11 +90,11 @@ __device__ inline void clear_unless(float inv, FloatVec8& x) {
 
 // --- k is the major of x: a half-warp has 128 of k of one row --------------------------------------------------------
 
-struct RowTile {
+struct SourceTile {
   int row, col, n;  // n: of the lane's eight numbers, those that exist
 };
 template <class T>
-__device__ inline RowTile row_tile(const Fp8Source<T>& s) {
+__device__ inline SourceTile source_tile(const Fp8Source<T>& s) {
   const int block = static_cast<int>(threadIdx.x) / kLanes, lane = static_cast<int>(threadIdx.x) % kLanes;
   const int row = static_cast<int>(blockIdx.y) * (kThreads / kLanes) + block;
   const int col = static_cast<int>(blockIdx.x) * kTileK + lane * kGroup;
@@ -104,7 +104,7 @@ __device__ inline RowTile row_tile(const Fp8Source<T>& s) {
 template <class T>
 __global__ void __launch_bounds__(kThreads) row_amax(const __grid_constant__ PdlArgs<Fp8Source<T>> given) {
   const Fp8Source<T>& s = given.wait();
-  const RowTile t = row_tile(s);
+  const SourceTile t = source_tile(s);
   FloatVec8 x;
   load8(s.x + int64_t{t.row} * s.k + t.col, t.n, x);
   const float amax = block_amax(x);
@@ -114,7 +114,7 @@ __global__ void __launch_bounds__(kThreads) row_amax(const __grid_constant__ Pdl
 template <class Format, class T>
 __global__ void __launch_bounds__(kThreads) row_encode(const __grid_constant__ PdlArgs<Fp8Source<T>> given) {
   const Fp8Source<T>& s = given.wait();
-  const RowTile t = row_tile(s);
+  const SourceTile t = source_tile(s);
   if (t.row >= s.rows || t.col >= s.padded_k) return;
   FloatVec8 x;
   load8(s.x + int64_t{t.row} * s.k + t.col, t.n, x);
