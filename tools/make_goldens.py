@@ -31,7 +31,7 @@ from unittest import mock
 import torch
 import transformers
 from safetensors.torch import save_file
-from transformers import (AutoModelForCausalLM, LlamaConfig, MistralConfig, OlmoConfig, PreTrainedConfig,
+from transformers import (AutoModelForCausalLM, LlamaConfig, MistralConfig, Olmo2Config, OlmoConfig, PreTrainedConfig,
                           Qwen2Config, Qwen3Config)
 
 ADAMW = {"lr": 3e-3, "betas": [0.9, 0.95], "eps": 1e-8, "weight_decay": 0.1, "clip_grad": 1.0, "steps": 20}
@@ -76,6 +76,9 @@ def cases() -> list[Case]:
                         num_key_value_heads=2, head_dim=16, rms_norm_eps=1e-6, rope_theta=1e6, **untied)
     olmo = OlmoConfig(vocab_size=79, hidden_size=48, intermediate_size=88, num_attention_heads=6, pad_token_id=None,
                       tie_word_embeddings=True, **common)
+    olmo2 = Olmo2Config(vocab_size=83, hidden_size=48, intermediate_size=104, num_attention_heads=6,
+                        num_key_value_heads=2, head_dim=16, rms_norm_eps=1e-6, rope_theta=500000.0,
+                        pad_token_id=None, **untied)
     packed = LlamaConfig(vocab_size=73, hidden_size=32, intermediate_size=56, num_attention_heads=4,
                          num_key_value_heads=2, head_dim=8, rms_norm_eps=1e-5, **untied)
     return [
@@ -87,6 +90,7 @@ def cases() -> list[Case]:
         Case("qwen2", qwen2, batch=3, sequence=20, seed=5, masked=True, published={"sliding_window": 8}),
         Case("qwen3", qwen3, batch=2, sequence=28, seed=6, shard_size="60KB"),
         Case("olmo", olmo, batch=2, sequence=26, seed=8, masked=True, published={}),
+        Case("olmo2", olmo2, batch=2, sequence=30, seed=9, masked=True, published={}),
         Case("packed", packed, batch=3, sequence=32, seed=7,
              documents=[[9, 1, 15, 7], [32], [3, 4, 5, 6, 7, 7]]),
     ]

@@ -313,6 +313,11 @@ std::string_view name_of(OpPhase part) {
 }
 
 std::vector<Op> layer_ops(const parallel::RunSpec& run_spec) {
+  const model::ModelConfig& model = run_spec.model;
+  require(!model.layer_norm && !model.post_norm,
+          "the ops of a layer are those of one with an RMSNorm in front, which {} has not; bench layer and bench step "
+          "time any model",
+          model.model_type);
   OpTable t(run_spec);
   add_forward(t, OpPhase::Forward);
   if (run_spec.recipe.recompute == model::Recompute::Full) add_forward(t, OpPhase::Backward);

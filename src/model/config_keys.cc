@@ -18,14 +18,15 @@ struct FixedKey {
 constexpr auto kFixed = std::to_array<FixedKey>({
     {"is_causal", "", "true", "a token attends to itself and to those before it"},
     {"per_layer_config", "", "{}", "all layers have one shape"},
-    {"attention_bias", "llama qwen3 olmo", "false", "it puts a bias on o_proj too, which this layer doesn't have"},
+    {"attention_bias", "llama qwen3 olmo olmo2", "false",
+     "it puts a bias on o_proj too, which this layer doesn't have"},
     {"attention_bias", "mistral", "false", "its layers have no biases"},
     {"mlp_bias", "", "false", "these layers have no bias there"},
     {"clip_qkv", "", "null", "these layers do not clip q, k and v"},
     {"attention_dropout", "", "0", "nothing is dropped in training"},
     {"partial_rotary_factor", "", "1", "RoPE turns whole heads"},
-    {"sliding_window", "llama olmo", "null", "attention of this family looks back to the beginning"},
-    {"use_sliding_window", "llama olmo", "false", "attention of this family looks back to the beginning"},
+    {"sliding_window", "llama olmo olmo2", "null", "attention of this family looks back to the beginning"},
+    {"use_sliding_window", "llama olmo olmo2", "false", "attention of this family looks back to the beginning"},
     {"attention_chunk_size", "", "null", "attention is not cut into chunks"},
     {"use_mrope", "", "false", "positions are counted along one axis"},
     {"is_encoder_decoder", "", "false", "the model is a decoder"},
@@ -124,7 +125,7 @@ struct IdleKey {
 constexpr auto kIdleOfFamilies = std::to_array<IdleKey>({
     {"attention_bias", "qwen2"},  // q, k and v have a bias whatever it says
     {"rms_norm_eps", "olmo"},
-    {"max_window_layers", "llama mistral olmo"},
+    {"max_window_layers", "llama mistral olmo olmo2"},
 });
 
 bool is_of(std::string_view families, std::string_view model_type) {

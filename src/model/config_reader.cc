@@ -7,7 +7,7 @@
 namespace agoq::model {
 namespace {
 
-constexpr double kDefaultTheta = 10000, kDefaultEps = 1e-6, kDefaultInit = 0.02;
+constexpr double kDefaultTheta = 10000, kDefaultInit = 0.02;
 constexpr int64_t kDefaultQwenWindow = 4096, kDefaultFirstWindowLayer = 28;
 
 // Far above every published model; below them no product of sizes overflows, and planning takes moments.
@@ -187,14 +187,13 @@ ModelConfig config_from_json(const std::string& text, const std::string& file, s
   config.layers = fields.integer("num_hidden_layers", 1, kMaxLayers);
   config.heads = read_heads(fields, family, config.hidden_size);
   config.max_positions = fields.integer_or("max_position_embeddings", 1, kMaxPositions, family.max_positions);
-  config.layer_norm = family.layer_norm;
-  config.norm_eps =
-      config.layer_norm ? kLayerNormEps : static_cast<float>(fields.number_or("rms_norm_eps", 1e-20, 0.1, kDefaultEps));
+  static_cast<LayerKind&>(config) = family.layer;
+  config.norm_eps = config.layer_norm
+                        ? kLayerNormEps
+                        : static_cast<float>(fields.number_or("rms_norm_eps", 1e-20, 0.1, double{family.norm_eps}));
   config.rope = read_rope(fields, config);
   config.window = read_window(fields, family, config.layers);
   config.tied_embeddings = fields.flag("tie_word_embeddings", false);
-  config.qkv_bias = family.model_type == "qwen2";
-  config.qk_norm = family.model_type == "qwen3";
   config.init_std = static_cast<float>(fields.number_or("initializer_range", 0, 1, kDefaultInit));
   refuse_unknown(fields, fields.unread(), family.model_type);
   config.original_json = ignored_keys.empty() ? text : json.dump();

@@ -33,15 +33,12 @@ Json rope_scaling_json(const ops::RopeSpec& rope) {
 Json new_json(const ModelConfig& c) {
   const Family* family = find_family(c.model_type);
   require(family != nullptr, "cannot write a config.json for model_type '{}'", c.model_type);
-  require(
-      c.qkv_bias == (c.model_type == "qwen2") && c.qk_norm == (c.model_type == "qwen3"),
-      "cannot write a config.json: biases on q, k, v are qwen2's and norms on q, k are qwen3's, and model_type is {}",
-      c.model_type);
+  require(static_cast<const LayerKind&>(c) == family->layer,
+          "cannot write a config.json: a model with these biases and norms is no {}", c.model_type);
   require(c.window == 0 || family->windows, "cannot write a config.json: model_type {} has no sliding window",
           c.model_type);
-  require(c.layer_norm == family->layer_norm && (!c.layer_norm || c.norm_eps == kLayerNormEps),
-          "cannot write a config.json: LayerNorm, with an epsilon of {}, is olmo's, and model_type is {}",
-          kLayerNormEps, c.model_type);
+  require(!c.layer_norm || c.norm_eps == kLayerNormEps,
+          "cannot write a config.json: the epsilon of a LayerNorm is {} there, not {}", kLayerNormEps, c.norm_eps);
   Json json;
   json["architectures"] = Json::array({family->architecture});
   json["model_type"] = c.model_type;
@@ -61,7 +58,7 @@ Json new_json(const ModelConfig& c) {
   json["initializer_range"] = shortest(c.init_std);
   json["attention_dropout"] = 0.0;
   if (c.model_type == "llama") json["attention_bias"] = json["mlp_bias"] = false;
-  if (c.model_type == "qwen3" || c.model_type == "olmo") json["attention_bias"] = false;
+  if (c.model_type == "qwen3" || c.model_type == "olmo" || c.model_type == "olmo2") json["attention_bias"] = false;
   if (c.model_type == "olmo") json["clip_qkv"] = nullptr;
   if (family->windows) json["sliding_window"] = c.window > 0 ? Json(c.window) : Json(nullptr);
   if (c.model_type == "qwen2" || c.model_type == "qwen3") {

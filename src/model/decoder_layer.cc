@@ -1,5 +1,6 @@
 #include "model/decoder_layer.h"
 
+#include "comm/sum.h"
 #include "ops/attention/rope.h"
 #include "ops/linear/linear.h"
 #include "ops/mlp/swiglu.h"
@@ -8,8 +9,18 @@
 namespace agoq::model {
 namespace {
 
+constexpr Branch kAttention = {Param::AttentionNorm, Param::Qkv,      Param::Out,        SavedTensor::X1,
+                               SavedTensor::N1,      SavedTensor::Y1, SavedTensor::Rstd1};
+constexpr Branch kMlp = {Param::MlpNorm,  Param::GateUp,   Param::Down,       SavedTensor::X2,
+                         SavedTensor::N2, SavedTensor::Y2, SavedTensor::Rstd2};
+
 const ops::MainGrad& of(const LayerGradients& grads, Param p) {
   return grads[static_cast<size_t>(p)];
+}
+
+// x += d
+void add(const Context& ctx, const Tensor& d, const Tensor& x) {
+  comm::sum(ctx, std::array{x, d}, x);
 }
 
 }  // namespace
@@ -18,7 +29,8 @@ DecoderLayer::DecoderLayer(const ModelConfig& config, const LayerSpec& spec, Ten
     : spec_(spec),
       attention_{spec.heads, config.window},
       norm_(config),
-      qk_norm_(config.qk_norm),
+      qk_norm_(config, spec.heads),
+      post_norm_(config.post_norm),
       rope_table_(rope_table) {}
 
 void DecoderLayer::forward(const Context& ctx, const Tensor& x, const LayerWeights& w,
@@ -47,10 +59,7 @@ void DecoderLayer::backward_from_x1(const Context& ctx, const Tensor& dx, const 
 void DecoderLayer::attention_forward(const Context& ctx, const Tensor& x, const LayerWeights& w,
                                      const SavedTensors& saved) const {
   Scope scope(ctx);
-  const Tensor own_n1 =
-      norm_.forward(ctx, x, w[Param::AttentionNorm], saved[SavedTensor::X1], saved.stat(SavedTensor::Rstd1));
-  saved.keep(ctx, SavedTensor::N1, own_n1);
-  const Tensor n1 = ops::all_gather_tokens(ctx, own_n1);  // [T, H]
+  const Tensor n1 = first_input(ctx, x, w, saved, kAttention);  // [T, H]
   const int64_t tokens = n1.rows(), qkv_cols = attention_.heads.cols();
   // With a norm of q and k, backward needs them as they are before it, and can redo the rest.
   const Tensor qkv = qk_norm_ ? ctx.empty({tokens, qkv_cols})
@@ -58,50 +67,40 @@ void DecoderLayer::attention_forward(const Context& ctx, const Tensor& x, const 
   ops::linear_into(ctx, n1, w[Param::Qkv], w[Param::QkvBias], qkv);
   if (qk_norm_) {
     saved.keep(ctx, SavedTensor::Qkv, qkv);
-    ops::qk_norm(ctx, qkv, attention_.heads, w[Param::QNorm], w[Param::KNorm], norm_.eps(),
-                 saved.stat(SavedTensor::QkRstd));
+    qk_norm_.forward(ctx, qkv, w[Param::QNorm], w[Param::KNorm], saved.stat(SavedTensor::QkRstd));
   }
   ops::rope(ctx, qkv, attention_.heads, rope_table_);
   if (!qk_norm_) saved.keep(ctx, SavedTensor::Qkv, qkv);
   const Tensor o = saved.out(ctx, SavedTensor::O, tokens, attention_.heads.q_cols());  // [T, Hq D]
   ops::attention_into(ctx, qkv, attention_, o, saved.stat(SavedTensor::Lse));
   saved.keep(ctx, SavedTensor::O, o);
-  ops::row_parallel_linear_add(ctx, o, w[Param::Out], x);
+  add_output(ctx, o, x, w, saved, kAttention);
 }
 
 void DecoderLayer::mlp_forward(const Context& ctx, const Tensor& x, const LayerWeights& w,
                                const SavedTensors& saved) const {
   Scope scope(ctx);
-  const Tensor own_n2 =
-      norm_.forward(ctx, x, w[Param::MlpNorm], saved[SavedTensor::X2], saved.stat(SavedTensor::Rstd2));
-  saved.keep(ctx, SavedTensor::N2, own_n2);
-  const Tensor n2 = ops::all_gather_tokens(ctx, own_n2);                                               // [T, H]
+  const Tensor n2 = first_input(ctx, x, w, saved, kMlp);                                               // [T, H]
   const Tensor gate_up = ops::linear(ctx, n2, w[Param::GateUp]);                                       // [T, 2F]
   const Tensor h = ops::swiglu(ctx, gate_up, saved[SavedTensor::GateUp], saved[SavedTensor::Hidden]);  // [T, F]
-  ops::row_parallel_linear_add(ctx, h, w[Param::Down], x);
+  add_output(ctx, h, x, w, saved, kMlp);
 }
 
 void DecoderLayer::mlp_backward(const Context& ctx, const Tensor& dx, const LayerWeights& w, const SavedTensors& saved,
                                 const LayerGradients& grads) const {
   Scope scope(ctx);
-  const Tensor dy = ops::all_gather_tokens(ctx, dx);          // [T, H]
-  const Tensor dh = ops::linear_dx(ctx, dy, w[Param::Down]);  // [T, F]
+  const Tensor dy = output_gradient(ctx, dx, w, saved, grads, kMlp);  // [T, H]
+  const Tensor dh = ops::linear_dx(ctx, dy, w[Param::Down]);          // [T, F]
   const auto [d_gate_up, h] = ops::swiglu_backward(ctx, dh, saved[SavedTensor::GateUp], saved[SavedTensor::Hidden]);
   ops::accumulate_dw(ctx, of(grads, Param::Down), dy, h);
-  const Tensor n2 = saved.kept(SavedTensor::N2)
-                        ? saved.gather(ctx, SavedTensor::N2)
-                        : recompute_norm(ctx, saved, SavedTensor::X2, SavedTensor::Rstd2, w[Param::MlpNorm]);
-  ops::accumulate_dw(ctx, of(grads, Param::GateUp), d_gate_up, n2);
-  const Tensor dn2 = ops::linear_dx_scattered(ctx, d_gate_up, w[Param::GateUp]);
-  norm_.backward(ctx, dn2, saved[SavedTensor::X2], saved.stat(SavedTensor::Rstd2), w[Param::MlpNorm], dx, dx,
-                 of(grads, Param::MlpNorm));
+  first_backward(ctx, d_gate_up, dx, w, saved, grads, kMlp);
 }
 
 void DecoderLayer::attention_backward(const Context& ctx, const Tensor& dx, const LayerWeights& w,
                                       const SavedTensors& saved, const LayerGradients& grads) const {
   Scope scope(ctx);
   const Tensor qkv = rotated_qkv(ctx, w, saved);
-  const Tensor dy = ops::all_gather_tokens(ctx, dx);  // [T, H]
+  const Tensor dy = output_gradient(ctx, dx, w, saved, grads, kAttention);  // [T, H]
   Tensor o, lse;
   if (saved.kept(SavedTensor::O)) {
     o = saved.load(ctx, SavedTensor::O);
@@ -115,30 +114,66 @@ void DecoderLayer::attention_backward(const Context& ctx, const Tensor& dx, cons
   const Tensor dqkv = ops::attention_backward(ctx, d_o, qkv, o, lse, attention_);
   ops::rope_backward(ctx, dqkv, attention_.heads, rope_table_);
   if (qk_norm_)
-    ops::qk_norm_backward(ctx, dqkv, saved.load(ctx, SavedTensor::Qkv), attention_.heads, w[Param::QNorm],
-                          w[Param::KNorm], saved.stat(SavedTensor::QkRstd), of(grads, Param::QNorm),
-                          of(grads, Param::KNorm));
+    qk_norm_.backward(ctx, dqkv, saved.load(ctx, SavedTensor::Qkv), w[Param::QNorm], w[Param::KNorm],
+                      saved.stat(SavedTensor::QkRstd), of(grads, Param::QNorm), of(grads, Param::KNorm));
   if (w[Param::QkvBias]) ops::accumulate_db(ctx, of(grads, Param::QkvBias), dqkv);
-  const Tensor n1 = saved.kept(SavedTensor::N1)
-                        ? saved.gather(ctx, SavedTensor::N1)
-                        : recompute_norm(ctx, saved, SavedTensor::X1, SavedTensor::Rstd1, w[Param::AttentionNorm]);
-  ops::accumulate_dw(ctx, of(grads, Param::Qkv), dqkv, n1);
-  const Tensor dn1 = ops::linear_dx_scattered(ctx, dqkv, w[Param::Qkv]);
-  norm_.backward(ctx, dn1, saved[SavedTensor::X1], saved.stat(SavedTensor::Rstd1), w[Param::AttentionNorm], dx, dx,
-                 of(grads, Param::AttentionNorm));
+  first_backward(ctx, dqkv, dx, w, saved, grads, kAttention);
 }
 
-// n1 or n2 of all tokens again. Over the tensor group travels what was kept, a quarter of the bytes of n.
-Tensor DecoderLayer::recompute_norm(const Context& ctx, const SavedTensors& saved, SavedTensor x, SavedTensor rstd,
-                                    const Tensor& w) const {
-  return norm_.again(ctx, ops::all_gather_tokens(ctx, saved[x]), ops::all_gather_tokens(ctx, saved.stat(rstd)), w);
+// What the branch's first product reads, of all tokens [T, H]: norm(x), or x itself.
+Tensor DecoderLayer::first_input(const Context& ctx, const Tensor& x, const LayerWeights& w, const SavedTensors& saved,
+                                 const Branch& branch) const {
+  if (post_norm_) {
+    saved.keep(ctx, branch.x, x);
+    return ops::all_gather_tokens(ctx, x);
+  }
+  const Tensor own = norm_.forward(ctx, x, w[branch.norm], saved[branch.x], saved.stat(branch.rstd));
+  saved.keep(ctx, branch.n, own);
+  return ops::all_gather_tokens(ctx, own);
+}
+
+// x += h·wᵀ, or x += norm(h·wᵀ).
+void DecoderLayer::add_output(const Context& ctx, const Tensor& h, const Tensor& x, const LayerWeights& w,
+                              const SavedTensors& saved, const Branch& branch) const {
+  if (!post_norm_) return ops::row_parallel_linear_add(ctx, h, w[branch.out], x);
+  const Tensor y = ops::row_parallel_linear(ctx, h, w[branch.out]);
+  add(ctx, norm_.forward(ctx, y, w[branch.norm], saved[branch.y], saved.stat(branch.rstd)), x);
+}
+
+// The gradient of the branch's last product, of all tokens [T, H], from that of the residual stream.
+Tensor DecoderLayer::output_gradient(const Context& ctx, const Tensor& dx, const LayerWeights& w,
+                                     const SavedTensors& saved, const LayerGradients& grads,
+                                     const Branch& branch) const {
+  if (!post_norm_) return ops::all_gather_tokens(ctx, dx);
+  const Tensor dy = ctx.empty(dx.shape);
+  norm_.backward(ctx, dx, saved[branch.y], saved.stat(branch.rstd), w[branch.norm], {}, dy, of(grads, branch.norm));
+  return ops::all_gather_tokens(ctx, dy);
+}
+
+// Adds the branch's part to the gradient of its first weight and to dx, from the gradient of its first product.
+void DecoderLayer::first_backward(const Context& ctx, const Tensor& dh, const Tensor& dx, const LayerWeights& w,
+                                  const SavedTensors& saved, const LayerGradients& grads, const Branch& branch) const {
+  const Tensor n = load_first_input(ctx, w, saved, branch);
+  ops::accumulate_dw(ctx, of(grads, branch.in), dh, n);
+  const Tensor dn = ops::linear_dx_scattered(ctx, dh, w[branch.in]);
+  if (post_norm_) return add(ctx, dn, dx);
+  norm_.backward(ctx, dn, saved[branch.x], saved.stat(branch.rstd), w[branch.norm], dx, dx, of(grads, branch.norm));
+}
+
+// first_input again. Over the tensor group travels what was kept, a quarter of the bytes of n.
+Tensor DecoderLayer::load_first_input(const Context& ctx, const LayerWeights& w, const SavedTensors& saved,
+                                      const Branch& branch) const {
+  if (post_norm_) return saved.gather(ctx, branch.x);
+  if (saved.kept(branch.n)) return saved.gather(ctx, branch.n);
+  return norm_.again(ctx, ops::all_gather_tokens(ctx, saved[branch.x]),
+                     ops::all_gather_tokens(ctx, saved.stat(branch.rstd)), w[branch.norm]);
 }
 
 // q, k, v as attention saw them.
 Tensor DecoderLayer::rotated_qkv(const Context& ctx, const LayerWeights& w, const SavedTensors& saved) const {
   if (!qk_norm_) return saved.load(ctx, SavedTensor::Qkv);
   const Tensor qkv = saved.copy(ctx, SavedTensor::Qkv);
-  ops::recompute_qk_norm(ctx, qkv, attention_.heads, w[Param::QNorm], w[Param::KNorm], saved.stat(SavedTensor::QkRstd));
+  qk_norm_.again(ctx, qkv, w[Param::QNorm], w[Param::KNorm], saved.stat(SavedTensor::QkRstd));
   ops::rope(ctx, qkv, attention_.heads, rope_table_);
   return qkv;
 }

@@ -14,6 +14,12 @@ namespace agoq::model {
 
 using LayerGradients = std::array<ops::MainGrad, kParams>;
 
+// What attention and the MLP have in common: x += out(in(norm(x))), or x += norm(out(in(x))) with the norm behind.
+struct Branch {
+  Param norm, in, out;        // the weights
+  SavedTensor x, n, y, rstd;  // the branch's input, that of its first product, what its last product makes; of the norm
+};
+
 class DecoderLayer {
  public:
   DecoderLayer(const ModelConfig& config, const LayerSpec& spec, Tensor rope_table);
@@ -35,14 +41,23 @@ class DecoderLayer {
                           const LayerGradients& grads) const;
   void mlp_backward(const Context& ctx, const Tensor& dx, const LayerWeights& w, const SavedTensors& saved,
                     const LayerGradients& grads) const;
-  Tensor recompute_norm(const Context& ctx, const SavedTensors& saved, SavedTensor x, SavedTensor rstd,
-                        const Tensor& w) const;
+  Tensor first_input(const Context& ctx, const Tensor& x, const LayerWeights& w, const SavedTensors& saved,
+                     const Branch& branch) const;
+  void add_output(const Context& ctx, const Tensor& h, const Tensor& x, const LayerWeights& w,
+                  const SavedTensors& saved, const Branch& branch) const;
+  Tensor output_gradient(const Context& ctx, const Tensor& dx, const LayerWeights& w, const SavedTensors& saved,
+                         const LayerGradients& grads, const Branch& branch) const;
+  void first_backward(const Context& ctx, const Tensor& dh, const Tensor& dx, const LayerWeights& w,
+                      const SavedTensors& saved, const LayerGradients& grads, const Branch& branch) const;
+  Tensor load_first_input(const Context& ctx, const LayerWeights& w, const SavedTensors& saved,
+                          const Branch& branch) const;
   Tensor rotated_qkv(const Context& ctx, const LayerWeights& w, const SavedTensors& saved) const;
 
   const LayerSpec& spec_;
   ops::AttentionSpec attention_;
   Norm norm_;
-  bool qk_norm_;
+  QueryKeyNorm qk_norm_;
+  bool post_norm_;
   Tensor rope_table_;  // [positions, D]
 };
 

@@ -1,4 +1,5 @@
-// What the model types do not say in their config.json: the defaults of transformers for keys that are missing.
+// The model types: what their layers are, and what their config.json does not say, the defaults of transformers for
+// keys that are missing.
 #pragma once
 
 #include <algorithm>
@@ -6,24 +7,52 @@
 #include <cstdint>
 #include <string_view>
 
+#include "model/model_config.h"
+
 namespace agoq::model {
 
 struct Family {
   std::string_view model_type, architecture;
-  int64_t kv_heads;  // 0: as many as query heads
-  int64_t head_dim;  // 0: H / Hq
-  int64_t max_positions;
-  bool windows;     // it can have a sliding window
-  int64_t window;   // Mistral 0.1 had one, so only an explicit null switches it off
-  bool layer_norm;  // without weights, in place of RMSNorm
+  LayerKind layer = {};
+  int64_t kv_heads = 0;  // 0: as many as query heads
+  int64_t head_dim = 0;  // 0: H / Hq
+  int64_t max_positions = 2048;
+  float norm_eps = 1e-6f;
+  bool windows = false;  // it can have a sliding window
+  int64_t window = 0;    // Mistral 0.1 had one, so only an explicit null switches it off
 };
 
-inline constexpr std::array<Family, 5> kFamilies = {{{"llama", "LlamaForCausalLM", 0, 0, 2048, false, 0, false},
-                                                     {"mistral", "MistralForCausalLM", 8, 0, 131072, true, 4096, false},
-                                                     {"qwen2", "Qwen2ForCausalLM", 32, 0, 32768, true, 0, false},
-                                                     {"qwen3", "Qwen3ForCausalLM", 32, 128, 32768, true, 0, false},
-                                                     {"olmo", "OlmoForCausalLM", 0, 0, 2048, false, 0, true}}};
 inline constexpr float kLayerNormEps = 1e-5f;  // fixed in OLMo's code, no key of its file
+inline constexpr std::array kFamilies = {
+    Family{.model_type = "llama", .architecture = "LlamaForCausalLM"},
+    Family{.model_type = "mistral",
+           .architecture = "MistralForCausalLM",
+           .kv_heads = 8,
+           .max_positions = 131072,
+           .windows = true,
+           .window = 4096},
+    Family{.model_type = "qwen2",
+           .architecture = "Qwen2ForCausalLM",
+           .layer = {.qkv_bias = true},
+           .kv_heads = 32,
+           .max_positions = 32768,
+           .windows = true},
+    Family{.model_type = "qwen3",
+           .architecture = "Qwen3ForCausalLM",
+           .layer = {.qk_norm = QkNorm::Head},
+           .kv_heads = 32,
+           .head_dim = 128,
+           .max_positions = 32768,
+           .windows = true},
+    Family{.model_type = "olmo",
+           .architecture = "OlmoForCausalLM",
+           .layer = {.layer_norm = true},
+           .norm_eps = kLayerNormEps},
+    Family{.model_type = "olmo2",
+           .architecture = "Olmo2ForCausalLM",
+           .layer = {.qk_norm = QkNorm::Wide, .post_norm = true},
+           .norm_eps = 1e-5f},
+};
 
 inline const Family* find_family(std::string_view model_type) {
   const auto* found =

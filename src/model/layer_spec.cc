@@ -61,8 +61,15 @@ LayerSpec::LayerSpec(const ModelConfig& c, TensorShard tensor_shard) : shard(ten
   const int64_t hidden = c.hidden_size, ffn = c.ffn_size, vocab = c.vocab_size;
   const ops::Heads& all_heads = c.heads;
   const int64_t qkv = all_heads.cols(), q = all_heads.q_cols(), kv = all_heads.kv_cols(), d = all_heads.dim;
-  const int64_t bias_rows = c.qkv_bias ? 1 : 0, qk_norm_rows = c.qk_norm ? 1 : 0;
+  const int64_t bias_rows = c.qkv_bias ? 1 : 0, qk_norm_rows = c.qk_norm != QkNorm::None ? 1 : 0;
   const int64_t norm_rows = c.layer_norm ? 0 : 1;
+  const char* const attention_norm = c.post_norm ? "post_attention_layernorm.weight" : "input_layernorm.weight";
+  const char* const mlp_norm = c.post_norm ? "post_feedforward_layernorm.weight" : "post_attention_layernorm.weight";
+  // Weights of a norm over each head serve all heads; those of a norm over all heads are cut as the heads are.
+  const bool wide = c.qk_norm == QkNorm::Wide;
+  const int64_t q_weights = wide ? q : d, k_weights = wide ? kv : d;
+  const Cut qk_cut = wide ? Cut::Rows : Cut::None;
+  const Reduction qk_group = wide ? Reduction::Data : Reduction::DataAndTensor;
   const int64_t head_rows = c.tied_embeddings ? 0 : vocab;
   const Reduction embedding_group = c.tied_embeddings ? Reduction::DataAndEnds : Reduction::Data;
   const int64_t out_segment = cut_segment(q), down_segment = cut_segment(ffn);
@@ -71,13 +78,13 @@ LayerSpec::LayerSpec(const ModelConfig& c, TensorShard tensor_shard) : shard(ten
   // clang-format off
   params = {{
       {Embedding, "embedding", vocab, hidden, hidden, Cut::Rows, embedding_group, false, Init::Normal, {{"model.embed_tokens.weight", vocab}}},
-      {AttentionNorm, "attention_norm", norm_rows, hidden, hidden, Cut::None, Reduction::DataAndTensor, false, Init::Ones, {{"input_layernorm.weight", hidden}}},
+      {AttentionNorm, "attention_norm", norm_rows, hidden, hidden, Cut::None, Reduction::DataAndTensor, false, Init::Ones, {{attention_norm, hidden}}},
       {Qkv, "qkv", qkv, hidden, hidden, Cut::Rows, Reduction::Data, true, Init::Normal, {{"self_attn.q_proj.weight", q}, {"self_attn.k_proj.weight", kv}, {"self_attn.v_proj.weight", kv}}},
       {QkvBias, "qkv_bias", bias_rows, qkv, qkv, Cut::Rows, Reduction::Data, false, Init::Zeros, {{"self_attn.q_proj.bias", q}, {"self_attn.k_proj.bias", kv}, {"self_attn.v_proj.bias", kv}}},
-      {QNorm, "q_norm", qk_norm_rows, d, d, Cut::None, Reduction::DataAndTensor, false, Init::Ones, {{"self_attn.q_norm.weight", d}}},
-      {KNorm, "k_norm", qk_norm_rows, d, d, Cut::None, Reduction::DataAndTensor, false, Init::Ones, {{"self_attn.k_norm.weight", d}}},
+      {QNorm, "q_norm", qk_norm_rows, q_weights, q_weights, qk_cut, qk_group, false, Init::Ones, {{"self_attn.q_norm.weight", q_weights}}},
+      {KNorm, "k_norm", qk_norm_rows, k_weights, k_weights, qk_cut, qk_group, false, Init::Ones, {{"self_attn.k_norm.weight", k_weights}}},
       {Out, "out", hidden, q, out_segment, Cut::Columns, Reduction::Data, true, Init::ResidualNormal, {{"self_attn.o_proj.weight", hidden}}},
-      {MlpNorm, "mlp_norm", norm_rows, hidden, hidden, Cut::None, Reduction::DataAndTensor, false, Init::Ones, {{"post_attention_layernorm.weight", hidden}}},
+      {MlpNorm, "mlp_norm", norm_rows, hidden, hidden, Cut::None, Reduction::DataAndTensor, false, Init::Ones, {{mlp_norm, hidden}}},
       {GateUp, "gate_up", 2 * ffn, hidden, hidden, Cut::Rows, Reduction::Data, true, Init::Normal, {{"mlp.gate_proj.weight", ffn}, {"mlp.up_proj.weight", ffn}}},
       {Down, "down", hidden, ffn, down_segment, Cut::Columns, Reduction::Data, true, Init::ResidualNormal, {{"mlp.down_proj.weight", hidden}}},
       {FinalNorm, "final_norm", norm_rows, hidden, hidden, Cut::None, Reduction::DataAndTensor, false, Init::Ones, {{"model.norm.weight", hidden}}},
@@ -89,20 +96,25 @@ LayerSpec::LayerSpec(const ModelConfig& c, TensorShard tensor_shard) : shard(ten
 
   vocabulary = part_of(vocab, shard);
   heads = {all_heads.query / shard.size, all_heads.kv / shard.size, d};
-  const int64_t own_ffn = ffn / shard.size, qk_heads = c.qk_norm ? heads.query + heads.kv : 0;
+  const int64_t own_ffn = ffn / shard.size;
+  const int64_t qk_rstds = c.qk_norm == QkNorm::None ? 0 : wide ? 2 : heads.query + heads.kv;  // of a token
+  // Products read the residual stream itself where norms come behind them, which then read what products make.
+  const int64_t n = c.post_norm ? 0 : hidden, y = c.post_norm ? hidden : 0;
   kept = {{
       {SavedTensor::X1, "x1", hidden, hidden, SavedTensorGroup::Norm, true},
       {SavedTensor::Rstd1, "rstd1", 1, 1, SavedTensorGroup::Stat, true},
-      {SavedTensor::N1, "n1", hidden, hidden, SavedTensorGroup::GemmInput, true},
+      {SavedTensor::N1, "n1", n, n, SavedTensorGroup::GemmInput, true},
       {SavedTensor::Qkv, "qkv", heads.cols(), d, SavedTensorGroup::Attention},  // a head is never cut: one segment each
-      {SavedTensor::QkRstd, "qk_rstd", qk_heads, qk_heads, SavedTensorGroup::Stat},
+      {SavedTensor::QkRstd, "qk_rstd", qk_rstds, qk_rstds, SavedTensorGroup::Stat},
       {SavedTensor::O, "o", heads.q_cols(), d, SavedTensorGroup::Attention},
       {SavedTensor::Lse, "lse", heads.query, heads.query, SavedTensorGroup::Stat},
+      {SavedTensor::Y1, "y1", y, y, SavedTensorGroup::Norm, true},
       {SavedTensor::X2, "x2", hidden, hidden, SavedTensorGroup::Norm, true},
       {SavedTensor::Rstd2, "rstd2", 1, 1, SavedTensorGroup::Stat, true},
-      {SavedTensor::N2, "n2", hidden, hidden, SavedTensorGroup::GemmInput, true},
+      {SavedTensor::N2, "n2", n, n, SavedTensorGroup::GemmInput, true},
       {SavedTensor::GateUp, "gate_up", 2 * own_ffn, down_segment, SavedTensorGroup::Mlp},
       {SavedTensor::Hidden, "h", own_ffn, down_segment, SavedTensorGroup::GemmInput},
+      {SavedTensor::Y2, "y2", y, y, SavedTensorGroup::Norm, true},
   }};
 }
 

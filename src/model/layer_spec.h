@@ -1,6 +1,6 @@
 // One table describes the model and is the only truth: every parameter and every tensor that forward may leave for
 // backward, with its shape, how it is cut over the tensor axis, its Hugging Face names, decay, initialisation and
-// reduction group. Forward, backward, memory, checkpoints, import and export, telemetry and docs all read it.
+// reduction group. Forward, backward, memory, checkpoints, import and export all read it.
 #pragma once
 
 #include <array>
@@ -30,7 +30,23 @@ enum class Param : uint8_t {
   Count
 };
 // What a layer's forward may keep. Stats (rstd, lse) are always fp32; the others follow the recipe.
-enum class SavedTensor : uint8_t { X1, Rstd1, N1, Qkv, QkRstd, O, Lse, X2, Rstd2, N2, GateUp, Hidden, Count };
+enum class SavedTensor : uint8_t {
+  X1,
+  Rstd1,
+  N1,
+  Qkv,
+  QkRstd,
+  O,
+  Lse,
+  Y1,  // o·Woᵀ, where a norm comes behind it
+  X2,
+  Rstd2,
+  N2,
+  GateUp,
+  Hidden,
+  Y2,  // h·Wdownᵀ, likewise
+  Count
+};
 
 inline constexpr size_t kParams = static_cast<size_t>(Param::Count);
 inline constexpr size_t kSavedTensors = static_cast<size_t>(SavedTensor::Count);
@@ -40,7 +56,7 @@ enum class Reduction : uint8_t { Data, DataAndTensor, DataAndEnds };  // which r
 enum class Init : uint8_t { Normal, ResidualNormal, Ones, Zeros };    // ResidualNormal: std / sqrt(2 L)
 enum class SavedTensorGroup : uint8_t {
   Stat,
-  Norm,
+  Norm,  // the residual stream and what norms read
   Attention,
   Mlp,
   GemmInput

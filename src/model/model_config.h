@@ -14,8 +14,24 @@
 
 namespace agoq::model {
 
-struct ModelConfig {
-  std::string model_type = "llama";  // llama, mistral, qwen2, qwen3 or olmo
+// The RMSNorm of q and k before RoPE, with weights of its own.
+enum class QkNorm : uint8_t {
+  None,
+  Head,  // over each head (Qwen3)
+  Wide,  // over all heads of q together, and all of k (OLMo 2)
+};
+
+// What the layers of a family have and others do not.
+struct LayerKind {
+  bool qkv_bias = false;  // Qwen2.5
+  QkNorm qk_norm = QkNorm::None;
+  bool layer_norm = false;  // OLMo: norms take off the mean and have no weights
+  bool post_norm = false;   // OLMo 2: x + norm(attention(x)), and no norm in front
+  bool operator==(const LayerKind&) const = default;
+};
+
+struct ModelConfig : LayerKind {
+  std::string model_type = "llama";  // one of model/family.h
   int64_t vocab_size = 0;            // V
   int64_t hidden_size = 0;           // H
   int64_t ffn_size = 0;              // F
@@ -26,9 +42,6 @@ struct ModelConfig {
   ops::RopeSpec rope;
   int64_t window = 0;  // sliding window of attention, 0: none
   bool tied_embeddings = false;
-  bool qkv_bias = false;    // Qwen2.5
-  bool qk_norm = false;     // Qwen3
-  bool layer_norm = false;  // OLMo: norms take off the mean and have no weights
   float init_std = 0.02f;
   std::string original_json;  // the config.json it came from, so that export changes nothing it doesn't know
 
@@ -49,7 +62,7 @@ ModelConfig config_from_json(const std::string& text, const std::string& file, s
 // A config.json for AutoModelForCausalLM of transformers 4 and 5: original_json if there is one, with what has changed
 // in `config` since, otherwise all keys. With `dtype` it names the type of the weights beside it.
 std::string config_to_json(const ModelConfig& config, std::optional<DType> dtype = std::nullopt);
-// llama2-7b, llama2-13b, llama3-8b, llama3.2-1b, codellama-34b, olmo-1b, demo; an error lists the names.
+// llama3-8b, olmo2-7b, demo, ... (preset_names); an error lists them.
 ModelConfig preset(const std::string& name);
 std::vector<std::string> preset_names();
 // A preset's name, a Hugging Face folder, or a config.json. Where the folder ties the head to the embedding and holds

@@ -1,10 +1,11 @@
-// The norm of an architecture's residual stream: RMSNorm with weights, or LayerNorm without (OLMo). Where there are no
-// weights, w and dw are empty.
+// The norms of an architecture: of the residual stream, RMSNorm with weights, or LayerNorm without (OLMo), where w and
+// dw are empty; and of q and k.
 #pragma once
 
 #include "model/model_config.h"
 #include "ops/norm/layer_norm.h"
 #include "ops/norm/rms_norm.h"
+#include "ops/norm/wide_qk_norm.h"
 
 namespace agoq::model {
 
@@ -32,6 +33,36 @@ class Norm {
  private:
   bool layer_norm_;
   float eps_;
+};
+
+// Of q and k before RoPE, in place; nothing where the model has none.
+class QueryKeyNorm {
+ public:
+  QueryKeyNorm(const ModelConfig& config, const ops::Heads& heads)
+      : kind_(config.qk_norm), eps_(config.norm_eps), heads_(heads) {}
+
+  explicit operator bool() const { return kind_ != QkNorm::None; }
+  // qkv [T, (Hq + 2 Hkv) D]; rstd, if kept, is that of SavedTensor::QkRstd.
+  void forward(const Context& ctx, const Tensor& qkv, const Tensor& wq, const Tensor& wk, const Tensor& rstd) const {
+    if (kind_ == QkNorm::Head) ops::qk_norm(ctx, qkv, heads_, wq, wk, eps_, rstd);
+    if (kind_ == QkNorm::Wide) ops::wide_qk_norm(ctx, qkv, heads_, wq, wk, eps_, rstd);
+  }
+  // The same from a kept rstd.
+  void again(const Context& ctx, const Tensor& qkv, const Tensor& wq, const Tensor& wk, const Tensor& rstd) const {
+    if (kind_ == QkNorm::Head) ops::recompute_qk_norm(ctx, qkv, heads_, wq, wk, rstd);
+    if (kind_ == QkNorm::Wide) ops::recompute_wide_qk_norm(ctx, qkv, heads_, wq, wk, rstd);
+  }
+  // dqkv becomes the gradient of q, k before the norm. dwq and dwk accumulate.
+  void backward(const Context& ctx, const Tensor& dqkv, const Tensor& qkv_before, const Tensor& wq, const Tensor& wk,
+                const Tensor& rstd, const ops::MainGrad& dwq, const ops::MainGrad& dwk) const {
+    if (kind_ == QkNorm::Head) ops::qk_norm_backward(ctx, dqkv, qkv_before, heads_, wq, wk, rstd, dwq, dwk);
+    if (kind_ == QkNorm::Wide) ops::wide_qk_norm_backward(ctx, dqkv, qkv_before, heads_, wq, wk, rstd, dwq, dwk);
+  }
+
+ private:
+  QkNorm kind_;
+  float eps_;
+  ops::Heads heads_;
 };
 
 }  // namespace agoq::model

@@ -19,21 +19,27 @@ struct Preset {
   bool tied;
   bool llama3_rope;  // LLaMA 3.2's frequency scaling
   std::string_view model_type = "llama";
+  float norm_eps = 1e-5f;
 };
 // From the models' own config.json; `demo` is small enough for a laptop and has 257 tokens: bytes and an end.
-constexpr std::array<Preset, 7> kPresets = {
+constexpr std::array<Preset, 11> kPresets = {
     {{"llama2-7b", 32000, 4096, 11008, 32, 32, 32, 4096, 10000, false, false},
      {"llama2-13b", 32000, 5120, 13824, 40, 40, 40, 4096, 10000, false, false},
      {"llama3-8b", 128256, 4096, 14336, 32, 32, 8, 8192, 500000, false, false},
      {"llama3.2-1b", 128256, 2048, 8192, 16, 32, 8, 131072, 500000, true, true},
      {"codellama-34b", 32000, 8192, 22016, 48, 64, 8, 16384, 1000000, false, false},
      {"olmo-1b", 50304, 2048, 8192, 16, 16, 16, 2048, 10000, true, false, "olmo"},
+     {"olmo2-1b", 100352, 2048, 8192, 16, 16, 16, 4096, 500000, false, false, "olmo2", 1e-6f},
+     {"olmo2-7b", 100352, 4096, 11008, 32, 32, 32, 4096, 500000, false, false, "olmo2", 1e-6f},
+     {"olmo2-13b", 100352, 5120, 13824, 40, 40, 40, 4096, 500000, false, false, "olmo2", 1e-6f},
+     {"olmo2-32b", 100352, 5120, 27648, 64, 40, 8, 4096, 500000, false, false, "olmo2", 1e-6f},
      {"demo", 257, 256, 704, 5, 8, 4, 1024, 10000, false, false}}};
 
 ModelConfig from_preset(const Preset& p) {
   ModelConfig config;
   config.model_type = p.model_type;
-  config.layer_norm = find_family(p.model_type)->layer_norm;
+  static_cast<LayerKind&>(config) = find_family(p.model_type)->layer;
+  config.norm_eps = p.norm_eps;
   config.vocab_size = p.vocab;
   config.hidden_size = p.hidden;
   config.ffn_size = p.ffn;

@@ -87,7 +87,7 @@ std::vector<SavedTensor> matching(const LayerSpec& spec, const std::string& key)
   std::vector<SavedTensor> found;
   std::vector<std::string> names = {"layers", "norm", "attention", "mlp", "input"};
   for (const SavedTensorSpec& row : spec.kept) {
-    if (row.group == SavedTensorGroup::Stat) continue;
+    if (row.group == SavedTensorGroup::Stat || !row.present()) continue;
     names.emplace_back(row.name);
     if (row.name == key || group_name(row.group) == key) found.push_back(row.kept);
   }
@@ -129,8 +129,9 @@ void apply_clause(std::vector<Codecs>& layers, const LayerSpec& spec, const std:
 
 // What backward cannot make again must be kept.
 void check(const Codecs& codecs, const LayerSpec& spec, int64_t layer, Recompute recompute) {
-  for (const SavedTensor kept : {SavedTensor::X1, SavedTensor::Qkv, SavedTensor::X2, SavedTensor::GateUp}) {
-    const bool needed = kept == SavedTensor::X1 || recompute != Recompute::Full;
+  using enum SavedTensor;
+  for (const SavedTensor kept : {X1, Qkv, Y1, X2, GateUp, Y2}) {
+    const bool needed = spec[kept].present() && (kept == X1 || recompute != Recompute::Full);
     require(!needed || codecs[static_cast<size_t>(kept)] != Codec::None,
             "layer {}: {} cannot be recomputed by itself; keep it in some codec, or use --recompute-granularity full",
             layer, spec[kept].name);

@@ -38,8 +38,8 @@ struct Recipe {
 };
 
 // `overrides`: clauses separated by ';', each a list of KEY=VALUE separated by ','. layers=A-B (or layers=A) limits the
-// clause; other keys are a saved tensor (x1, n1, qkv, o, x2, n2, gate_up, h) or a group (norm, attention, mlp, input);
-// values are codecs or `none` (recompute). Example: "layers=0-1,mlp=fp8;norm=fp5".
+// clause; other keys are a saved tensor (x1, n1, qkv, o, y1, x2, n2, gate_up, h, y2) or a group (norm, attention, mlp,
+// input); values are codecs or `none` (recompute). Example: "layers=0-1,mlp=fp8;norm=fp5".
 Recipe make_recipe(const ModelConfig& config, const LayerSpec& spec, Policy policy, Recompute recompute,
                    const std::string& overrides);
 

@@ -31,7 +31,7 @@ class SavedTensors {
 
   const codec::Quantized& operator[](SavedTensor k) const { return slots_[static_cast<size_t>(k)]; }
   bool kept(SavedTensor k) const { return (*this)[k].kept(); }
-  // rstd [T / ranks], lse [Hq, T], qk_rstd [T, Hq + Hkv]; an empty tensor if not kept.
+  // rstd [T / ranks], lse [Hq, T], qk_rstd [T, Hq + Hkv] or [T, 2]; an empty tensor if not kept.
   Tensor stat(SavedTensor k) const;
 
   // Where forward may write a tensor of [rows, cols] that it keeps: the slot itself if it stores the compute type, so

@@ -64,12 +64,18 @@ Tensor row_of_token(const Context& ctx, const Tensor& x, int64_t token) {
   return rows.row_range(rank, rank + 1);
 }
 
+Tensor row_parallel_linear(const Context& ctx, const Tensor& x, const Tensor& w) {
+  if (alone(ctx)) return linear(ctx, x, w);
+  const Tensor own = ctx.empty({own_tokens(x.shape[0], tensor_ranks(ctx)), w.shape[0]});
+  Scope scope(ctx);
+  reduce_scatter_tokens_into(ctx, linear(ctx, x, w), own);
+  return own;
+}
+
 void row_parallel_linear_add(const Context& ctx, const Tensor& x, const Tensor& w, const Tensor& y) {
   if (alone(ctx)) return linear_add(ctx, x, w, y);
   Scope scope(ctx);
-  const Tensor own = ctx.empty(y.dtype, y.shape);
-  reduce_scatter_tokens_into(ctx, linear(ctx, x, w), own);
-  comm::sum(ctx, std::array{y, own}, y);
+  comm::sum(ctx, std::array{y, row_parallel_linear(ctx, x, w)}, y);
 }
 
 Tensor linear_dx_scattered(const Context& ctx, const Tensor& dy, const Tensor& w) {

@@ -30,7 +30,9 @@ void reduce_scatter_tokens_into(const Context& ctx, const Tensor& partial_sum, c
 Tensor row_of_token(const Context& ctx, const Tensor& x, int64_t token);
 
 // Products with a weight that is cut by its inner dimension, so that each rank has a partial sum of every token's
-// result. y [T / ranks, out] += x·wᵀ: how a layer adds to the residual stream. x [T, in / ranks], w [out, in / ranks].
+// result. x [T, in / ranks], w [out, in / ranks] -> x·wᵀ [T / ranks, out].
+Tensor row_parallel_linear(const Context& ctx, const Tensor& x, const Tensor& w);
+// y [T / ranks, out] += x·wᵀ: how a layer adds to the residual stream.
 void row_parallel_linear_add(const Context& ctx, const Tensor& x, const Tensor& w, const Tensor& y);
 // dy·w -> [T / ranks, in]; dy [T, out / ranks], w [out / ranks, in].
 Tensor linear_dx_scattered(const Context& ctx, const Tensor& dy, const Tensor& w);

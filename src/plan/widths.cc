@@ -136,12 +136,21 @@ double relative_error(Codec codec) {
   }
 }
 
-double measured_weight(int64_t /*layer*/, model::SavedTensor kept) {
-  const auto squared_ratio = [](double gradient_error) {
+Weight measured_weights(const model::LayerSpec& spec) {
+  const auto weight = [](double gradient_error) {
     const double ratio = gradient_error / relative_error(Codec::Fp4);
     return ratio * ratio;
   };
-  return kept == model::SavedTensor::GateUp ? squared_ratio(.0585) : squared_ratio(.0692) / 2;
+  // A norm in front reads x: its error shows in the norm's derivative (.0324) and, by way of n, in the product behind.
+  // With the norm behind, the product reads x, and the norm y: each has its own part of it.
+  constexpr double kNormInput = .0692, kNorm = .0324;
+  const bool post_norm = spec[model::SavedTensor::Y1].present();
+  const double of_norm = weight(kNorm) / 2, of_both = weight(kNormInput) / 2;
+  const double of_x = post_norm ? of_both - of_norm : of_both, of_gate_up = weight(.0585);
+  return [=](int64_t /*layer*/, model::SavedTensor kept) {
+    using enum model::SavedTensor;
+    return kept == GateUp ? of_gate_up : kept == Y1 || kept == Y2 ? of_norm : of_x;
+  };
 }
 
 std::vector<WidthItem> width_items(const model::LayerSpec& spec, const model::Recipe& recipe,

@@ -22,8 +22,9 @@ double relative_error(codec::Codec codec);
 // How strongly the error of a saved tensor of a layer shows in the gradient: (relative error of the gradient / relative
 // error of the tensor)^2, but for a factor that all share.
 using Weight = std::function<double(int64_t layer, model::SavedTensor kept)>;
-// The same for all layers, from bench/results/gradient_error.md; a norm input has half of what both showed together.
-double measured_weight(int64_t layer, model::SavedTensor kept);
+// The same for all layers, from bench/results/gradient_error.md; one of a pair of tensors (x1 and x2) has half of what
+// both showed together.
+Weight measured_weights(const model::LayerSpec& spec);
 
 // Saved slots that some chunks of a stage share. The layers of a place (parallel/saved_slots.h) share a choice; a chunk
 // with slots of its own is a pool of one.
@@ -56,8 +57,11 @@ struct Choice {
 // the recipe's codec. What is recomputed, or stored in bf16 or fp32 already, has one option. `tokens`: of a
 // micro-batch.
 std::vector<WidthItem> width_items(const model::LayerSpec& spec, const model::Recipe& recipe,
-                                   std::span<const SlotPool> pools, int64_t tokens,
-                                   const Weight& weight = measured_weight);
+                                   std::span<const SlotPool> pools, int64_t tokens, const Weight& weight);
+inline std::vector<WidthItem> width_items(const model::LayerSpec& spec, const model::Recipe& recipe,
+                                          std::span<const SlotPool> pools, int64_t tokens) {
+  return width_items(spec, recipe, pools, tokens, measured_weights(spec));
+}
 
 // The choice of least error among those of at most `budget` bytes; the recipe's codecs if even they need more. Bytes
 // are counted in units of 1 / kBudgetUnits of all that could be added, rounded up: exact where these are whole, never

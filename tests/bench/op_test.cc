@@ -192,6 +192,12 @@ TEST(Ops, RecomputationRunsForwardAgain) {
   }
 }
 
+TEST(Ops, OfALayerWithItsNormsElsewhereAreRefused) {
+  parallel::RunSpec run_spec = run_spec_of();
+  run_spec.model.post_norm = true;
+  EXPECT_THROW(layer_ops(run_spec), Error);
+}
+
 TEST(Ops, ForwardKeepsOnlyWhatTheRecipeKeeps) {
   const parallel::RunSpec run_spec = run_spec_of(DType::BF16, model::Policy::Agoq, model::Recompute::Full);
   const std::vector<Op> all = layer_ops(run_spec);

@@ -151,8 +151,8 @@ TEST_P(HfFolder, EveryElementOfAFusedParameterComesFromItsPart) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Goldens, HfFolder,
-                         testing::Values("llama_gqa", "llama_tied", "llama3_rope", "mistral", "qwen2", "qwen3",
-                                         "olmo"));
+                         testing::Values("llama_gqa", "llama_tied", "llama3_rope", "mistral", "qwen2", "qwen3", "olmo",
+                                         "olmo2"));
 
 class HeldForm : public testing::TestWithParam<std::pair<MasterForm, DType>> {};
 

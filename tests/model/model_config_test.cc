@@ -49,6 +49,9 @@ Json olmo() {
   json["clip_qkv"] = nullptr;
   return json;
 }
+Json olmo2() {
+  return config_of("olmo2", "Olmo2ForCausalLM");
+}
 
 ModelConfig read(const Json& json) {
   return config_from_json(json.dump(), "some/config.json");
@@ -75,7 +78,7 @@ void expect_equal(const ModelConfig& a, const ModelConfig& b) {
   EXPECT_EQ(a.heads.kv, b.heads.kv);
   EXPECT_EQ(a.heads.dim, b.heads.dim);
   EXPECT_EQ(a.max_positions, b.max_positions);
-  EXPECT_EQ(a.layer_norm, b.layer_norm);
+  EXPECT_EQ(static_cast<const LayerKind&>(a), static_cast<const LayerKind&>(b));
   EXPECT_EQ(a.norm_eps, b.norm_eps);
   EXPECT_EQ(a.rope.dim, b.rope.dim);
   EXPECT_EQ(a.rope.theta, b.rope.theta);
@@ -89,8 +92,6 @@ void expect_equal(const ModelConfig& a, const ModelConfig& b) {
   }
   EXPECT_EQ(a.window, b.window);
   EXPECT_EQ(a.tied_embeddings, b.tied_embeddings);
-  EXPECT_EQ(a.qkv_bias, b.qkv_bias);
-  EXPECT_EQ(a.qk_norm, b.qk_norm);
   EXPECT_EQ(a.init_std, b.init_std);
 }
 
@@ -110,7 +111,8 @@ TEST(ModelConfig, ReadsEveryFieldOfLlama) {
   EXPECT_EQ(config.rope.theta, 10000);
   EXPECT_FALSE(config.rope.llama3);
   EXPECT_EQ(config.window, 0);
-  EXPECT_FALSE(config.tied_embeddings || config.qkv_bias || config.qk_norm);
+  EXPECT_FALSE(config.tied_embeddings);
+  EXPECT_EQ(static_cast<const LayerKind&>(config), LayerKind{});
   EXPECT_EQ(config.init_std, 0.02f);
   EXPECT_EQ(config.original_json, llama().dump());
 }
@@ -130,7 +132,7 @@ TEST(ModelConfig, MissingKeysMeanWhatTransformersMeans) {
   EXPECT_EQ(read(mistral()).window, 4096);
   EXPECT_TRUE(read(with(llama(), "tie_word_embeddings", true)).tied_embeddings);
   EXPECT_TRUE(read(qwen2()).qkv_bias);
-  EXPECT_TRUE(read(qwen3()).qk_norm);
+  EXPECT_EQ(read(qwen3()).qk_norm, QkNorm::Head);
 }
 
 TEST(ModelConfig, OlmoHasALayerNormWithItsOwnEpsilon) {
@@ -139,6 +141,15 @@ TEST(ModelConfig, OlmoHasALayerNormWithItsOwnEpsilon) {
   EXPECT_EQ(read(without(olmo(), "num_key_value_heads")).heads.kv, 6);
   EXPECT_EQ(read(without(olmo(), "max_position_embeddings")).max_positions, 2048);
   EXPECT_FALSE(read(llama()).layer_norm);
+}
+
+TEST(ModelConfig, Olmo2HasItsNormsBehindAndAnEpsilonInItsFile) {
+  EXPECT_TRUE(read(olmo2()).post_norm);
+  EXPECT_EQ(read(olmo2()).qk_norm, QkNorm::Wide);
+  EXPECT_EQ(read(with(olmo2(), "rms_norm_eps", 1e-3)).norm_eps, 1e-3f);
+  EXPECT_EQ(read(without(olmo2(), "rms_norm_eps")).norm_eps, 1e-5f) << "not the 1e-6 of the other families";
+  EXPECT_EQ(read(without(olmo2(), "num_key_value_heads")).heads.kv, 6);
+  EXPECT_EQ(read(without(olmo2(), "max_position_embeddings")).max_positions, 2048);
 }
 
 TEST(ModelConfig, ReadsRopeOfBothGenerations) {
@@ -204,9 +215,9 @@ TEST(ModelConfig, AWindowIsOfAllLayersOrRefused) {
 }
 
 TEST(ModelConfig, RefusesWhatItWouldComputeOtherwise) {
-  EXPECT_THAT(
-      error_for(config_of("gpt_neox", "GPTNeoXForCausalLM")),
-      AllOf(HasSubstr("some/config.json"), HasSubstr("gpt_neox"), HasSubstr("llama, mistral, qwen2, qwen3, olmo")));
+  EXPECT_THAT(error_for(config_of("gpt_neox", "GPTNeoXForCausalLM")),
+              AllOf(HasSubstr("some/config.json"), HasSubstr("gpt_neox"),
+                    HasSubstr("llama, mistral, qwen2, qwen3, olmo, olmo2")));
   const std::pair<Json, const char*> cases[] = {
       {without(llama(), "model_type"), "model_type is missing"},
       {with(llama(), "architectures", {"LlamaForSequenceClassification"}), "LlamaForSequenceClassification"},
@@ -214,6 +225,8 @@ TEST(ModelConfig, RefusesWhatItWouldComputeOtherwise) {
       {with(qwen3(), "attention_bias", true), "o_proj"},
       {with(olmo(), "attention_bias", true), "o_proj"},
       {with(olmo(), "clip_qkv", 8.0), "clip_qkv"},
+      {with(olmo2(), "attention_bias", true), "o_proj"},
+      {with(olmo2(), "sliding_window", 64), "sliding_window"},
       {with(llama(), "mlp_bias", true), "mlp_bias"},
       {with(llama(), "is_causal", false), "is_causal false is not supported"},
       {with(qwen3(), "is_causal", false), "--ignore-config-keys is_causal goes on"},
@@ -364,6 +377,7 @@ TEST(ModelConfig, LoadsWhatTransformers4Saved) {
                     {"sliding_window", nullptr},
                     {"use_sliding_window", false}}),
       all(olmo(), {{"attention_bias", false}, {"pad_token_id", 1}, {"rope_scaling", nullptr}}),
+      all(olmo2(), {{"attention_bias", false}, {"pad_token_id", 100277}, {"rope_scaling", nullptr}}),
   };
   for (const Json& json : configs) EXPECT_EQ(error_for(json), "") << json;
 }
@@ -376,6 +390,7 @@ TEST(ModelConfig, WritesAConfigThatReadsTheSame) {
                                       read(with(mistral(), "sliding_window", 77)),
                                       read(qwen2()),
                                       read(olmo()),
+                                      read(olmo2()),
                                       read(with(with(qwen3(), "use_sliding_window", true), "max_window_layers", 0))};
   for (const std::string& name : preset_names()) configs.push_back(preset(name));
   for (ModelConfig& config : configs) {
@@ -396,16 +411,22 @@ TEST(ModelConfig, PresetsHaveThePublishedNumberOfParameters) {
   EXPECT_EQ(preset("llama3.2-1b").parameters(), 1'235'814'400);
   EXPECT_EQ(preset("codellama-34b").parameters(), 33'743'970'304);
   EXPECT_EQ(preset("olmo-1b").parameters(), 1'176'764'416);
+  EXPECT_EQ(preset("olmo2-1b").parameters(), 1'484'916'736);
+  EXPECT_EQ(preset("olmo2-7b").parameters(), 7'298'617'344);
+  EXPECT_EQ(preset("olmo2-13b").parameters(), 13'716'198'400);
+  EXPECT_EQ(preset("olmo2-32b").parameters(), 32'234'279'936);
 }
 
 TEST(ModelConfig, ParametersAgreeWithTheFormula) {
-  for (const Json& json : {llama(), mistral(), qwen2(), qwen3(), olmo(), with(llama(), "tie_word_embeddings", true)}) {
+  for (const Json& json :
+       {llama(), mistral(), qwen2(), qwen3(), olmo(), olmo2(), with(llama(), "tie_word_embeddings", true)}) {
     const ModelConfig c = read(json);
     const int64_t h = 96, f = 320, v = 1000, d = c.heads.dim;
     int64_t layer = h * 6 * d + 2 * (h * 2 * d) + 6 * d * h + 3 * h * f;
     const int64_t norm = json["model_type"] == "olmo" ? 0 : h;
     if (json["model_type"] == "qwen2") layer += 6 * d + 2 * (2 * d);
     if (json["model_type"] == "qwen3") layer += 2 * d;
+    if (json["model_type"] == "olmo2") layer += 6 * d + 2 * d;
     EXPECT_EQ(c.parameters(), 3 * (layer + 2 * norm) + norm + (c.tied_embeddings ? 1 : 2) * v * h);
   }
 }

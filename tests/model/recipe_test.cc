@@ -63,7 +63,7 @@ TEST_F(RecipeOf, RecomputationDropsWhatItMakesAgain) {
   const Recipe selective = make(Policy::Bf16, Recompute::Selective);
   for (size_t k = 0; k < kSavedTensors; ++k) {
     const SavedTensor kept = static_cast<SavedTensor>(k);
-    const bool dropped = kept == SavedTensor::O || kept == SavedTensor::Lse || kept == SavedTensor::QkRstd;
+    const bool dropped = kept == SavedTensor::O || kept == SavedTensor::Lse || !spec_[kept].present();
     EXPECT_EQ(selective.at(0, kept) == Codec::None, dropped) << spec_[kept].name;
   }
   for (const auto& [policy, x1] : {std::pair{Policy::Agoq, Codec::Fp4}, {Policy::Bf16, Codec::Bf16}}) {
@@ -100,11 +100,31 @@ TEST_F(RecipeOf, OverridesNameTensorsGroupsAndLayers) {
   EXPECT_EQ(no_output.at(1, SavedTensor::Lse), Codec::Fp32);
 }
 
+// With norms behind attention and the MLP, products read x1 and x2 themselves, and norms what products make.
+TEST(RecipeOfPostNorm, KeepsWhatNormsRead) {
+  const ModelConfig config = preset("olmo2-1b");
+  const LayerSpec spec(config);
+  const auto make = [&](Policy policy, Recompute recompute, const std::string& overrides) {
+    return make_recipe(config, spec, policy, recompute, overrides);
+  };
+  const Recipe agoq = make(Policy::Agoq, Recompute::None, "");
+  for (const SavedTensor k : {SavedTensor::X1, SavedTensor::Y1, SavedTensor::X2, SavedTensor::Y2})
+    EXPECT_EQ(agoq.at(0, k), Codec::Fp4) << spec[k].name;
+  for (const SavedTensor k : {SavedTensor::N1, SavedTensor::N2}) EXPECT_FALSE(spec[k].present()) << spec[k].name;
+  EXPECT_EQ(agoq.at(0, SavedTensor::QkRstd), Codec::Fp32);
+  EXPECT_EQ(make(Policy::Agoq, Recompute::None, "norm=fp6").at(0, SavedTensor::Y2), Codec::Fp6);
+  EXPECT_EQ(make(Policy::Agoq, Recompute::Full, "").at(0, SavedTensor::Y1), Codec::None);
+  for (const char* name : {"y1", "y2"})
+    EXPECT_THAT(error_of([&] { make(Policy::Agoq, Recompute::None, std::string(name) + "=none"); }), HasSubstr(name));
+  EXPECT_THAT(error_of([&] { make(Policy::Agoq, Recompute::None, "n1=fp8"); }), HasSubstr("unknown name 'n1'"));
+}
+
 TEST_F(RecipeOf, RefusesWhatItCannotDo) {
   EXPECT_THAT(error("mpl=fp8"), AllOf(HasSubstr("'mpl'"), HasSubstr("did you mean 'mlp'?"), HasSubstr("gate_up")));
   EXPECT_THAT(error("mlp=fp9"), AllOf(HasSubstr("mlp=fp9"), HasSubstr("nf4")));
   EXPECT_THAT(error("mlp=dyn8"), HasSubstr("no activation codec"));
   EXPECT_THAT(error("rstd1=fp8"), HasSubstr("unknown name 'rstd1'"));
+  EXPECT_THAT(error("y1=fp8"), HasSubstr("unknown name 'y1'")) << "no norm behind attention in this model";
   EXPECT_THAT(error("mlp"), HasSubstr("not KEY=VALUE"));
   EXPECT_THAT(error("layers=0-1"), HasSubstr("chooses nothing"));
   EXPECT_THAT(error("layers=0-5,mlp=fp8"), HasSubstr("must name layers 0 to 4"));

@@ -33,7 +33,7 @@ RunSpec run_spec_of(const Case& c, int rank) {
   model.layers = 4;
   model.vocab_size = c.vocabulary;
   model.tied_embeddings = c.tied;
-  model.qk_norm = true;
+  model.qk_norm = model::QkNorm::Head;
   RunSpec run_spec = test::tiny_run_spec(model);
   run_spec.precision.master = model::MasterForm::Fp32;
   run_spec.precision.main_grads = run_spec.parallelism.grad_reduce = c.main;

@@ -348,10 +348,7 @@ TEST_F(Mesh, GradientsExchangedInPlaceAreThoseThatTravelToTheBit) {
 }
 #endif
 
-// The first and the last stage have partial sums of one gradient.
-TEST_F(Mesh, TiedEmbeddingsOfAPipelineTrainAsThoseOfOneProcess) {
-  RunSpec run_spec = exact_run_spec();
-  run_spec.model.tied_embeddings = true;
+void expect_as_one_process(const RunSpec& run_spec) {
   const Trained one = train({}, run_spec);
   for (const Shape& shape : {Shape{1, 2, 2, 1}, Shape{1, 2, 2, 2}, Shape{2, 2, 2, 1}, Shape{1, 4, 2, 1}}) {
     SCOPED_TRACE(shape.text());
@@ -361,6 +358,23 @@ TEST_F(Mesh, TiedEmbeddingsOfAPipelineTrainAsThoseOfOneProcess) {
       EXPECT_NEAR(many.norms[i], one.norms[i], 1e-3 * one.norms[i]) << "step " << i;
     }
   }
+}
+
+// The first and the last stage have partial sums of one gradient.
+TEST_F(Mesh, TiedEmbeddingsOfAPipelineTrainAsThoseOfOneProcess) {
+  RunSpec run_spec = exact_run_spec();
+  run_spec.model.tied_embeddings = true;
+  expect_as_one_process(run_spec);
+}
+
+// OLMo 2: the norms of q and k go over the heads of all ranks.
+TEST_F(Mesh, NormsBehindAttentionAndMlpTrainAsThoseOfOneProcess) {
+  RunSpec run_spec = exact_run_spec();
+  run_spec.model.post_norm = true;
+  run_spec.model.qk_norm = model::QkNorm::Wide;
+  run_spec.recipe = model::make_recipe(run_spec.model, model::LayerSpec(run_spec.model), model::Policy::Fp32,
+                                       model::Recompute::None, "");
+  expect_as_one_process(run_spec);
 }
 
 TEST_F(Mesh, AsManyActivationsAreInFlightAsTheScheduleSays) {

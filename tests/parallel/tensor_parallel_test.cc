@@ -44,7 +44,8 @@ const Case kCases[] = {
     {"gqa", [](ModelConfig&) {}},
     {"tied", [](ModelConfig& m) { m.tied_embeddings = true; }},
     {"qkv_bias", [](ModelConfig& m) { m.qkv_bias = true; }},
-    {"qk_norm", [](ModelConfig& m) { m.qk_norm = true; }},
+    {"qk_norm", [](ModelConfig& m) { m.qk_norm = model::QkNorm::Head; }},
+    {"post_norm", [](ModelConfig& m) { m.qk_norm = model::QkNorm::Wide, m.post_norm = true; }},
     {"layer_norm", [](ModelConfig& m) { m.layer_norm = m.tied_embeddings = true, m.heads.kv = 8; }},
     {"window", [](ModelConfig& m) { m.window = 5; }},
 };

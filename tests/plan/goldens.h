@@ -15,8 +15,8 @@
 
 namespace agoq::test {
 
-inline const char* const kGoldenCases[] = {"llama_gqa", "llama_tied", "llama3_rope", "mistral",
-                                           "qwen2",     "qwen3",      "olmo",        "packed"};
+inline const char* const kGoldenCases[] = {"llama_gqa", "llama_tied", "llama3_rope", "mistral", "qwen2",
+                                           "qwen3",     "olmo",       "olmo2",       "packed"};
 
 class Golden {
  public:

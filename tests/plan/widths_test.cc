@@ -224,6 +224,21 @@ TEST_F(WidthsOfAStage, WeightsSayWhichLayersMatter) {
       EXPECT_LT(codec::code_bits(chosen.at(other, kept)), codec::code_bits(chosen.at(30, kept)));
 }
 
+// With norms behind, x1 and x2 are inputs of products and y1 and y2 of norms, where an error matters less.
+TEST(WidthsOfPostNorm, InputsOfProductsComeFirst) {
+  const model::ModelConfig config = model::preset("olmo2-7b");
+  const model::LayerSpec spec(config);
+  const model::Recipe recipe = make_recipe(config, spec, model::Policy::Agoq, model::Recompute::None, "");
+  const SlotPool stage{{{0, 4}}, 1};
+  const auto all = width_items(spec, recipe, {&stage, 1}, 4096);
+  ASSERT_EQ(all.size(), 5U * 4);
+  const int64_t narrowest = bytes_of(all, false), widest = bytes_of(all, true);
+  const model::Recipe chosen = with_widths(recipe, choose_widths(all, narrowest + (widest - narrowest) / 50));
+  for (int64_t layer = 0; layer < 4; ++layer)
+    for (const auto& [x, y] : {std::pair{SavedTensor::X1, SavedTensor::Y1}, {SavedTensor::X2, SavedTensor::Y2}})
+      EXPECT_GT(codec::code_bits(chosen.at(layer, x)), codec::code_bits(chosen.at(layer, y)));
+}
+
 // Interleaved: layers 4 and 20 lie in the same slots, and so have the same width; the longer chunk's last stands alone.
 TEST_F(WidthsOfAStage, AreSharedByChunksThatShareSlots) {
   const SlotPool shared{{{4, 8}, {20, 23}}, 9};

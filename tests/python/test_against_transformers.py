@@ -25,8 +25,9 @@ Config = dict[str, Any]
 SEQUENCE = 48  # longer than every window and every original context here
 SIZES: Config = {"vocab_size": 300, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2,
                  "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 512,
-                 "initializer_range": 0.3}
-FAMILIES = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3", "olmo": "Olmo"}
+                 "initializer_range": 0.3, "eos_token_id": 2}
+FAMILIES = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3", "olmo": "Olmo",
+            "olmo2": "Olmo2"}
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 ORIGINAL = "original_max_position_embeddings"
 
@@ -137,6 +138,9 @@ COMPUTED: list[tuple[str, Config]] = [
     ("qwen3", {"rope_scaling": {"rope_type": "linear", "factor": 3.0}, "rope_theta": 1e6}),
     ("olmo", {"rope_theta": 55.0}),
     ("olmo", {"rms_norm_eps": 0.05}),
+    ("olmo2", {"rms_norm_eps": 0.05}),
+    ("olmo2", {"rms_norm_eps": ...}),
+    ("olmo2", {"rope_theta": 55.0}),
 ]
 
 
@@ -246,6 +250,8 @@ SAVED = {
     "qwen2.5": ("qwen2", {"tie_word_embeddings": True, "max_window_layers": 21, "use_mrope": False}),
     "qwen3": ("qwen3", {"head_dim": 128, "max_window_layers": 36, "sliding_window": None}),
     "olmo": ("olmo", {"clip_qkv": None, "pad_token_id": 1, "eos_token_id": 50279}),
+    "olmo2": ("olmo2", {"rms_norm_eps": 1e-6, "pad_token_id": 100277, "eos_token_id": 100257,
+                        "rope_parameters": {"rope_type": "default", "rope_theta": 5e5}}),
 }
 
 
@@ -269,7 +275,7 @@ def store(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen3"])
+@pytest.mark.parametrize("family", ["llama", "qwen3", "olmo2"])
 def test_the_stored_head_decides_whether_it_is_tied(family: str, folder: Callable[..., Path], tokens: Path,
                                                     tmp_path: Path) -> None:
     untied = folder(family, {"tie_word_embeddings": True})

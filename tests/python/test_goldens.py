@@ -68,12 +68,17 @@ def attention(x: np.ndarray, w: Arrays, prefix: str, config: dict[str, Any], gol
     dim = config.get("head_dim") or config["hidden_size"] // heads
 
     def project(name: str) -> np.ndarray:
-        return (x @ w[f"{prefix}.{name}.weight"].T + w.get(f"{prefix}.{name}.bias", 0)).reshape(len(x), -1, dim)
+        return x @ w[f"{prefix}.{name}_proj.weight"].T + w.get(f"{prefix}.{name}_proj.bias", 0)
 
-    q, k, v = project("q_proj"), project("k_proj"), project("v_proj")
-    if f"{prefix}.q_norm.weight" in w:
-        q = norm(q, w[f"{prefix}.q_norm.weight"], config["rms_norm_eps"])
-        k = norm(k, w[f"{prefix}.k_norm.weight"], config["rms_norm_eps"])
+    def unit(projected: np.ndarray, name: str) -> np.ndarray:
+        """The norm of q or k over its last dimension: a head (Qwen3), or all of them (OLMo 2)."""
+        weight = w.get(f"{prefix}.{name}_norm.weight")
+        if weight is None:
+            return projected
+        return norm(projected.reshape(len(x), -1, weight.size), weight, config["rms_norm_eps"])
+
+    q, k, v = (tensor.reshape(len(x), -1, dim)
+               for tensor in (unit(project("q"), "q"), unit(project("k"), "k"), project("v")))
     angle = golden["positions"].reshape(-1, 1) * inverse_frequencies(config, dim)
     q, k = rotate(q, angle), rotate(k, angle)
     k, v = (np.repeat(tensor, heads // groups, axis=1) for tensor in (k, v))
@@ -89,10 +94,20 @@ def logits_of(config: dict[str, Any], w: Arrays, golden: Arrays) -> np.ndarray:
     x = w["model.embed_tokens.weight"][golden["tokens"].ravel()]
     for layer in range(config["num_hidden_layers"]):
         at = f"model.layers.{layer}"
-        x = x + attention(norm(x, w.get(f"{at}.input_layernorm.weight"), epsilon), w, f"{at}.self_attn", config, golden)
-        n = norm(x, w.get(f"{at}.post_attention_layernorm.weight"), epsilon)
-        gate, up = n @ w[f"{at}.mlp.gate_proj.weight"].T, n @ w[f"{at}.mlp.up_proj.weight"].T
-        x = x + (gate / (1 + np.exp(-gate)) * up) @ w[f"{at}.mlp.down_proj.weight"].T
+
+        def attend(x: np.ndarray, at: str = at) -> np.ndarray:
+            return attention(x, w, f"{at}.self_attn", config, golden)
+
+        def mlp(x: np.ndarray, at: str = at) -> np.ndarray:
+            gate, up = x @ w[f"{at}.mlp.gate_proj.weight"].T, x @ w[f"{at}.mlp.up_proj.weight"].T
+            return (gate / (1 + np.exp(-gate)) * up) @ w[f"{at}.mlp.down_proj.weight"].T
+
+        if config["model_type"] == "olmo2":  # norms behind
+            x = x + norm(attend(x), w[f"{at}.post_attention_layernorm.weight"], epsilon)
+            x = x + norm(mlp(x), w[f"{at}.post_feedforward_layernorm.weight"], epsilon)
+        else:
+            x = x + attend(norm(x, w.get(f"{at}.input_layernorm.weight"), epsilon))
+            x = x + mlp(norm(x, w.get(f"{at}.post_attention_layernorm.weight"), epsilon))
     head = w["model.embed_tokens.weight" if config["tie_word_embeddings"] else "lm_head.weight"]
     return norm(x, w.get("model.norm.weight"), epsilon) @ head.T
 
@@ -106,7 +121,8 @@ def loss_of(logits: np.ndarray, golden: Arrays) -> float:
 
 
 def test_every_case_is_present() -> None:
-    assert set(CASES) >= {"llama_gqa", "llama_tied", "llama3_rope", "mistral", "qwen2", "qwen3", "olmo", "packed"}
+    assert set(CASES) >= {"llama_gqa", "llama_tied", "llama3_rope", "mistral", "qwen2", "qwen3", "olmo", "olmo2",
+                         "packed"}
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -2,7 +2,7 @@
 
 #include <cmath>
 
-#include "ops/cpu.h"
+#include "ops/norm/norm_cpu.h"
 
 namespace agoq::ops::cpu {
 namespace {
@@ -30,24 +30,6 @@ void backward_row(const T* dn, const X* x, float rstd, const float* w, const T* 
     const float hat = to_float(x[i]) * rstd, d = to_float(dn[i]);
     dw[i] += d * hat;
     dx[i] = from_float<T>(rstd * (d * w[i] - hat * mean) + (residual ? to_float(residual[i]) : 0.0f));
-  }
-}
-
-// body(row, sums of its slice, thread), the rows of each slice in order; then to = the sum of the slices, in order.
-template <class Body>
-void sum_slices(int64_t rows, const Tensor& partial, const Tensor& to, Body&& body) {
-  const int64_t parts = partial.rows(), cols = partial.cols();
-  parallel_for(parts, [&](int64_t s, int thread) {
-    float* sums = partial.as<float>() + s * cols;
-    std::fill_n(sums, cols, 0.0f);
-    const ThreadRange range = part(rows, parts, s);
-    for (int64_t t = range.begin; t < range.end; ++t) body(t, sums, thread);
-  });
-  float* total = to.as<float>();
-  std::fill_n(total, cols, 0.0f);
-  for (int64_t s = 0; s < parts; ++s) {
-    const float* sums = partial.as<float>() + s * cols;
-    for (int64_t i = 0; i < cols; ++i) total[i] += sums[i];
   }
 }
 
