@@ -19,7 +19,8 @@ OneLayer::OneLayer(const Workbench& b, const parallel::RunSpec& given)
       params(b.arena(), run_spec.model, spec, {part.ids, run_spec.precision.master, run_spec.precision.compute, {}}),
       grads(b.arena(), spec, part, run_spec.precision, run_spec.parallelism, groups),
       optimizer(b.arena(), params, grads, spec, run_spec.precision, groups, part.ids),
-      model(b.arena(), run_spec.model, spec, run_spec.sequence_length, run_spec.recipe.recompute) {
+      model(b.arena(), run_spec.model, spec, run_spec.sequence_length, run_spec.recipe.recompute,
+            {run_spec.precision.fp8.recipe, 0, 0}) {
   if (!b.ctx().meta()) params.initialize(b.ctx(), 1);
   for (const ops::AdamWState& state : states()) {
     b.fill(state.grad.first);

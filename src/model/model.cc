@@ -42,10 +42,12 @@ void gather_columns(const Context& ctx, const TensorShard& shard, const Tensor& 
 
 }  // namespace
 
-Model::Model(Arena& arena, const ModelConfig& config, const LayerSpec& spec, int64_t positions, Recompute recompute)
+Model::Model(Arena& arena, const ModelConfig& config, const LayerSpec& spec, int64_t positions, Recompute recompute,
+             Fp8Layers fp8)
     : config_(config),
       spec_(spec),
       recompute_(recompute),
+      fp8_(std::move(fp8)),
       layer_(config, spec, make_rope_table(arena, config, positions)) {}
 
 void Model::embed(const Context& ctx, const Parameters& params, const Tensor& tokens, const Tensor& x) const {
@@ -57,8 +59,10 @@ void Model::forward(const Context& ctx, const Parameters& params, const Tensor& 
   for (int64_t l = begin; l < end; ++l) {
     const ProfilerRange range("layer forward", l);
     Scope scope(ctx);
-    layer_.forward(ctx, x, params.acquire(ctx, l),
-                   saved.empty() ? nothing_kept() : saved[static_cast<size_t>(l - begin)]);
+    if (saved.empty())
+      layer_.forward(ctx, x, params.acquire(ctx, l), nothing_kept());
+    else
+      layer_.forward(of_layer(ctx, l), x, params.acquire(ctx, l), saved[static_cast<size_t>(l - begin)]);
   }
 }
 
@@ -69,10 +73,11 @@ void Model::backward(const Context& ctx, const Parameters& params, const Tensor&
     Scope scope(ctx);
     const SavedTensors& kept = saved[static_cast<size_t>(l - begin)];
     const LayerWeights w = params.acquire(ctx, l);
+    const Context layer_ctx = of_layer(ctx, l);
     if (recompute_ == Recompute::Full)
-      layer_.backward_from_x1(ctx, dx, w, kept, layer_gradients(l, grads));
+      layer_.backward_from_x1(layer_ctx, dx, w, kept, layer_gradients(l, grads));
     else
-      layer_.backward(ctx, dx, w, kept, layer_gradients(l, grads));
+      layer_.backward(layer_ctx, dx, w, kept, layer_gradients(l, grads));
     for (const ParamRow& row : spec_.params)
       if (in_layer(row.param) && row.present()) grads.contributed(ctx, {l, row.param});
   }
@@ -124,6 +129,12 @@ ops::Targets Model::of_vocabulary(ops::Targets targets) const {
   targets.first = spec_.vocabulary.begin;
   targets.vocabulary = config_.vocab_size;
   return targets;
+}
+
+Context Model::of_layer(const Context& ctx, int64_t layer) const {
+  Context own = ctx;
+  own.fp8 = fp8_.of(layer, config_.layers);
+  return own;
 }
 
 LayerGradients Model::layer_gradients(int64_t layer, GradientSource& grads) const {

@@ -2,10 +2,12 @@
 // stages run some of them). Over the tensor group, each of its ranks holds T / ranks rows of the residual stream.
 #pragma once
 
+#include <optional>
 #include <vector>
 
 #include "model/decoder_layer.h"
 #include "ops/head/cross_entropy.h"
+#include "ops/linear/fp8.h"
 
 namespace agoq::model {
 
@@ -19,10 +21,24 @@ class GradientSource {
   virtual void contributed(const Context&, const ParamId&) {}
 };
 
+// Which layers multiply in 8-bit floats while they train: all but some at both ends, if any do. Evaluation multiplies
+// in the compute type.
+struct Fp8Layers {
+  std::optional<ops::Fp8Recipe> recipe;
+  int64_t first_in_bf16 = 0, last_in_bf16 = 0;
+
+  // Of layer `layer` of `layers`; null: it multiplies in the compute type.
+  const ops::Fp8Recipe* of(int64_t layer, int64_t layers) const {
+    return recipe && layer >= first_in_bf16 && layer < layers - last_in_bf16 ? &*recipe : nullptr;
+  }
+  bool operator==(const Fp8Layers&) const = default;
+};
+
 class Model {
  public:
   // The rope table [max(positions), D] is allocated from the arena. `recompute`: as in the recipe of what is saved.
-  Model(Arena& arena, const ModelConfig& config, const LayerSpec& spec, int64_t positions, Recompute recompute);
+  Model(Arena& arena, const ModelConfig& config, const LayerSpec& spec, int64_t positions, Recompute recompute,
+        Fp8Layers fp8 = {});
 
   const ModelConfig& config() const { return config_; }
   const LayerSpec& spec() const { return spec_; }
@@ -47,10 +63,12 @@ class Model {
  private:
   ops::Targets of_vocabulary(ops::Targets targets) const;  // for the rank's rows of the head
   LayerGradients layer_gradients(int64_t layer, GradientSource& grads) const;
+  Context of_layer(const Context& ctx, int64_t layer) const;  // with the layer's Fp8Recipe
 
   const ModelConfig& config_;
   const LayerSpec& spec_;
   const Recompute recompute_;
+  const Fp8Layers fp8_;
   DecoderLayer layer_;
 };
 

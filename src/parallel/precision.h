@@ -2,7 +2,7 @@
 #pragma once
 
 #include "codec/quantized.h"
-#include "model/parameters.h"
+#include "model/model.h"
 
 namespace agoq::parallel {
 
@@ -13,6 +13,7 @@ struct Precision {
   bool stochastic = true;                                // --gradient-rounding stochastic|nearest
   codec::Codec exp_avg = codec::Codec::Dyn8;             // --exp-avg-dtype 8bit|fp32
   codec::Codec exp_avg_sq = codec::Codec::Dyn8Unsigned;  // --exp-avg-sq-dtype 8bit|fp32
+  model::Fp8Layers fp8;                                  // --fp8-format, --fp8-recipe, --first-last-layers-bf16
   bool operator==(const Precision&) const = default;
 };
 

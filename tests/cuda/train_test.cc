@@ -123,6 +123,12 @@ TEST_F(CudaRun, EveryPolicyAndPrecisionTrains) {
     c.recompute_granularity = recompute;
     expect_learns(losses(c), recompute);
   }
+  for (const char* recipe : {"tensorwise", "rowwise", "blockwise"}) {
+    TrainConfig c = config("", 3);
+    c.fp8_format = "e4m3";
+    c.fp8_recipe = recipe;
+    expect_learns(losses(c), recipe);
+  }
 }
 
 TEST_F(CudaRun, ACapIsKept) {

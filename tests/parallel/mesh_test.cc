@@ -16,6 +16,7 @@
 #include "device/memory.h"
 #include "device/transfer.h"
 #include "parallel/rank_of_world.h"
+#include "parallel/unquantized.h"
 #include "sanitized.h"
 
 namespace agoq::parallel {
@@ -240,8 +241,8 @@ RunSpec exact_run_spec() {
   model.layers = 4;
   RunSpec run_spec = test::tiny_run_spec(model);
   run_spec.recipe = model::make_recipe(model, model::LayerSpec(model), model::Policy::Fp32, model::Recompute::None, "");
-  run_spec.precision = {DType::F32, model::MasterForm::Fp32, codec::Codec::Fp32,
-                        false,      codec::Codec::Fp32,      codec::Codec::Fp32};
+  run_spec.precision = unquantized(DType::F32).precision;
+  run_spec.precision.stochastic = false;
   return run_spec;
 }
 

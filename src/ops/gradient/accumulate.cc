@@ -5,6 +5,7 @@
 #include "ops/cpu.h"
 #include "ops/gradient/accumulate_cpu.h"
 #include "ops/gradient/accumulate_cuda.h"
+#include "ops/linear/fp8.h"
 #include "ops/linear/linear.h"
 #include "ops/linear/linear_cuda.h"
 
@@ -117,6 +118,11 @@ void accumulate_dw(const Context& ctx, const MainGrad& grad, const Tensor& dy, c
           "accumulate_dw: dy is {} {} and x {} {}, but the gradient is [{}, {}]", name_of(dy.dtype), dy.shape.text(),
           name_of(x.dtype), x.shape.text(), out, in);
   if (tokens == 0) return zero_if_fresh(ctx, grad);
+  if (const Fp8Recipe* fp8 = ctx.fp8) {
+    Scope scope(ctx);
+    return accumulate_dw(ctx, grad, to_fp8_transposed(ctx, dy, fp8->dw_dy), to_fp8_transposed(ctx, x, fp8->dw_x),
+                         fp8->dw);
+  }
   if (ctx.profile) ctx.profile->gemm_flops += 2.0 * static_cast<double>(tokens) * static_cast<double>(out * in);
   if (ctx.target() == Device::Cuda) return accumulate_dw_gpu(ctx, grad, dy, x);
   const bool plain = grad.data.codec == codec::Codec::Fp32, widen = x.dtype == DType::BF16;

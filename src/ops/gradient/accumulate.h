@@ -23,7 +23,8 @@ struct MainGrad {
 void zero_if_fresh(const Context& ctx, const MainGrad& grad);
 // main += delta; delta is fp32 or bf16 [end - begin, cols] for rows [begin, end) of the gradient.
 void accumulate(const Context& ctx, const MainGrad& grad, const Tensor& delta, int64_t begin = 0);
-// main += dyᵀ·x; dy [T, out], x [T, in]. The product is made and folded in by slabs of rows, so no full dW exists.
+// main += dyᵀ·x; dy [T, out], x [T, in]. In 8-bit floats if the context has an Fp8Recipe. The product is made and
+// folded in by slabs of rows, so no full dW exists.
 void accumulate_dw(const Context& ctx, const MainGrad& grad, const Tensor& dy, const Tensor& x);
 // The same of operands in 8-bit floats: main += a·bᵀ; a [out, T] and b [in, T] (ops/linear/fp8.h: to_fp8_transposed).
 void accumulate_dw(const Context& ctx, const MainGrad& grad, const Operand& a, const Operand& b,

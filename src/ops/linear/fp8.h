@@ -7,7 +7,7 @@
 #pragma once
 
 #include "device/context.h"
-#include "ops/linear/operand.h"
+#include "ops/linear/product.h"
 
 namespace agoq::ops {
 
@@ -15,6 +15,15 @@ namespace agoq::ops {
 struct Fp8Format {
   DType dtype = DType::E4M3;  // or E5M2
   Granularity granularity = Granularity::Row;
+  bool operator==(const Fp8Format&) const = default;
+};
+
+// How the three products of a linear layer are made in 8-bit floats: the operands' formats, and the sums.
+struct Fp8Recipe {
+  Fp8Format x, w, dy;     // y = x·wᵀ, and dx = dy·w
+  Fp8Format dw_dy, dw_x;  // dW = dyᵀ·x: along tokens
+  Accumulation forward = Accumulation::Fp32, dx = Accumulation::Fp32, dw = Accumulation::Fp32;
+  bool operator==(const Fp8Recipe&) const = default;
 };
 
 // An operand [rows, k padded] without contents, as temporaries.

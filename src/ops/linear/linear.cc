@@ -3,6 +3,7 @@
 #include <limits>
 
 #include "ops/cpu.h"
+#include "ops/linear/fp8.h"
 #include "ops/linear/linear_cpu.h"
 #include "ops/linear/linear_cuda.h"
 
@@ -45,6 +46,17 @@ void run(const Context& ctx, const Product& p, const char* op) {
   cpu::multiply(p, tiles);
 }
 
+// y = x·wᵀ + ...: x and w become 8-bit floats if the context asks for it and they are numbers still.
+void forward(const Context& ctx, Product p, const char* op) {
+  Scope scope(ctx);
+  if (const Fp8Recipe* fp8 = ctx.fp8) {
+    p.accumulation = fp8->forward;
+    if (!is_fp8(p.a.dtype())) p.a = to_fp8(ctx, p.a.data, fp8->x);
+    if (!is_fp8(p.b.dtype())) p.b = to_fp8(ctx, p.b.data, fp8->w);
+  }
+  run(ctx, p, op);
+}
+
 void check_matrices(const Operand& a, const Operand& b, const char* op) {
   require(a.data.shape.rank() == 2 && b.data.shape.rank() == 2, "{}: operands have 2 dimensions, not {} and {}", op,
           a.data.shape.text(), b.data.shape.text());
@@ -56,23 +68,28 @@ Tensor linear(const Context& ctx, const Operand& x, const Operand& w, const Tens
               Accumulation accumulation) {
   check_matrices(x, w, "linear");
   const Tensor y = ctx.empty({x.rows(), w.rows()});
-  run(ctx, {x, w, y, 0, residual, bias, accumulation}, "linear");
+  forward(ctx, {x, w, y, 0, residual, bias, accumulation}, "linear");
   return y;
 }
 
 void linear_into(const Context& ctx, const Operand& x, const Operand& w, const Tensor& bias, const Tensor& y) {
   check_matrices(x, w, "linear");
-  run(ctx, {x, w, y, 0, {}, bias}, "linear");
+  forward(ctx, {x, w, y, 0, {}, bias}, "linear");
 }
 
 void linear_add(const Context& ctx, const Operand& x, const Operand& w, const Tensor& y) {
-  gemm(ctx, x, w, y, 1.0f);
+  check_matrices(x, w, "linear_add");
+  forward(ctx, {x, w, y, 1}, "linear_add");
 }
 
 Tensor linear_dx(const Context& ctx, const Tensor& dy, const Tensor& w) {
   check_matrices(dy, w, "linear_dx");
   const Tensor dx = ctx.empty({dy.shape[0], w.shape[1]});
-  run(ctx, {dy, transposed(w), dx}, "linear_dx");
+  Scope scope(ctx);
+  if (const Fp8Recipe* fp8 = ctx.fp8)
+    run(ctx, {to_fp8(ctx, dy, fp8->dy), to_fp8_transposed(ctx, w, fp8->w), dx, 0, {}, {}, fp8->dx}, "linear_dx");
+  else
+    run(ctx, {dy, transposed(w), dx}, "linear_dx");
   return dx;
 }
 

@@ -1,5 +1,6 @@
 // Matrix products with weights [out, in]: forward, gradient of the input. (Gradient of the weight:
-// ops/gradient/accumulate.h.) Where an argument is an Operand, a tensor of fp32 or bf16 numbers will do.
+// ops/gradient/accumulate.h.) Where an argument is an Operand, a tensor of fp32 or bf16 numbers will do. A context with
+// an Fp8Recipe multiplies numbers in 8-bit floats, but for gemm(), which takes operands as they are.
 #pragma once
 
 #include "device/context.h"

@@ -151,6 +151,39 @@ void check_schedule(const TrainConfig& c) {
   require(c.valid_fraction >= 0 && c.valid_fraction < 1, "--valid-fraction {} must lie in [0, 1)", c.valid_fraction);
 }
 
+// The operands of --fp8-recipe. A row of dyᵀ or xᵀ is a feature, over all tokens.
+ops::Fp8Recipe fp8_recipe(const TrainConfig& c) {
+  using ops::Granularity;
+  require(c.fp8_format == "e4m3" || c.fp8_format == "hybrid", "--fp8-format {}: use e4m3 or hybrid", c.fp8_format);
+  const DType gradient = c.fp8_format == "hybrid" ? DType::E5M2 : DType::E4M3;
+  const auto recipe = [&](Granularity activations, Granularity weights) {
+    return ops::Fp8Recipe{{DType::E4M3, activations},
+                          {DType::E4M3, weights},
+                          {gradient, activations},
+                          {gradient, activations},
+                          {DType::E4M3, activations}};
+  };
+  if (c.fp8_recipe == "tensorwise") return recipe(Granularity::Tensor, Granularity::Tensor);
+  if (c.fp8_recipe == "rowwise") return recipe(Granularity::Row, Granularity::Row);
+  require(c.fp8_recipe == "blockwise", "--fp8-recipe {}: use tensorwise, rowwise or blockwise", c.fp8_recipe);
+  require(c.fp8_format == "e4m3",
+          "--fp8-recipe blockwise: its gradients are e4m3, as blocks need no more range; use "
+          "--fp8-format e4m3");
+  return recipe(Granularity::Block1x128, Granularity::Block128x128);
+}
+
+model::Fp8Layers fp8_layers(const TrainConfig& c, int64_t layers) {
+  require(!c.first_last_layers_bf16 || !c.fp8_format.empty(),
+          "--first-last-layers-bf16 excepts layers from --fp8-format, which is not given");
+  if (c.fp8_format.empty()) return {};
+  if (!c.first_last_layers_bf16) return {fp8_recipe(c), 0, 0};
+  const int64_t first = c.num_layers_at_start_in_bf16, last = c.num_layers_at_end_in_bf16;
+  require(first >= 0 && last >= 0 && first + last < layers,
+          "--num-layers-at-start-in-bf16 {} and --num-layers-at-end-in-bf16 {} leave none of {} layers to --fp8-format",
+          first, last, layers);
+  return {fp8_recipe(c), first, last};
+}
+
 }  // namespace
 
 comm::GroupOptions links_of(const TrainConfig& c) {
@@ -223,6 +256,7 @@ parallel::RunSpec make_run_spec(const TrainConfig& c, const model::ModelConfig& 
   run_spec.precision.stochastic = c.gradient_rounding == "stochastic";
   run_spec.precision.exp_avg = moment_codec("--exp-avg-dtype", c.exp_avg_dtype, codec::Codec::Dyn8);
   run_spec.precision.exp_avg_sq = moment_codec("--exp-avg-sq-dtype", c.exp_avg_sq_dtype, codec::Codec::Dyn8Unsigned);
+  run_spec.precision.fp8 = fp8_layers(c, model.layers);
   const model::LayerSpec spec(model);
   run_spec.recipe = model::make_recipe(model, spec, model::policy_from_name(c.activation_policy),
                                        model::recompute_from_name(c.recompute_granularity), c.activation_override);

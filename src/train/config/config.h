@@ -54,6 +54,10 @@ struct TrainConfig {
   std::string main_grads_dtype = "int8";
   std::string gradient_rounding = "stochastic";
   std::string exp_avg_dtype = "8bit", exp_avg_sq_dtype = "8bit";
+  std::string fp8_format;               // e4m3 or hybrid; empty: products in the compute type
+  std::string fp8_recipe = "rowwise";   // tensorwise, rowwise or blockwise
+  bool first_last_layers_bf16 = false;  // the layers at the ends multiply in the compute type
+  int64_t num_layers_at_start_in_bf16 = 1, num_layers_at_end_in_bf16 = 1;
   std::string baseline;  // bf16 or fp32: sets every axis above to unquantized training
 
   // Processes: data parallel over those that the two axes below leave

@@ -69,6 +69,47 @@ TEST(Settings, BaselineIsWhatPlansCompareWith) {
   EXPECT_EQ(run_spec_of(config).precision, parallel::unquantized(DType::F32).precision);
 }
 
+TEST(Settings, Fp8ProductsAreSetByMegatronsNames) {
+  TrainConfig config;
+  EXPECT_FALSE(run_spec_of(config).precision.fp8.recipe.has_value());
+  config.fp8_format = "e4m3";
+  ops::Fp8Recipe recipe = run_spec_of(config).precision.fp8.recipe.value();
+  EXPECT_EQ(recipe.x, (ops::Fp8Format{DType::E4M3, ops::Granularity::Row}));
+  EXPECT_EQ(recipe.dw_dy, (ops::Fp8Format{DType::E4M3, ops::Granularity::Row}));
+  config.fp8_recipe = "blockwise";
+  recipe = run_spec_of(config).precision.fp8.recipe.value();
+  EXPECT_EQ(recipe.x.granularity, ops::Granularity::Block1x128);
+  EXPECT_EQ(recipe.w.granularity, ops::Granularity::Block128x128);
+  config.fp8_format = "hybrid";
+  config.fp8_recipe = "tensorwise";
+  recipe = run_spec_of(config).precision.fp8.recipe.value();
+  EXPECT_EQ(recipe.x, (ops::Fp8Format{DType::E4M3, ops::Granularity::Tensor}));
+  EXPECT_EQ(recipe.dy, (ops::Fp8Format{DType::E5M2, ops::Granularity::Tensor}));
+  config.first_last_layers_bf16 = true;
+  config.num_layers_at_start_in_bf16 = 2;
+  const model::Fp8Layers fp8 = run_spec_of(config).precision.fp8;
+  const int64_t layers = model::preset("demo").layers;
+  for (int64_t layer = 0; layer < layers; ++layer)
+    EXPECT_EQ(fp8.of(layer, layers) != nullptr, layer >= 2 && layer < layers - 1) << layer;
+}
+
+TEST(Settings, Fp8ErrorsSayWhatToChange) {
+  const auto error = [](const std::function<void(TrainConfig&)>& change) {
+    TrainConfig config;
+    config.fp8_format = "e4m3";
+    change(config);
+    return error_of([&] { run_spec_of(config); });
+  };
+  EXPECT_THAT(error([](TrainConfig& c) { c.fp8_format = "e5m2"; }), HasSubstr("use e4m3 or hybrid"));
+  EXPECT_THAT(error([](TrainConfig& c) { c.fp8_recipe = "delayed"; }), HasSubstr("tensorwise, rowwise or blockwise"));
+  EXPECT_THAT(error([](TrainConfig& c) { c.fp8_format = "hybrid", c.fp8_recipe = "blockwise"; }),
+              HasSubstr("use --fp8-format e4m3"));
+  EXPECT_THAT(error([](TrainConfig& c) { c.fp8_format = "", c.first_last_layers_bf16 = true; }),
+              HasSubstr("--fp8-format, which is not given"));
+  EXPECT_THAT(error([](TrainConfig& c) { c.first_last_layers_bf16 = true, c.num_layers_at_end_in_bf16 = 100; }),
+              HasSubstr("leave none of"));
+}
+
 // It quantizes nothing, so a baseline may have it; a plan compares with training that recomputes nothing.
 TEST(Settings, BaselineLeavesRecomputationAlone) {
   TrainConfig config;
