@@ -109,6 +109,9 @@ class Experiment {
     for (const model::ParamId& id : ids()) {
       const Tensor grad = state.grads().data(id).plain();
       all.emplace_back(grad.as<float>(), grad.as<float>() + grad.count());
+      require(std::any_of(all.back().begin(), all.back().end(), [](float g) { return g != 0; }),
+              "the gradient of parameter {} of layer {} is zero: nothing can be measured by it", spec()[id.param].name,
+              id.layer);
     }
     return all;
   }
@@ -138,8 +141,10 @@ class Experiment {
         return f.name == to.name && f.dtype == to.dtype && f.dims == to.dims;
       });
       require(same != from.end(), "{} is not among the weights read", to.name);
-      const Tensor &source = same->pieces[0].data, &target = to.pieces[0].data;
-      std::memcpy(target.data, source.data, target.bytes());
+      require(same->pieces.size() == to.pieces.size(), "{} is held in {} pieces, and read in {}", to.name,
+              to.pieces.size(), same->pieces.size());
+      for (size_t i = 0; i < to.pieces.size(); ++i)
+        std::memcpy(to.pieces[i].data.data, same->pieces[i].data.data, to.pieces[i].data.bytes());
     }
   }
 

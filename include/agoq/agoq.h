@@ -13,8 +13,8 @@
 // caused it, and what to do about it. After a failed call nothing is half done: files appear complete or not at all.
 // Threads: calls may not overlap in time; inside, all cores are used unless the setting `threads` says otherwise.
 // Environment: the library never writes it; the program `agoq` does. Before CUDA starts, a job over several GPUs needs
-// CUDA_DEVICE_MAX_CONNECTIONS=32 (error otherwise). NCCL_NVLS_ENABLE=0 turns off NVLink multicast, which needs rights
-// that containers often lack.
+// CUDA_DEVICE_MAX_CONNECTIONS of at least 16 (error otherwise). NCCL_NVLS_ENABLE=0 turns off NVLink multicast, which
+// needs rights that containers often lack.
 #pragma once
 
 #include <cstddef>

@@ -9,9 +9,9 @@ namespace {
 
 using model::Param;
 using ops::Accumulation;
-using ops::Fp8Format;
 using ops::Granularity;
 using ops::Operand;
+using ops::OperandFormat;
 
 // How the operands of a product are scaled, and its sums made.
 struct Fp8Way {
@@ -36,7 +36,7 @@ double bytes_of(const Operand& x) {
 }
 
 // Memory of an operand, to be filled.
-Operand operand(const Workbench& b, int64_t rows, int64_t k, Fp8Format format) {
+Operand operand(const Workbench& b, int64_t rows, int64_t k, OperandFormat format) {
   const int64_t padded = ops::padded_k(k, format.granularity);
   return {b.zeros(format.dtype, {rows, padded}),
           b.zeros(DType::F32, ops::scale_shape(rows, padded, format.granularity)), format.granularity};

@@ -130,6 +130,10 @@ void CUPTIAPI take_buffer(CUcontext context, uint32_t stream, uint8_t* buffer, s
   std::free(buffer);
 }
 
+void stop() {
+  for (const CUpti_ActivityKind kind : kKinds) cupti().disable(kind);
+}
+
 }  // namespace
 
 KernelTrace::KernelTrace() {
@@ -139,13 +143,17 @@ KernelTrace::KernelTrace() {
     records().runs.clear();
     records().dropped = 0;
   }
-  for (const CUpti_ActivityKind kind : kKinds) check(cupti().enable(kind), "cuptiActivityEnable");
+  try {
+    for (const CUpti_ActivityKind kind : kKinds) check(cupti().enable(kind), "cuptiActivityEnable");
+  } catch (...) {
+    stop();
+    throw;
+  }
   recording_ = true;
 }
 
 KernelTrace::~KernelTrace() {
-  if (!recording_) return;
-  for (const CUpti_ActivityKind kind : kKinds) cupti().disable(kind);
+  if (recording_) stop();
 }
 
 std::vector<KernelRun> KernelTrace::take() {

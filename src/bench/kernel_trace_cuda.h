@@ -20,7 +20,7 @@ class KernelTrace {
   std::vector<KernelRun> take();
 
  private:
-  bool recording_ = false;
+  [[maybe_unused]] bool recording_ = false;  // unused in a build without CUPTI
 };
 
 }  // namespace agoq::bench

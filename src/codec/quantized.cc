@@ -3,6 +3,7 @@
 #include <array>
 
 #include "base/error.h"
+#include "base/integers.h"
 #include "codec/dispatch.h"
 
 namespace agoq::codec {
@@ -11,10 +12,6 @@ namespace {
 // In the order of the enumeration.
 constexpr std::array<std::string_view, 12> kNames = {"none", "fp32", "bf16", "fp8",  "int8", "fp6",
                                                      "fp5",  "fp4",  "nf4",  "int4", "dyn8", "dyn8_unsigned"};
-
-int64_t ceil_div(int64_t a, int64_t b) {
-  return (a + b - 1) / b;
-}
 
 }  // namespace
 

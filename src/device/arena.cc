@@ -53,7 +53,7 @@ void Arena::use(ForeignMemory memory) {
   require(reinterpret_cast<uintptr_t>(memory.data) % kAlignment == 0,
           "memory for an arena begins at {}, which is not a multiple of {} bytes", memory.data, kAlignment);
   base_ = static_cast<uint8_t*>(memory.data);
-  capacity_ = memory.bytes;
+  capacity_ = memory.bytes / kAlignment * kAlignment;  // temporaries are counted from the end
   foreign_ = true;
 }
 

@@ -1,5 +1,7 @@
 #include "device/range.h"
 
+// Part of the CUDA toolkit, but a package of its own where that comes in packages.
+#if __has_include(<nvtx3/nvToolsExt.h>)
 #include <nvtx3/nvToolsExt.h>
 
 namespace agoq::cuda {
@@ -27,3 +29,14 @@ void pop_range() {
 }
 
 }  // namespace agoq::cuda
+
+#else
+
+namespace agoq::cuda {
+
+void push_range(const char*) {}
+void pop_range() {}
+
+}  // namespace agoq::cuda
+
+#endif

@@ -43,11 +43,11 @@ void gather_columns(const Context& ctx, const TensorShard& shard, const Tensor& 
 }  // namespace
 
 Model::Model(Arena& arena, const ModelConfig& config, const LayerSpec& spec, int64_t positions, Recompute recompute,
-             Fp8Layers fp8)
+             const Fp8Layers& fp8)
     : config_(config),
       spec_(spec),
       recompute_(recompute),
-      fp8_(std::move(fp8)),
+      fp8_(fp8),
       layer_(config, spec, make_rope_table(arena, config, positions)) {}
 
 void Model::embed(const Context& ctx, const Parameters& params, const Tensor& tokens, const Tensor& x) const {

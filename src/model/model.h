@@ -25,11 +25,11 @@ class GradientSource {
 // in the compute type.
 struct Fp8Layers {
   std::optional<ops::Fp8Recipe> recipe;
-  int64_t first_in_bf16 = 0, last_in_bf16 = 0;
+  int64_t excepted_at_start = 0, excepted_at_end = 0;
 
   // Of layer `layer` of `layers`; null: it multiplies in the compute type.
   const ops::Fp8Recipe* of(int64_t layer, int64_t layers) const {
-    return recipe && layer >= first_in_bf16 && layer < layers - last_in_bf16 ? &*recipe : nullptr;
+    return recipe && layer >= excepted_at_start && layer < layers - excepted_at_end ? &*recipe : nullptr;
   }
   bool operator==(const Fp8Layers&) const = default;
 };
@@ -38,7 +38,7 @@ class Model {
  public:
   // The rope table [max(positions), D] is allocated from the arena. `recompute`: as in the recipe of what is saved.
   Model(Arena& arena, const ModelConfig& config, const LayerSpec& spec, int64_t positions, Recompute recompute,
-        Fp8Layers fp8 = {});
+        const Fp8Layers& fp8 = {});
 
   const ModelConfig& config() const { return config_; }
   const LayerSpec& spec() const { return spec_; }

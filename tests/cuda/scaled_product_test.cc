@@ -14,7 +14,7 @@ constexpr Granularity kGranularities[] = {Granularity::Tensor, Granularity::Row,
 
 class CudaScaledProduct : public CudaTest {
  protected:
-  Operand make(const Context& ctx, const Tensor& x, Fp8Format format, Major major) {
+  Operand make(const Context& ctx, const Tensor& x, OperandFormat format, Major major) {
     return major == Major::K ? to_fp8(ctx, x, format) : to_fp8_transposed(ctx, x, format);
   }
   std::vector<uint8_t> bytes(const Context& ctx, const Tensor& t) {

@@ -93,7 +93,7 @@ TEST(Fp8Steps, LayersAtTheEndsAreExcepted) {
   ASSERT_GE(layers, 2);
   const auto loss = [&](int64_t first, int64_t last) {
     model::Fp8Layers fp8 = kCases[0].fp8;
-    fp8.first_in_bf16 = first, fp8.last_in_bf16 = last;
+    fp8.excepted_at_start = first, fp8.excepted_at_end = last;
     GoldenRun run(golden, run_spec_of(golden, fp8));
     return step_loss(golden, run.state);
   };

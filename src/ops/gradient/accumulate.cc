@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "base/integers.h"
 #include "ops/cpu.h"
 #include "ops/gradient/accumulate_cpu.h"
 #include "ops/gradient/accumulate_cuda.h"
@@ -46,10 +47,6 @@ int64_t slab_rows(int64_t out, int64_t in) {
 }
 int64_t panel_tokens(int64_t tokens, int64_t columns) {
   return std::min(tokens, std::max<int64_t>(kPanelFloats / columns, 64));
-}
-
-int64_t ceil_div(int64_t a, int64_t b) {
-  return (a + b - 1) / b;
 }
 
 // The same on a GPU: slabs of nearly equal size, in whole tiles.
@@ -157,6 +154,8 @@ void accumulate_dw(const Context& ctx, const MainGrad& grad, const Operand& a, c
   const int64_t out = grad.data.rows, in = grad.data.row.cols;
   require(a.rows() == out && b.rows() == in, "accumulate_dw: operands {} and {} make no gradient of [{}, {}]",
           a.data.shape.text(), b.data.shape.text(), out, in);
+  if (grad.data.codec == codec::Codec::Fp32)
+    return gemm(ctx, a, b, grad.data.plain(), grad.fresh ? 0.0f : 1.0f, accumulation);
   const bool gpu = ctx.target() == Device::Cuda;
   int64_t rows = gpu ? gpu_slab_rows(out, in * static_cast<int64_t>(size_of(ctx.compute()))) : slab_rows(out, in);
   if (a.granularity == Granularity::Block1x128) rows = out;

@@ -27,6 +27,7 @@ void accumulate(const Context& ctx, const MainGrad& grad, const Tensor& delta, i
 // folded in by slabs of rows, so no full dW exists.
 void accumulate_dw(const Context& ctx, const MainGrad& grad, const Tensor& dy, const Tensor& x);
 // The same of operands in 8-bit floats: main += a·bᵀ; a [out, T] and b [in, T] (ops/linear/fp8.h: to_fp8_transposed).
+// With a scale per 1x128 the whole dW is made at once.
 void accumulate_dw(const Context& ctx, const MainGrad& grad, const Operand& a, const Operand& b,
                    Accumulation accumulation);
 // main += column sums of dy [T, out], for a bias (grad is [1, out]).

@@ -28,7 +28,7 @@ void encode(const Context& ctx, const Tensor& x, Major x_major, const Operand& o
 
 }  // namespace
 
-Operand fp8_operand(const Context& ctx, int64_t rows, int64_t k, Fp8Format format) {
+Operand fp8_operand(const Context& ctx, int64_t rows, int64_t k, OperandFormat format) {
   require(is_fp8(format.dtype) && format.granularity != Granularity::None,
           "an operand in {} with a scale per {} is none of 8-bit floats", name_of(format.dtype),
           name_of(format.granularity));
@@ -45,14 +45,14 @@ void to_fp8_transposed_into(const Context& ctx, const Tensor& x, const Operand& 
   encode(ctx, x, Major::MN, out, "to_fp8_transposed");
 }
 
-Operand to_fp8(const Context& ctx, const Tensor& x, Fp8Format format) {
+Operand to_fp8(const Context& ctx, const Tensor& x, OperandFormat format) {
   require(x.shape.rank() == 2, "to_fp8: a matrix has two dimensions, not {}", x.shape.text());
   const Operand out = fp8_operand(ctx, x.shape[0], x.shape[1], format);
   to_fp8_into(ctx, x, out);
   return out;
 }
 
-Operand to_fp8_transposed(const Context& ctx, const Tensor& x, Fp8Format format) {
+Operand to_fp8_transposed(const Context& ctx, const Tensor& x, OperandFormat format) {
   require(x.shape.rank() == 2, "to_fp8_transposed: a matrix has two dimensions, not {}", x.shape.text());
   const Operand out = fp8_operand(ctx, x.shape[1], x.shape[0], format);
   to_fp8_transposed_into(ctx, x, out);

@@ -12,27 +12,27 @@
 namespace agoq::ops {
 
 // Codes of one type with scales of one granularity.
-struct Fp8Format {
+struct OperandFormat {
   DType dtype = DType::E4M3;  // or E5M2
   Granularity granularity = Granularity::Row;
-  bool operator==(const Fp8Format&) const = default;
+  bool operator==(const OperandFormat&) const = default;
 };
 
 // How the three products of a linear layer are made in 8-bit floats: the operands' formats, and the sums.
 struct Fp8Recipe {
-  Fp8Format x, w, dy;     // y = x·wᵀ, and dx = dy·w
-  Fp8Format dw_dy, dw_x;  // dW = dyᵀ·x: along tokens
+  OperandFormat x, w, dy;     // y = x·wᵀ, and dx = dy·w
+  OperandFormat dw_dy, dw_x;  // dW = dyᵀ·x: along tokens
   Accumulation forward = Accumulation::Fp32, dx = Accumulation::Fp32, dw = Accumulation::Fp32;
   bool operator==(const Fp8Recipe&) const = default;
 };
 
 // An operand [rows, k padded] without contents, as temporaries.
-Operand fp8_operand(const Context& ctx, int64_t rows, int64_t k, Fp8Format format);
+Operand fp8_operand(const Context& ctx, int64_t rows, int64_t k, OperandFormat format);
 // x [rows, k] fp32 or bf16 -> [rows, k padded].
-Operand to_fp8(const Context& ctx, const Tensor& x, Fp8Format format);
+Operand to_fp8(const Context& ctx, const Tensor& x, OperandFormat format);
 // x [k, rows] -> [rows, k padded]. Hopper multiplies 8-bit floats only if k is the major of both operands, so dW =
 // dyᵀ·x needs dy and x this way, and dx = dy·w needs w.
-Operand to_fp8_transposed(const Context& ctx, const Tensor& x, Fp8Format format);
+Operand to_fp8_transposed(const Context& ctx, const Tensor& x, OperandFormat format);
 // The same into a given operand.
 void to_fp8_into(const Context& ctx, const Tensor& x, const Operand& out);
 void to_fp8_transposed_into(const Context& ctx, const Tensor& x, const Operand& out);

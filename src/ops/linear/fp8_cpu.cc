@@ -100,7 +100,7 @@ void encode(const Tensor& x, Major x_major, const Operand& out, const Tensor& ro
 }  // namespace
 
 Shape row_amax_shape(const Operand& out) {
-  return {out.rows(), out.k() / group_of(out).k};
+  return {out.rows(), out.k() > 0 ? out.k() / group_of(out).k : 0};
 }
 
 void to_fp8(const Tensor& x, Major x_major, const Operand& out, const Tensor& row_amax) {

@@ -24,6 +24,15 @@ void check(cublasStatus_t status, const char* what) {
 }
 #define AGOQ_CUBLAS_CHECK(call) check((call), #call)
 
+// Ada was the first to multiply 8-bit floats; with a scale per tensor alone. The others came with Hopper.
+bool multiplies_fp8() {
+  int device = 0, major = 0, minor = 0;
+  AGOQ_CUDA_CHECK(cudaGetDevice(&device));
+  AGOQ_CUDA_CHECK(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
+  AGOQ_CUDA_CHECK(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device));
+  return major > 8 || (major == 8 && minor >= 9);
+}
+
 cudaDataType_t type_of(DType dtype) {
   switch (dtype) {
     case DType::BF16:
@@ -210,7 +219,7 @@ GemmProblem problem_of(const Product& p) {
   return problem;
 }
 
-GemmLibrary::GemmLibrary(Gpu& gpu) : gpu_(gpu) {
+GemmLibrary::GemmLibrary(Gpu& gpu) : gpu_(gpu), fp8_(multiplies_fp8()) {
   require_fit(cublaslt_version());
   AGOQ_CUBLAS_CHECK(cublasLtCreate(&handle_));
 }
@@ -220,6 +229,11 @@ GemmLibrary::~GemmLibrary() {
 }
 
 void GemmLibrary::multiply(const Context& ctx, const Product& p, const Tensor& workspace) {
+  require(
+      fp8_ || !is_fp8(p.a.dtype()),
+      "the GPU {} does not multiply 8-bit floats, which Ada (compute capability 8.9) was the first to do; leave out "
+      "--fp8-format",
+      gpu_.name());
   const GemmProblem problem = problem_of(p);
   GemmPlan& planned = plan(ctx, problem, p, workspace);
   const cublasStatus_t status = run(ctx, planned, planned.algorithm, p, workspace);

@@ -1,5 +1,6 @@
 #include "ops/linear/linear.h"
 
+#include <algorithm>
 #include <limits>
 
 #include "ops/cpu.h"
@@ -16,6 +17,8 @@ void check(const Product& p, const char* op) {
   require(p.a.k() == p.b.k() && p.c.shape == Shape{p.m(), p.n()}, "{}: shapes do not fit: {}{} times {}{} into {}", op,
           p.a.data.shape.text(), p.a.major == Major::MN ? " transposed" : "", p.b.data.shape.text(),
           p.b.major == Major::K ? " transposed" : "", p.c.shape.text());
+  require(p.a.stride == 0 && p.b.stride == 0, "{}: an operand is a whole matrix, not a part of one with rows of {}", op,
+          std::max(p.a.stride, p.b.stride));
   require(is_fp8(p.a.dtype()) == is_fp8(p.b.dtype()),
           "{}: an 8-bit float is multiplied by an 8-bit float, not {} by {}", op, name_of(p.a.dtype()),
           name_of(p.b.dtype()));
@@ -46,13 +49,18 @@ void run(const Context& ctx, const Product& p, const char* op) {
   cpu::multiply(p, tiles);
 }
 
+Operand as_fp8(const Context& ctx, const Operand& x, OperandFormat format) {
+  if (is_fp8(x.dtype())) return x;
+  return x.major == Major::K ? to_fp8(ctx, x.data, format) : to_fp8_transposed(ctx, x.data, format);
+}
+
 // y = x·wᵀ + ...: x and w become 8-bit floats if the context asks for it and they are numbers still.
 void forward(const Context& ctx, Product p, const char* op) {
   Scope scope(ctx);
-  if (const Fp8Recipe* fp8 = ctx.fp8) {
+  if (const Fp8Recipe* fp8 = ctx.fp8; fp8 && !(is_fp8(p.a.dtype()) && is_fp8(p.b.dtype()))) {
     p.accumulation = fp8->forward;
-    if (!is_fp8(p.a.dtype())) p.a = to_fp8(ctx, p.a.data, fp8->x);
-    if (!is_fp8(p.b.dtype())) p.b = to_fp8(ctx, p.b.data, fp8->w);
+    p.a = as_fp8(ctx, p.a, fp8->x);
+    p.b = as_fp8(ctx, p.b, fp8->w);
   }
   run(ctx, p, op);
 }

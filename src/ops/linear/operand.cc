@@ -1,17 +1,13 @@
 #include "ops/linear/operand.h"
 
+#include "base/integers.h"
+
 namespace agoq::ops {
 namespace {
 
 constexpr int64_t kFp8Alignment = 16;  // of k: 16 bytes
 constexpr int64_t kScaleRowPadding = 4;
 
-int64_t ceil_div(int64_t a, int64_t b) {
-  return (a + b - 1) / b;
-}
-int64_t round_up(int64_t a, int64_t multiple) {
-  return ceil_div(a, multiple) * multiple;
-}
 bool in_blocks(Granularity granularity) {
   return granularity == Granularity::Block1x128 || granularity == Granularity::Block128x128;
 }
@@ -69,8 +65,8 @@ Operand rows_of(const Operand& x, int64_t begin, int64_t end) {
   Operand part = x;
   part.data = x.data.row_range(begin, end);
   part.scale.shape = scale_shape(end - begin, x.k(), x.granularity);
-  if (x.granularity == Granularity::Row) part.scale.data = x.scale.as<float>() + begin;
-  if (x.granularity == Granularity::Block128x128) part.scale.data = x.scale.as<float>() + scale_index(x, begin, 0);
+  const bool scales_by_rows = x.granularity == Granularity::Row || x.granularity == Granularity::Block128x128;
+  if (scales_by_rows && x.scale.data) part.scale.data = x.scale.as<float>() + scale_index(x, begin, 0);
   require(x.granularity != Granularity::Block1x128 &&
               (x.granularity != Granularity::Block128x128 || begin % kScaleBlock == 0),
           "an operand with a scale per {} is not divided at row {}", name_of(x.granularity), begin);

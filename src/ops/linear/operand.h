@@ -28,7 +28,8 @@ struct Operand {
   Tensor scale;  // none for fp32 and bf16
   Granularity granularity = Granularity::None;
   Major major = Major::K;
-  int64_t stride = 0;  // numbers from one row of data to the next, if it is a part of a wider matrix (on a GPU only)
+  int64_t stride =
+      0;  // numbers from one row of data to the next, if it is a part of a wider one: of ops::cuda::multiply's a alone
 
   Operand() = default;
   // A matrix without scales is multiplied as it is.

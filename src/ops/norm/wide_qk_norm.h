@@ -1,7 +1,7 @@
 // RMSNorm of q over all of its heads together, and of k over all of its, in place (OLMo 2; RMSNorm: rms_norm.h).
 //
-// Over the tensor group, whose ranks have some of the heads each, sums of squares are added up: 8 bytes a token in
-// forward, and as many in backward. Everyone of the group must call.
+// Over the tensor group, whose ranks have some of the heads each, two sums of each token are added up, fp32: of squares
+// in forward, of dn·w·x in backward. Everyone of the group must call.
 #pragma once
 
 #include "codec/codec.h"

@@ -7,8 +7,12 @@
 namespace agoq::ops::test {
 namespace {
 
-constexpr Fp8Format kRow{DType::E4M3, Granularity::Row}, kGradient{DType::E5M2, Granularity::Row};
-constexpr Fp8Format kTokens{DType::E4M3, Granularity::Block1x128}, kWeight{DType::E4M3, Granularity::Block128x128};
+constexpr OperandFormat kRow{DType::E4M3, Granularity::Row}, kGradient{DType::E5M2, Granularity::Row};
+constexpr OperandFormat kTokens{DType::E4M3, Granularity::Block1x128}, kWeight{DType::E4M3, Granularity::Block128x128};
+
+// Along tokens other formats than along features, so that none of a pair can be taken for the other.
+constexpr OperandFormat kTensor{DType::E4M3, Granularity::Tensor}, kGradientTensor{DType::E5M2, Granularity::Tensor};
+constexpr Fp8Recipe kMixed = {kTensor, kRow, kGradient, kGradientTensor, kRow};
 
 struct Fp8Linear : testing::TestWithParam<Fp8Recipe> {
   TestContext t{DType::BF16};
@@ -20,7 +24,7 @@ struct Fp8Linear : testing::TestWithParam<Fp8Recipe> {
 INSTANTIATE_TEST_SUITE_P(Recipes, Fp8Linear,
                          testing::Values(Fp8Recipe{kRow, kRow, kRow, kRow, kRow},
                                          Fp8Recipe{kRow, kRow, kGradient, kGradient, kRow},
-                                         Fp8Recipe{kTokens, kWeight, kTokens, kTokens, kTokens}));
+                                         Fp8Recipe{kTokens, kWeight, kTokens, kTokens, kTokens}, kMixed));
 
 TEST_P(Fp8Linear, ForwardTakesOperandsOfTheRecipe) {
   const Fp8Recipe& r = GetParam();
@@ -59,6 +63,14 @@ TEST_P(Fp8Linear, ErrsAsItsFormatsDo) {
   const MainGrad exact = t.grad(90, 70);
   accumulate_dw(t.ctx, exact, dy, x);
   EXPECT_NEAR(error(grad.data.plain(), exact.data.plain()), gradient, 0.005);
+}
+
+// A matrix that lies the other way is the same operand.
+TEST_P(Fp8Linear, EitherMajorBecomesTheSameOperand) {
+  const Tensor turned = t.zeros({70, 50});
+  for (int64_t r = 0; r < 50; ++r)
+    for (int64_t i = 0; i < 70; ++i) set(turned, i * 50 + r, get(x, r * 70 + i));
+  EXPECT_EQ(values(linear(fp8, transposed(turned), w)), values(linear(fp8, x, w)));
 }
 
 TEST_P(Fp8Linear, GemmStaysInTheNumbersOwnType) {

@@ -77,7 +77,7 @@ struct Case {
 class Fp8Operand : public testing::TestWithParam<Case> {
  protected:
   Operand make(const Context& ctx, const Tensor& x) const {
-    const Fp8Format format{GetParam().dtype, GetParam().granularity};
+    const OperandFormat format{GetParam().dtype, GetParam().granularity};
     return GetParam().major == Major::K ? to_fp8(ctx, x, format) : to_fp8_transposed(ctx, x, format);
   }
   static Shape shape(const Dims& d) { return GetParam().major == Major::K ? Shape{d.rows, d.k} : Shape{d.k, d.rows}; }

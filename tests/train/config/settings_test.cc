@@ -74,8 +74,8 @@ TEST(Settings, Fp8ProductsAreSetByMegatronsNames) {
   EXPECT_FALSE(run_spec_of(config).precision.fp8.recipe.has_value());
   config.fp8_format = "e4m3";
   ops::Fp8Recipe recipe = run_spec_of(config).precision.fp8.recipe.value();
-  EXPECT_EQ(recipe.x, (ops::Fp8Format{DType::E4M3, ops::Granularity::Row}));
-  EXPECT_EQ(recipe.dw_dy, (ops::Fp8Format{DType::E4M3, ops::Granularity::Row}));
+  EXPECT_EQ(recipe.x, (ops::OperandFormat{DType::E4M3, ops::Granularity::Row}));
+  EXPECT_EQ(recipe.dw_dy, (ops::OperandFormat{DType::E4M3, ops::Granularity::Row}));
   config.fp8_recipe = "blockwise";
   recipe = run_spec_of(config).precision.fp8.recipe.value();
   EXPECT_EQ(recipe.x.granularity, ops::Granularity::Block1x128);
@@ -83,8 +83,8 @@ TEST(Settings, Fp8ProductsAreSetByMegatronsNames) {
   config.fp8_format = "hybrid";
   config.fp8_recipe = "tensorwise";
   recipe = run_spec_of(config).precision.fp8.recipe.value();
-  EXPECT_EQ(recipe.x, (ops::Fp8Format{DType::E4M3, ops::Granularity::Tensor}));
-  EXPECT_EQ(recipe.dy, (ops::Fp8Format{DType::E5M2, ops::Granularity::Tensor}));
+  EXPECT_EQ(recipe.x, (ops::OperandFormat{DType::E4M3, ops::Granularity::Tensor}));
+  EXPECT_EQ(recipe.dy, (ops::OperandFormat{DType::E5M2, ops::Granularity::Tensor}));
   config.first_last_layers_bf16 = true;
   config.num_layers_at_start_in_bf16 = 2;
   const model::Fp8Layers fp8 = run_spec_of(config).precision.fp8;
