@@ -2,10 +2,10 @@
 """Make the products of 8-bit floats that the C++ tests compare with: PyTorch's torch._scaled_mm.
 
     pip install -r python/requirements-reference.txt
-    python tools/make_product_goldens.py [--output tests/ops/linear/scaled_products.safetensors]
+    python tools/make_product_goldens.py [--output tests/ops/linear/scaled_products.safetensors] [CASE ...]
 
-Scales per tensor and per row run on a CPU; blocks of 128 need a GPU (Hopper, CUDA 12.9), and an existing file keeps the
-ones it has where there is none. For every case NAME:
+Scales per tensor and per row run on a CPU, per row not in PyTorch 2.11; blocks of 128 need a GPU (Hopper, CUDA
+12.9). An existing file keeps the cases that are not named, or that cannot be made here. For every case NAME:
   NAME.a [m, k], NAME.b [n, k]   codes, uint8; a NAME is FORMAT_GRANULARITY of a, a point, and those of b
   NAME.a_scale, NAME.b_scale     fp32 multipliers, laid out as src/ops/linear/operand.h says
   NAME.c [m, n]                  fp32: the product by PyTorch
@@ -128,15 +128,17 @@ def read_cases(path: Path) -> dict[str, torch.Tensor]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("tests/ops/linear/scaled_products.safetensors"))
+    parser.add_argument("cases", nargs="*", metavar="CASE", help="all, unless some are named")
     args = parser.parse_args()
 
     kept = read_cases(args.output)
     tensors = {fmt: torch.arange(256, dtype=torch.uint8).view(dtype).float() for fmt, dtype in FORMATS.items()}
     for seed, case in enumerate(CASES):
-        if case.in_blocks and not torch.cuda.is_available():
+        named = not args.cases or case.name in args.cases
+        if not named or (case.in_blocks and not torch.cuda.is_available()):
             made = {key: kept[f"{case.name}.{key}"] for key in ("a", "a_scale", "b", "b_scale", "c")
                     if f"{case.name}.{key}" in kept}
-            print(f"{case.name}: {'kept as it was' if made else 'left out'}, since it needs a GPU")
+            print(f"{case.name}: {'kept as it was' if made else 'left out'}{', since it needs a GPU' if named else ''}")
         else:
             torch.manual_seed(seed)
             made = product(case, "cuda" if case.in_blocks else "cpu")

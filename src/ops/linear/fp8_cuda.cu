@@ -10,7 +10,8 @@ using namespace codec::cuda;
 constexpr int kThreads = 256;
 // What a CTA takes: 128 of k of 64 rows of the operand; a thread has eight neighbours in memory at a time.
 constexpr int kTileK = 128, kTileRows = 64;
-static_assert(kTileK == kScaleBlock);
+constexpr int kWarp = 32;
+static_assert(kTileK == kScaleBlock && kTileRows == 2 * kWarp);
 
 // x and the operand for a kernel. x[row, i] is at row · row_stride + i · k_stride.
 template <class T>
@@ -53,9 +54,11 @@ Fp8Source<T> source_of(const Tensor& x, int64_t k, const Operand& out) {
   return s;
 }
 
-// Magnitudes compare as integers, and a NaN is above all.
+// Magnitudes compare as integers, and a NaN is above all. Most do not raise the maximum; they read it and are done,
+// since atomics on one address wait for each other.
 __device__ inline void raise(float* amax, float magnitude) {
-  atomicMax(reinterpret_cast<unsigned*>(amax), __float_as_uint(magnitude));
+  auto* most = reinterpret_cast<unsigned*>(amax);
+  if (__float_as_uint(magnitude) > __ldcg(most)) atomicMax(most, __float_as_uint(magnitude));
 }
 
 // Two numbers as codes, the first in the low byte.
@@ -108,7 +111,18 @@ __global__ void __launch_bounds__(kThreads) row_amax(const __grid_constant__ Pdl
   FloatVec8 x;
   load8(s.x + int64_t{t.row} * s.k + t.col, t.n, x);
   const float amax = block_amax(x);
-  if (threadIdx.x % kLanes == 0 && t.row < s.rows) raise(s.scale_of(t.row, t.col), amax);
+  const bool first = threadIdx.x % kLanes == 0 && t.row < s.rows;
+  if (s.scale_row_shift == 0) {
+    if (first) raise(s.scale_of(t.row, t.col), amax);
+    return;
+  }
+  // The rows of a CTA share a scale: 128 is a multiple of them.
+  __shared__ unsigned most;
+  if (threadIdx.x == 0) most = 0;
+  __syncthreads();
+  if (first) atomicMax(&most, __float_as_uint(amax));
+  __syncthreads();
+  if (threadIdx.x == 0) raise(s.scale_of(t.row, t.col), __uint_as_float(most));
 }
 
 template <class Format, class T>
@@ -158,6 +172,10 @@ __global__ void __launch_bounds__(kThreads) column_amax(const __grid_constant__ 
     atomicMax(most + threadIdx.x % kThreadsAcross * kGroup + i, __float_as_uint(amax[i]));
   __syncthreads();
   const int row = static_cast<int>(blockIdx.y) * kTileRows + static_cast<int>(threadIdx.x);
+  if (s.scale_row_shift > 0) {  // the rows of a CTA share a scale
+    if (threadIdx.x < kWarp) most[0] = __reduce_max_sync(kWholeWarp, max(most[threadIdx.x], most[threadIdx.x + kWarp]));
+    if (threadIdx.x > 0) return;
+  }
   if (threadIdx.x < kTileRows && row < s.rows)
     raise(s.scale_of(row, static_cast<int>(blockIdx.x) * kTileK), __uint_as_float(most[threadIdx.x]));
 }
