@@ -50,7 +50,8 @@ class Case:
 # PyTorch multiplies e5m2 by e5m2 on no GPU, so no case has both.
 CASES = [Case(a, b, scales, scales, 40, 24, 272)
          for a, b in (("e4m3", "e4m3"), ("e4m3", "e5m2"), ("e5m2", "e4m3")) for scales in ("tensor", "row")]
-CASES += [Case("e4m3", "e4m3", a, b, 144, 160, 384)
+# k is 4 blocks: PyTorch 2.11 refuses scales of 128 x 128 blocks in rows padded to 4, which cuBLASLt reads.
+CASES += [Case("e4m3", "e4m3", a, b, 144, 144, 512)
           for a, b in (("1x128", "1x128"), ("1x128", "128x128"), ("128x128", "1x128"))]
 
 
