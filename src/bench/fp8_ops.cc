@@ -1,4 +1,4 @@
-#include <memory>
+#include <string_view>
 
 #include "bench/op.h"
 #include "ops/linear/fp8.h"
@@ -15,15 +15,15 @@ using ops::OperandFormat;
 
 // How the operands of a product are scaled, and its sums made.
 struct Fp8Way {
-  std::string name;
+  std::string_view name;
   Granularity a, b;
   Accumulation accumulation;
 };
-const Fp8Way kFast{"row, fast sums", Granularity::Row, Granularity::Row, Accumulation::Fast};
-const Fp8Way kRow{"row", Granularity::Row, Granularity::Row, Accumulation::Fp32};
-const Fp8Way kTensor{"tensor", Granularity::Tensor, Granularity::Tensor, Accumulation::Fp32};
-const Fp8Way kBlocks{"1x128 by 128x128", Granularity::Block1x128, Granularity::Block128x128, Accumulation::Fp32};
-const Fp8Way kTokenBlocks{"1x128 by 1x128", Granularity::Block1x128, Granularity::Block1x128, Accumulation::Fp32};
+constexpr Fp8Way kFast{"row, fast sums", Granularity::Row, Granularity::Row, Accumulation::Fast};
+constexpr Fp8Way kRow{"row", Granularity::Row, Granularity::Row, Accumulation::Fp32};
+constexpr Fp8Way kTensor{"tensor", Granularity::Tensor, Granularity::Tensor, Accumulation::Fp32};
+constexpr Fp8Way kBlocks{"1x128 by 128x128", Granularity::Block1x128, Granularity::Block128x128, Accumulation::Fp32};
+constexpr Fp8Way kTokenBlocks{"1x128 by 1x128", Granularity::Block1x128, Granularity::Block1x128, Accumulation::Fp32};
 
 // c [m, n] = a [m, k] · b [n, k]ᵀ
 struct ProductSize {
