@@ -209,7 +209,7 @@ TEST(Ops, ForwardKeepsOnlyWhatTheRecipeKeeps) {
 
 std::vector<Op> all_ops(const parallel::RunSpec& run_spec) {
   std::vector<Op> all;
-  for (const std::vector<Op>& ops : {layer_ops(run_spec), end_ops(run_spec), codec_ops(run_spec), fp8_ops(run_spec)})
+  for (const std::vector<Op>& ops : {layer_ops(run_spec), end_ops(run_spec), codec_ops(run_spec)})
     all.insert(all.end(), ops.begin(), ops.end());
   return all;
 }
@@ -231,17 +231,27 @@ void run_on_the_cpu(const Op& op, const parallel::RunSpec& run_spec) {
   EXPECT_EQ(arena.peak_stack_bytes(), planned.peak_stack_bytes()) << op.name;
 }
 
+void expect_runs_under_names_of_their_own(const std::vector<Op>& ops, const parallel::RunSpec& run_spec) {
+  std::set<std::pair<OpPhase, std::string>> names;
+  for (const Op& op : ops) {
+    EXPECT_TRUE(names.emplace(op.part, op.name).second) << op.name << " is there twice";
+    run_on_the_cpu(op, run_spec);
+  }
+}
+
 TEST(Ops, AllRunOnTheCpuUnderNamesOfTheirOwn) {
   for (const DType compute : {DType::F32, DType::BF16})
     for (const model::Policy policy : {model::Policy::Agoq, model::Policy::Paper, model::Policy::Bf16})
       for (const model::Recompute recompute : {model::Recompute::None, model::Recompute::Full}) {
         const parallel::RunSpec run_spec = run_spec_of(compute, policy, recompute);
-        std::set<std::pair<OpPhase, std::string>> names;
-        for (const Op& op : all_ops(run_spec)) {
-          EXPECT_TRUE(names.emplace(op.part, op.name).second) << op.name << " is there twice";
-          run_on_the_cpu(op, run_spec);
-        }
+        expect_runs_under_names_of_their_own(all_ops(run_spec), run_spec);
       }
+}
+
+// They don't depend on what is kept.
+TEST(Ops, ThoseOf8BitFloatsRunOnTheCpu) {
+  const parallel::RunSpec run_spec = run_spec_of(DType::BF16);
+  expect_runs_under_names_of_their_own(fp8_ops(run_spec), run_spec);
 }
 
 // Runs `measure` and returns the seconds that it took.
