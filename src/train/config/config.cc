@@ -154,7 +154,6 @@ void check_schedule(const TrainConfig& c) {
 // The operands of --fp8-recipe. A row of dyᵀ or xᵀ is a feature, over all tokens.
 ops::Fp8Recipe fp8_recipe(const TrainConfig& c) {
   using ops::Granularity;
-  require(c.fp8_format == "e4m3" || c.fp8_format == "hybrid", "--fp8-format {}: use e4m3 or hybrid", c.fp8_format);
   const DType gradient = c.fp8_format == "hybrid" ? DType::E5M2 : DType::E4M3;
   const auto recipe = [&](Granularity activations, Granularity weights) {
     return ops::Fp8Recipe{{DType::E4M3, activations},
@@ -165,7 +164,6 @@ ops::Fp8Recipe fp8_recipe(const TrainConfig& c) {
   };
   if (c.fp8_recipe == "tensorwise") return recipe(Granularity::Tensor, Granularity::Tensor);
   if (c.fp8_recipe == "rowwise") return recipe(Granularity::Row, Granularity::Row);
-  require(c.fp8_recipe == "blockwise", "--fp8-recipe {}: use tensorwise, rowwise or blockwise", c.fp8_recipe);
   require(c.fp8_format == "e4m3",
           "--fp8-recipe blockwise: its gradients are e4m3, as blocks need no more range; use "
           "--fp8-format e4m3");
@@ -173,12 +171,17 @@ ops::Fp8Recipe fp8_recipe(const TrainConfig& c) {
 }
 
 model::Fp8Layers fp8_layers(const TrainConfig& c, int64_t layers) {
-  require(!c.first_last_layers_bf16 || !c.fp8_format.empty(),
-          "--first-last-layers-bf16 excepts layers from --fp8-format, which is not given");
-  if (c.fp8_format.empty()) return {};
-  if (!c.first_last_layers_bf16) return {fp8_recipe(c), 0, 0};
+  one_of("--fp8-recipe", c.fp8_recipe, {"tensorwise", "rowwise", "blockwise"});
   const int64_t first = c.num_layers_at_start_in_bf16, last = c.num_layers_at_end_in_bf16;
-  require(first >= 0 && last >= 0 && first + last < layers,
+  require(first >= 0, "--num-layers-at-start-in-bf16 must not be negative, but is {}", first);
+  require(last >= 0, "--num-layers-at-end-in-bf16 must not be negative, but is {}", last);
+  if (c.fp8_format.empty()) {
+    require(!c.first_last_layers_bf16, "--first-last-layers-bf16 excepts layers from --fp8-format, which is not set");
+    return {};
+  }
+  one_of("--fp8-format", c.fp8_format, {"e4m3", "hybrid"});
+  if (!c.first_last_layers_bf16) return {fp8_recipe(c), 0, 0};
+  require(first < layers && last < layers - first,
           "--num-layers-at-start-in-bf16 {} and --num-layers-at-end-in-bf16 {} leave none of {} layers to --fp8-format",
           first, last, layers);
   return {fp8_recipe(c), first, last};

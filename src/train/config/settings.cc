@@ -107,11 +107,12 @@ constexpr auto kSettings = std::to_array<Setting>({
     {"Precision", "exp-avg-dtype", "8bit|fp32", "AdamW's first moment", &C::exp_avg_dtype},
     {"Precision", "exp-avg-sq-dtype", "8bit|fp32", "AdamW's second moment", &C::exp_avg_sq_dtype},
     {"Precision", "fp8-format", "e4m3|hybrid",
-     "multiply in 8-bit floats inside layers while training: e4m3, or with gradients in e5m2; empty: in "
-     "--compute-dtype",
+     "multiply in 8-bit floats inside layers while training (GPUs: Hopper or newer): e4m3, or with gradients in e5m2; "
+     "empty: in --compute-dtype",
      &C::fp8_format},
     {"Precision", "fp8-recipe", "tensorwise|rowwise|blockwise",
-     "what shares a scale in --fp8-format: a tensor, a row, or 128 numbers of a row (of weights, 128 x 128)",
+     "what shares a scale in --fp8-format: a tensor, a row, or 128 numbers of a row (of weights, 128 x 128; with e4m3 "
+     "alone)",
      &C::fp8_recipe},
     {"Precision", "first-last-layers-bf16", "",
      "with --fp8-format, the layers at both ends multiply in --compute-dtype", &C::first_last_layers_bf16},
@@ -309,6 +310,7 @@ std::vector<std::pair<std::string_view, std::string>> set_by_baseline(const Trai
           {"activation-override", ""},
           {"compute-dtype", std::string(name_of(p.compute))},
           {"fp8-format", ""},
+          {"first-last-layers-bf16", "false"},
           {"main-params-dtype", p.master == model::MasterForm::Fp32 ? "fp32" : "split"},
           {"main-grads-dtype", name(p.main_grads)},
           {"exp-avg-dtype", name(p.exp_avg)},

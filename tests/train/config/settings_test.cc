@@ -5,6 +5,7 @@
 
 #include <cstdlib>
 #include <filesystem>
+#include <limits>
 #include <set>
 
 #include "agoq/agoq.h"
@@ -100,12 +101,18 @@ TEST(Settings, Fp8ErrorsSayWhatToChange) {
     change(config);
     return error_of([&] { run_spec_of(config); });
   };
-  EXPECT_THAT(error([](TrainConfig& c) { c.fp8_format = "e5m2"; }), HasSubstr("use e4m3 or hybrid"));
-  EXPECT_THAT(error([](TrainConfig& c) { c.fp8_recipe = "delayed"; }), HasSubstr("tensorwise, rowwise or blockwise"));
+  EXPECT_THAT(error([](TrainConfig& c) { c.fp8_format = "e5m2"; }), HasSubstr("--fp8-format e5m2"));
+  EXPECT_THAT(error([](TrainConfig& c) { c.fp8_recipe = "delayed"; }), HasSubstr("--fp8-recipe delayed"));
+  EXPECT_THAT(error([](TrainConfig& c) { c.fp8_format = "", c.fp8_recipe = "delayed"; }), HasSubstr("delayed"));
+  EXPECT_THAT(error([](TrainConfig& c) { c.num_layers_at_end_in_bf16 = -1; }), HasSubstr("must not be negative"));
+  EXPECT_THAT(error([](TrainConfig& c) {
+                c.first_last_layers_bf16 = true, c.num_layers_at_end_in_bf16 = std::numeric_limits<int64_t>::max();
+              }),
+              HasSubstr("leave none of"));
   EXPECT_THAT(error([](TrainConfig& c) { c.fp8_format = "hybrid", c.fp8_recipe = "blockwise"; }),
               HasSubstr("use --fp8-format e4m3"));
   EXPECT_THAT(error([](TrainConfig& c) { c.fp8_format = "", c.first_last_layers_bf16 = true; }),
-              HasSubstr("--fp8-format, which is not given"));
+              HasSubstr("--fp8-format, which is not set"));
   EXPECT_THAT(error([](TrainConfig& c) { c.first_last_layers_bf16 = true, c.num_layers_at_end_in_bf16 = 100; }),
               HasSubstr("leave none of"));
 }
