@@ -16,6 +16,15 @@ Tensor empty_for_all(const Context& ctx, const Tensor& x) {
   return ctx.empty(x.dtype, x.shape.rank() == 1 ? Shape{rows} : Shape{rows, x.cols()});
 }
 
+// Own tokens of the sum over ranks of what product() makes of all: [tokens / ranks, cols].
+template <class Product>
+Tensor scattered_product(const Context& ctx, int64_t tokens, int64_t cols, Product&& product) {
+  const Tensor own = ctx.empty({own_tokens(tokens, tensor_ranks(ctx)), cols});
+  Scope scope(ctx);
+  reduce_scatter_tokens_into(ctx, product(), own);
+  return own;
+}
+
 }  // namespace
 
 int64_t own_tokens(int64_t tokens, int ranks) {
@@ -66,10 +75,7 @@ Tensor row_of_token(const Context& ctx, const Tensor& x, int64_t token) {
 
 Tensor row_parallel_linear(const Context& ctx, const Tensor& x, const Tensor& w) {
   if (alone(ctx)) return linear(ctx, x, w);
-  const Tensor own = ctx.empty({own_tokens(x.shape[0], tensor_ranks(ctx)), w.shape[0]});
-  Scope scope(ctx);
-  reduce_scatter_tokens_into(ctx, linear(ctx, x, w), own);
-  return own;
+  return scattered_product(ctx, x.shape[0], w.shape[0], [&] { return linear(ctx, x, w); });
 }
 
 void row_parallel_linear_add(const Context& ctx, const Tensor& x, const Tensor& w, const Tensor& y) {
@@ -80,10 +86,7 @@ void row_parallel_linear_add(const Context& ctx, const Tensor& x, const Tensor& 
 
 Tensor linear_dx_scattered(const Context& ctx, const Tensor& dy, const Tensor& w) {
   if (alone(ctx)) return linear_dx(ctx, dy, w);
-  const Tensor own = ctx.empty({own_tokens(dy.shape[0], tensor_ranks(ctx)), w.shape[1]});
-  Scope scope(ctx);
-  reduce_scatter_tokens_into(ctx, linear_dx(ctx, dy, w), own);
-  return own;
+  return scattered_product(ctx, dy.shape[0], w.shape[1], [&] { return linear_dx(ctx, dy, w); });
 }
 
 }  // namespace agoq::ops
