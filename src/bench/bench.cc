@@ -6,6 +6,7 @@
 #include "bench/one_layer.h"
 #include "device/stopwatch.h"
 #include "device/transfer.h"
+#include "ops/linear/fp8_support.h"
 
 namespace agoq::bench {
 namespace {
@@ -75,6 +76,11 @@ class LayerRun {
 double floor_of(const Measured& op, const Ceilings& ceilings) {
   const double moving = op.bytes > 0 ? op.bytes / ceilings.bytes_per_second : 0;
   return moving + (op.flops > 0 ? op.flops / ceilings.flops : 0);
+}
+
+Bench::Bench(Device device, parallel::RunSpec run_spec, size_t working_set)
+    : memory_(device), run_spec_(std::move(run_spec)), working_set_(working_set) {
+  ops::require_fp8(memory_, run_spec_.precision.fp8.recipe);
 }
 
 Measured Bench::measure(const Op& op, double seconds) {

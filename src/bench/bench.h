@@ -19,7 +19,7 @@ struct Measured {
 // What shares are shares of, measured on the same device in the same minutes.
 struct Ceilings {
   double bytes_per_second = 0;  // of a large copy, bytes read and written
-  double flops = 0;             // per second, of a layer's matrix products and attention, back to back for seconds
+  double flops = 0;             // per second, of ceiling_ops, back to back for seconds
 };
 
 // The least seconds that an op could take.
@@ -34,9 +34,9 @@ constexpr size_t kBeyondCaches = size_t{256} << 20;
 
 class Bench {
  public:
-  // A smaller working set measures caches, and is ready sooner.
-  Bench(Device device, parallel::RunSpec run_spec, size_t working_set = kBeyondCaches)
-      : memory_(device), run_spec_(std::move(run_spec)), working_set_(working_set) {}
+  // A smaller working set measures caches, and is ready sooner. Error if the run multiplies in 8-bit floats and the GPU
+  // does not.
+  Bench(Device device, parallel::RunSpec run_spec, size_t working_set = kBeyondCaches);
 
   const parallel::RunSpec& run_spec() const { return run_spec_; }
   const DeviceMemory& memory() const { return memory_; }
@@ -47,6 +47,7 @@ class Bench {
   // One decoder layer as it runs in training; its gradients accumulate.
   LayerTimes measure_layer(double seconds);
   double copy_bandwidth(double seconds);
+  // Of ceiling_ops: in 8-bit floats if the run multiplies in them.
   double sustained_flops(double seconds);
 
  private:

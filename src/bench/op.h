@@ -27,13 +27,17 @@ struct Op {
   std::function<PreparedOp(Workbench&)> prepare;
 };
 
-// What a decoder layer does, in its order; the recipe is that of layer 0. Beside it, the products that make weight
-// gradients without their accumulation, and accumulation without the product.
+// What a decoder layer does, in its order; the recipe is that of layer 0. A run that multiplies in 8-bit floats does
+// so in this layer: then products have operands made beforehand, and the passes that make those are ops of their own,
+// unless a norm, SwiGLU or RoPE writes them. Beside it, the products that make weight gradients without their
+// accumulation, and accumulation without the product.
 std::vector<Op> layer_ops(const parallel::RunSpec& run_spec);
-// Embedding, head and loss.
+// Embedding, head and loss; with 8-bit floats, what makes the gradient of the last layer's output an operand.
 std::vector<Op> end_ops(const parallel::RunSpec& run_spec);
 // Of layer_ops, its matrix products and attention, none of them fused with anything else: what a GPU does at best.
 std::vector<Op> ceiling_ops(const parallel::RunSpec& run_spec);
+// Names them: "matrix products and attention of a layer", or "products in 8-bit floats and ...".
+std::string_view ceiling_name(const parallel::RunSpec& run_spec);
 // Encode and decode of [T, H] numbers in every format.
 std::vector<Op> codec_ops(const parallel::RunSpec& run_spec);
 // A layer's products of 8-bit floats in every way that their operands can be scaled, and the passes that make operands

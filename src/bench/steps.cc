@@ -5,6 +5,7 @@
 #include "bench/kernel_trace_cuda.h"
 #include "bench/measure.h"
 #include "device/memory.h"
+#include "ops/linear/fp8_support.h"
 #include "train/warm_up.h"
 
 namespace agoq::bench {
@@ -27,7 +28,7 @@ class BenchRun {
         run_spec_(train::make_run_spec(config, model)),
         layout_(plan::plan_layout(run_spec_, device)),
         memory_(device),
-        state_(memory_.reserve(layout_.total), device, run_spec_) {
+        state_(reserve(), device, run_spec_) {
     state_.params().initialize(state_.context(), config_.seed);
     const train::BatchSpec spec = train::batch_spec(config_, model);
     for (int64_t sample = 0; sample < config_.global_batch_size; sample += config_.micro_batch_size)
@@ -60,6 +61,11 @@ class BenchRun {
   }
 
  private:
+  Arena& reserve() {
+    ops::require_fp8(memory_, run_spec_.precision.fp8.recipe);
+    return memory_.reserve(layout_.total);
+  }
+
   const train::TrainConfig& config_;
   parallel::RunSpec run_spec_;
   plan::Layout layout_;

@@ -103,6 +103,23 @@ codec::Quantized Workbench::codes(codec::Codec codec, int64_t rows, codec::RowBl
   return q;
 }
 
+ops::Operand Workbench::out(ops::OperandFormat format, int64_t rows, int64_t k) const {
+  const int64_t padded = ops::padded_k(k, format.granularity);
+  ops::Operand x{zeros(format.dtype, {rows, padded}),
+                 zeros(DType::F32, ops::scale_shape(rows, padded, format.granularity)), format.granularity};
+  if (format.granularity == ops::Granularity::Row) x.max_scale = zeros(DType::F32, {1});
+  return x;
+}
+
+ops::Operand Workbench::codes(ops::OperandFormat format, int64_t rows, int64_t k) const {
+  const ops::Operand x = out(format, rows, k);
+  Scope scope(ctx_);
+  const Tensor numbers = ctx_.empty({rows, k});
+  fill(numbers);
+  ops::to_fp8_into(ctx_, numbers, x);
+  return x;
+}
+
 Tensor Workbench::rope_table(const ops::RopeSpec& spec, int64_t positions) const {
   const Tensor table = zeros(DType::F32, {positions, spec.dim});
   if (ctx_.meta()) return table;

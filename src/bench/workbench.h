@@ -5,6 +5,7 @@
 
 #include "codec/codec.h"
 #include "ops/attention/rope.h"
+#include "ops/linear/fp8.h"
 #include "parallel/training_state.h"
 
 namespace agoq::bench {
@@ -28,6 +29,9 @@ class Workbench {
   // Codes to be written; codes of random numbers.
   codec::Quantized out(codec::Codec codec, int64_t rows, codec::RowBlocks row) const;
   codec::Quantized codes(codec::Codec codec, int64_t rows, codec::RowBlocks row) const;
+  // The same of an operand [rows, k] in 8-bit floats; with a scale per row it has a max_scale.
+  ops::Operand out(ops::OperandFormat format, int64_t rows, int64_t k) const;
+  ops::Operand codes(ops::OperandFormat format, int64_t rows, int64_t k) const;
   Tensor rope_table(const ops::RopeSpec& spec, int64_t positions) const;
 
  private:

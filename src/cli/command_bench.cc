@@ -51,13 +51,16 @@ Subject subject_of(const BenchOptions& options, int64_t layers = 0) {
 }
 
 Json described(const BenchOptions& options, const Subject& s, const DeviceMemory& memory) {
-  return {{"what", options.what},
-          {"device", memory.gpu() ? memory.gpu()->name() : "cpu"},
-          {"compute_dtype", s.config.compute_dtype},
-          {"hidden_size", s.model.hidden_size},
-          {"ffn_size", s.model.ffn_size},
-          {"seq_length", s.config.seq_length},
-          {"micro_batch_size", s.config.micro_batch_size}};
+  Json json = {{"what", options.what},
+               {"device", memory.gpu() ? memory.gpu()->name() : "cpu"},
+               {"compute_dtype", s.config.compute_dtype},
+               {"hidden_size", s.model.hidden_size},
+               {"ffn_size", s.model.ffn_size},
+               {"seq_length", s.config.seq_length},
+               {"micro_batch_size", s.config.micro_batch_size}};
+  if (const std::string products = train::fp8_text(s.config, s.model.layers); !products.empty())
+    json["products"] = products;
+  return json;
 }
 
 // --- ops -------------------------------------------------------------------------------------------------------------
@@ -68,6 +71,12 @@ std::string percent(double share) {
   return fmt::format("{:.0f}%", 100 * share);
 }
 
+// Also of more than a thousand, without an exponent.
+std::string teraflops(double flops_per_second) {
+  const double tera = flops_per_second / 1e12;
+  return tera < 100 ? fmt::format("{:.3g}", tera) : fmt::format("{:.0f}", tera);
+}
+
 void print_ops(const std::vector<Measured>& ops, const Ceilings& ceilings) {
   Table table({"op", "in", "us", "moves", "multiplies", "speed", "of ceiling"});
   for (const Measured& op : ops) {
@@ -76,15 +85,15 @@ void print_ops(const std::vector<Measured>& ops, const Ceilings& ceilings) {
                    moves ? human_bytes(static_cast<uint64_t>(op.bytes)) : "",
                    moves ? "" : fmt::format("{:.3g} GFLOP", op.flops / 1e9),
                    moves ? fmt::format("{:.1f} GB/s", op.bytes / op.seconds / 1e9)
-                         : fmt::format("{:.3g} TFLOP/s", op.flops / op.seconds / 1e12),
+                         : teraflops(op.flops / op.seconds) + " TFLOP/s",
                    percent(floor_of(op, ceilings) / op.seconds)});
   }
   fmt::print("{}\n", table.text());
 }
 
-void print_ceilings(const Ceilings& c) {
+void print_ceilings(const Ceilings& c, const parallel::RunSpec& run_spec) {
   fmt::print("ceilings, measured now: copy {:.1f} GB/s (read and written)", c.bytes_per_second / 1e9);
-  if (c.flops > 0) fmt::print("; matrix products and attention of a layer {:.3g} TFLOP/s", c.flops / 1e12);
+  if (c.flops > 0) fmt::print("; {} {} TFLOP/s", bench::ceiling_name(run_spec), teraflops(c.flops));
   fmt::print("\n\n");
 }
 
@@ -146,7 +155,7 @@ Json run_ops(const BenchOptions& options) {
   Ceilings ceilings;
   ceilings.bytes_per_second = bench.copy_bandwidth(kShareOfOp * options.seconds);
   if (!codec) ceilings.flops = bench.sustained_flops(options.seconds);
-  print_ceilings(ceilings);
+  print_ceilings(ceilings, run_spec);
   std::vector<bench::Op> ops = codec ? bench::codec_ops(run_spec)
                                : fp8 ? bench::fp8_ops(run_spec)
                                      : bench::layer_ops(run_spec);
@@ -199,9 +208,9 @@ void print_steps(const std::vector<bench::StepTimes>& times, double ceiling) {
   Table table({"layers", "ms/step", "tokens/s", "TFLOP/s", "of ceiling", "planned", "in use", "loss"});
   for (const bench::StepTimes& t : times)
     table.add_row({std::to_string(t.layers), fmt::format("{:.1f}", t.seconds * 1e3),
-                   fmt::format("{:.0f}", t.tokens_per_second), fmt::format("{:.3g}", t.flops / 1e12),
-                   percent(t.flops / ceiling), human_bytes(t.planned_bytes),
-                   t.driver_bytes > 0 ? human_bytes(t.driver_bytes) : "", fmt::format("{:.3f}", t.loss)});
+                   fmt::format("{:.0f}", t.tokens_per_second), teraflops(t.flops), percent(t.flops / ceiling),
+                   human_bytes(t.planned_bytes), t.driver_bytes > 0 ? human_bytes(t.driver_bytes) : "",
+                   fmt::format("{:.3f}", t.loss)});
   fmt::print("{}\n", table.text());
 }
 
@@ -220,11 +229,13 @@ Json run_steps(const BenchOptions& options) {
           "--num-layers: give one number of layers, or two rising ones for what one more layer costs");
   Json json;
   double ceiling = 0;
+  std::string_view ceiling_name;
   {
     const Subject s = subject_of(options, depths.front());
     bench::Bench bench(s.device, train::make_run_spec(s.config, s.model));
     json = described(options, s, bench.memory());
     ceiling = bench.sustained_flops(options.seconds);
+    ceiling_name = bench::ceiling_name(bench.run_spec());
   }
   std::vector<bench::StepTimes> times;
   for (const int64_t depth : depths) {
@@ -232,7 +243,7 @@ Json run_steps(const BenchOptions& options) {
     times.push_back(bench::measure_steps(s.config, s.model, s.device, options.seconds,
                                          options.profile ? bench::Profiled::Yes : bench::Profiled::No));
   }
-  fmt::print("ceiling, measured now: matrix products and attention of a layer {:.3g} TFLOP/s\n\n", ceiling / 1e12);
+  fmt::print("ceiling, measured now: {} {} TFLOP/s\n\n", ceiling_name, teraflops(ceiling));
   print_steps(times, ceiling);
   print_profiles(times);
   json["ceilings"] = {{"flops_per_second", ceiling}};
@@ -298,7 +309,8 @@ Command add_bench(CLI::App& program) {
   app->footer(
       "Random data; times are medians after a warm-up. Ceilings are measured in the same run: a large copy for what\n"
       "moves bytes (each input read once, each output written once), the matrix products and attention of a layer\n"
-      "back to back for what multiplies.\n"
+      "back to back for what multiplies. With --fp8-format these products are in 8-bit floats, of operands made\n"
+      "beforehand.\n"
       "`collective` needs no model; every launcher of `agoq train` starts its processes. NCCL's own sums in fp32 and\n"
       "bf16 take turns with ours where each process has a GPU; NCCL_P2P_DISABLE=1 NCCL_SHM_DISABLE=1 puts the network\n"
       "between GPUs of one host.\n"

@@ -114,9 +114,10 @@ void print_mesh(const Plan& p) {
 }
 
 void print_text(const Plan& p) {
-  fmt::print("{} parameters, micro-batches of {} x {} tokens, on {}\n\n",
+  const std::string products = train::fp8_text(p.config, p.model.layers);
+  fmt::print("{} parameters, micro-batches of {} x {} tokens, on {}\n{}\n",
              human_count(static_cast<uint64_t>(p.model.parameters())), p.config.micro_batch_size, p.config.seq_length,
-             p.target == Device::Cuda ? "a GPU" : "the CPU");
+             p.target == Device::Cuda ? "a GPU" : "the CPU", products.empty() ? "" : products + "\n");
   if (p.mesh().ranks() > 1) print_mesh(p);
   fmt::print("{}\n", memory_table(p.ours(), p.reference));
   if (p.estimate > 0)
@@ -172,6 +173,8 @@ void print_json(const Plan& p) {
   json["parameters"] = p.model.parameters();
   json["seq_length"] = p.config.seq_length;
   json["micro_batch_size"] = p.config.micro_batch_size;
+  if (const std::string products = train::fp8_text(p.config, p.model.layers); !products.empty())
+    json["products"] = products;
   for (const plan::OwnerPair& row : plan::paired(p.ours(), p.reference))
     json["owners"].push_back({{"owner", row.owner.text()}, {"bytes", row.bytes}, {"reference_bytes", row.reference}});
   json["total"] = p.ours().total;

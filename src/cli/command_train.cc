@@ -66,9 +66,11 @@ void print_start(const train::RunPlan& run) {
       "model   {} parameters: {} layers, hidden {}, feed-forward {}, {} query and {} key/value heads, vocabulary {}\n",
       human_count(static_cast<uint64_t>(model.parameters())), model.layers, model.hidden_size, model.ffn_size,
       model.heads.query, model.heads.kv, model.vocab_size);
-  fmt::print("batch   {} sequences of {} tokens a step, in micro-batches of {}\n\n", run.config.global_batch_size,
+  fmt::print("batch   {} sequences of {} tokens a step, in micro-batches of {}\n", run.config.global_batch_size,
              run.config.seq_length, run.config.micro_batch_size);
-  fmt::print("{}\n", memory_table(run.layout, run.reference));
+  if (const std::string products = train::fp8_text(run.config, model.layers); !products.empty())
+    fmt::print("layers  {}\n", products);
+  fmt::print("\n{}\n", memory_table(run.layout, run.reference));
   std::fflush(stdout);
 }
 

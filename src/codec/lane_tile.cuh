@@ -62,6 +62,13 @@ __device__ inline bool exists(const WholeBlockShare& p) {
 __device__ inline int lane_count(int size, int lane) {
   return min(max(size - lane * kGroup, 0), kGroup);
 }
+template <class Count>
+__device__ inline Count count_of(int size, int lane) {
+  if constexpr (std::is_same_v<Count, AllOrNone>)
+    return {size > lane * kGroup};
+  else
+    return lane_count(size, lane);
+}
 
 // In a row.
 template <class Share>
@@ -80,6 +87,7 @@ struct RowTile : Share {
   }
 };
 using LaneTile = RowTile<BlockShare<int>>;
+using EvenLaneTile = RowTile<BlockShare<AllOrNone>>;  // of RowBlocks::even(), where all memory is aligned
 using WholeLaneTile = RowTile<WholeBlockShare>;
 
 // In a tensor whose rows follow one another without gaps. Many arrays have numbers at the same place.
@@ -128,8 +136,8 @@ struct RowLayout {
         by_segment(static_cast<uint32_t>(per_segment)) {}
 
   // Lane `lane` of block `block`; a block beyond the row has no numbers.
-  template <class F>
-  __device__ LaneTile place(int block, int lane) const {
+  template <class F, class Count = int>
+  __device__ RowTile<BlockShare<Count>> place(int block, int lane) const {
     if (block >= blocks) return {{block, lane}};
     int begin = block * static_cast<int>(kBlock), end = cols, offset = 0;
     if (seamless) {
@@ -144,7 +152,7 @@ struct RowLayout {
                within * code_bytes<F>(kBlock);
     }
     const int size = min(end - begin, static_cast<int>(kBlock));
-    return {{block, lane, lane_count(size, lane), size}, begin + lane * kGroup, offset};
+    return {{block, lane, count_of<Count>(size, lane), size}, begin + lane * kGroup, offset};
   }
 };
 

@@ -39,6 +39,9 @@ struct RowBlocks {
   // First column of block b, and how many elements it has.
   int64_t begin(int64_t b) const { return b / blocks_per_segment() * segment + b % blocks_per_segment() * kBlock; }
   int64_t size(int64_t b) const;
+  // Every sixteenth of a block has eight numbers or none, and their codes are aligned words in every codec: what the
+  // kernels take that write operands of products.
+  bool even() const { return segment % 32 == 0; }
   bool operator==(const RowBlocks&) const = default;
 };
 

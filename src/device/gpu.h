@@ -3,6 +3,7 @@
 #pragma once
 
 #include <array>
+#include <compare>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -23,6 +24,11 @@ inline constexpr bool kCudaBuild = true;
 #else
 inline constexpr bool kCudaBuild = false;
 #endif
+
+// Of a GPU: {9, 0} is Hopper.
+struct ComputeCapability {
+  int major = 0, minor = 0;
+};
 
 class Gpu {
  public:
@@ -57,6 +63,7 @@ class Gpu {
   using Uuid = std::array<uint8_t, 16>;
   const Uuid& uuid() const { return uuid_; }
   const std::string& name() const { return name_; }  // "NVIDIA H200"
+  ComputeCapability compute_capability() const { return compute_capability_; }
   int multiprocessors() const { return multiprocessors_; }
   size_t total_memory() const { return total_memory_; }
   size_t free_memory() const;  // what the driver could still give, now
@@ -86,6 +93,7 @@ class Gpu {
   std::vector<std::weak_ptr<Watch>> watches_;
   Uuid uuid_{};
   std::string name_;
+  ComputeCapability compute_capability_;
   int multiprocessors_ = 0;
   size_t total_memory_ = 0;
   std::unordered_map<std::type_index, std::shared_ptr<void>> libraries_;

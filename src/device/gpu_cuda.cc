@@ -88,6 +88,7 @@ void Gpu::open() {
   name_ = properties.name;
   static_assert(sizeof(properties.uuid) == sizeof(uuid_));
   std::memcpy(uuid_.data(), &properties.uuid, sizeof(uuid_));
+  compute_capability_ = {properties.major, properties.minor};
   multiprocessors_ = properties.multiProcessorCount;
   total_memory_ = properties.totalGlobalMem;
 }

@@ -20,37 +20,46 @@ struct Branch {
   SavedTensor x, n, y, rstd;  // the branch's input, that of its first product, what its last product makes; of the norm
 };
 
+// The gradient of the residual stream [T / ranks, H], and the same in 8-bit floats with a scale per row where a layer's
+// products read those: its norms' backward writes both.
+struct StreamGradient {
+  Tensor dx;
+  ops::Operand dx_rows;  // or none
+};
+
 class DecoderLayer {
  public:
   DecoderLayer(const ModelConfig& config, const LayerSpec& spec, Tensor rope_table);
 
   // x [T / ranks, H]: the residual stream, updated in place from the layer's input to its output.
   void forward(const Context& ctx, const Tensor& x, const LayerWeights& w, const SavedTensors& saved) const;
-  // dx [T / ranks, H]: the gradient of the layer's output, updated in place to that of its input. Weight gradients
-  // accumulate; those of norms are sums over this rank's tokens and heads alone.
-  void backward(const Context& ctx, const Tensor& dx, const LayerWeights& w, const SavedTensors& saved,
+  // d: the gradient of the layer's output, updated in place to that of its input. Weight gradients accumulate; those of
+  // norms are sums over this rank's tokens and heads alone.
+  void backward(const Context& ctx, const StreamGradient& d, const LayerWeights& w, const SavedTensors& saved,
                 const LayerGradients& grads) const;
   // The same when only x1 was kept: forward runs again from x1.
-  void backward_from_x1(const Context& ctx, const Tensor& dx, const LayerWeights& w, const SavedTensors& saved,
+  void backward_from_x1(const Context& ctx, const StreamGradient& d, const LayerWeights& w, const SavedTensors& saved,
                         const LayerGradients& grads) const;
 
  private:
   void attention_forward(const Context& ctx, const Tensor& x, const LayerWeights& w, const SavedTensors& saved) const;
   void mlp_forward(const Context& ctx, const Tensor& x, const LayerWeights& w, const SavedTensors& saved) const;
-  void attention_backward(const Context& ctx, const Tensor& dx, const LayerWeights& w, const SavedTensors& saved,
+  void attention_backward(const Context& ctx, const StreamGradient& d, const LayerWeights& w, const SavedTensors& saved,
                           const LayerGradients& grads) const;
-  void mlp_backward(const Context& ctx, const Tensor& dx, const LayerWeights& w, const SavedTensors& saved,
+  void mlp_backward(const Context& ctx, const StreamGradient& d, const LayerWeights& w, const SavedTensors& saved,
                     const LayerGradients& grads) const;
-  Tensor first_input(const Context& ctx, const Tensor& x, const LayerWeights& w, const SavedTensors& saved,
-                     const Branch& branch) const;
-  void add_output(const Context& ctx, const Tensor& h, const Tensor& x, const LayerWeights& w,
+  ops::Operand first_input(const Context& ctx, const Tensor& x, const LayerWeights& w, const SavedTensors& saved,
+                           const Branch& branch) const;
+  void add_output(const Context& ctx, const ops::Operand& h, const Tensor& x, const LayerWeights& w,
                   const SavedTensors& saved, const Branch& branch) const;
-  Tensor output_gradient(const Context& ctx, const Tensor& dx, const LayerWeights& w, const SavedTensors& saved,
-                         const LayerGradients& grads, const Branch& branch) const;
-  void first_backward(const Context& ctx, const Tensor& dh, const Tensor& dx, const LayerWeights& w,
+  ops::Operand output_gradient(const Context& ctx, const StreamGradient& d, const LayerWeights& w,
+                               const SavedTensors& saved, const LayerGradients& grads, const Branch& branch) const;
+  void first_backward(const Context& ctx, const ops::Operand& dh, const StreamGradient& d, const LayerWeights& w,
                       const SavedTensors& saved, const LayerGradients& grads, const Branch& branch) const;
-  Tensor load_first_input(const Context& ctx, const LayerWeights& w, const SavedTensors& saved,
-                          const Branch& branch) const;
+  ops::Operand first_input_transposed(const Context& ctx, const LayerWeights& w, const SavedTensors& saved,
+                                      const Branch& branch) const;
+  ops::Operand qkv_gradient(const Context& ctx, const Tensor& dqkv, const LayerWeights& w, const SavedTensors& saved,
+                            const LayerGradients& grads) const;
   Tensor rotated_qkv(const Context& ctx, const LayerWeights& w, const SavedTensors& saved) const;
 
   const LayerSpec& spec_;

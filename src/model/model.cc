@@ -68,16 +68,22 @@ void Model::forward(const Context& ctx, const Parameters& params, const Tensor& 
 
 void Model::backward(const Context& ctx, const Parameters& params, const Tensor& dx, int64_t begin, int64_t end,
                      const std::vector<SavedTensors>& saved, GradientSource& grads) const {
+  Scope all_layers(ctx);
+  StreamGradient d{dx, {}};
+  const ops::Operand dx_rows = stream_rows(ctx, dx);
   for (int64_t l = end - 1; l >= begin; --l) {
     const ProfilerRange range("layer backward", l);
     Scope scope(ctx);
     const SavedTensors& kept = saved[static_cast<size_t>(l - begin)];
     const LayerWeights w = params.acquire(ctx, l);
     const Context layer_ctx = of_layer(ctx, l);
+    const bool by_rows = layer_ctx.fp8 && dx_rows.data;
+    if (by_rows && !d.dx_rows.data) ops::to_fp8_into(layer_ctx, dx, dx_rows);
+    d.dx_rows = by_rows ? dx_rows : ops::Operand{};
     if (recompute_ == Recompute::Full)
-      layer_.backward_from_x1(layer_ctx, dx, w, kept, layer_gradients(l, grads));
+      layer_.backward_from_x1(layer_ctx, d, w, kept, layer_gradients(l, grads));
     else
-      layer_.backward(layer_ctx, dx, w, kept, layer_gradients(l, grads));
+      layer_.backward(layer_ctx, d, w, kept, layer_gradients(l, grads));
     for (const ParamRow& row : spec_.params)
       if (in_layer(row.param) && row.present()) grads.contributed(ctx, {l, row.param});
   }
@@ -135,6 +141,14 @@ Context Model::of_layer(const Context& ctx, int64_t layer) const {
   Context own = ctx;
   own.fp8 = fp8_.of(layer, config_.layers);
   return own;
+}
+
+// Where layers write the gradient of the residual stream as their products read it; none if those read numbers.
+ops::Operand Model::stream_rows(const Context& ctx, const Tensor& dx) const {
+  if (!fp8_.recipe || config_.post_norm) return {};
+  Context own = ctx;
+  own.fp8 = &*fp8_.recipe;
+  return ops::fp8_gradient_input(own, dx.rows(), dx.cols());
 }
 
 LayerGradients Model::layer_gradients(int64_t layer, GradientSource& grads) const {

@@ -63,6 +63,7 @@ class Model {
  private:
   ops::Targets of_vocabulary(ops::Targets targets) const;  // for the rank's rows of the head
   LayerGradients layer_gradients(int64_t layer, GradientSource& grads) const;
+  ops::Operand stream_rows(const Context& ctx, const Tensor& dx) const;
   Context of_layer(const Context& ctx, int64_t layer) const;  // with the layer's Fp8Recipe
 
   const ModelConfig& config_;

@@ -19,15 +19,29 @@ class Norm {
                  const Tensor& rstd = {}) const {
     return layer_norm_ ? ops::layer_norm(ctx, x, eps_, keep_x, rstd) : ops::rms_norm(ctx, x, w, eps_, keep_x, rstd);
   }
+  // The same into what a product reads.
+  void forward_into(const Context& ctx, const Tensor& x, const Tensor& w, const codec::Quantized& keep_x,
+                    const Tensor& rstd, const ops::Operand& n) const {
+    if (layer_norm_) return ops::layer_norm_into(ctx, x, eps_, keep_x, rstd, n);
+    ops::rms_norm_into(ctx, x, w, eps_, keep_x, rstd, n);
+  }
   // n again, from what was kept.
   Tensor again(const Context& ctx, const codec::Quantized& kept_x, const Tensor& rstd, const Tensor& w) const {
     return layer_norm_ ? ops::recompute_layer_norm(ctx, kept_x, rstd) : ops::recompute_rms_norm(ctx, kept_x, rstd, w);
   }
-  // dx = residual + d(norm)(dn); dx may be the residual, which may be empty. dw accumulates.
+  // nᵀ [H, T] in 8-bit floats, for dW.
+  ops::Operand again_transposed(const Context& ctx, const codec::Quantized& kept_x, const Tensor& rstd, const Tensor& w,
+                                ops::OperandFormat format) const {
+    return layer_norm_ ? ops::recompute_layer_norm_transposed(ctx, kept_x, rstd, format)
+                       : ops::recompute_rms_norm_transposed(ctx, kept_x, rstd, w, format);
+  }
+  // dx = residual + d(norm)(dn); dx may be the residual, which may be empty. dw accumulates. dx_rows, if given, is dx
+  // in 8-bit floats.
   void backward(const Context& ctx, const Tensor& dn, const codec::Quantized& kept_x, const Tensor& rstd,
-                const Tensor& w, const Tensor& residual, const Tensor& dx, const ops::MainGrad& dw) const {
-    if (layer_norm_) return ops::layer_norm_backward_into(ctx, dn, kept_x, rstd, residual, dx);
-    ops::rms_norm_backward_into(ctx, dn, kept_x, rstd, w, residual, dx, dw);
+                const Tensor& w, const Tensor& residual, const Tensor& dx, const ops::MainGrad& dw,
+                const ops::Operand& dx_rows = {}) const {
+    if (layer_norm_) return ops::layer_norm_backward_into(ctx, dn, kept_x, rstd, residual, dx, dx_rows);
+    ops::rms_norm_backward_into(ctx, dn, kept_x, rstd, w, residual, dx, dw, dx_rows);
   }
 
  private:

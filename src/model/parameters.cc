@@ -41,6 +41,11 @@ Parameters::Parameters(Arena& arena, const ModelConfig& config, const LayerSpec&
   arrivals_.resize(weights_.size());
   for (const ParamId& id : ids())
     exact_[id.index()] = allocate_weight(arena, spec[id.param], holding_, weights_[id.index()]);
+  max_scales_.resize(weights_.size());
+  if (!holding_.fp8) return;
+  for (const ParamId& id : ids())
+    if (in_layer(id.param) && !spec[id.param].one_dimensional())
+      max_scales_[id.index()] = arena.allocate(Owner::Weights, DType::F32, {1});
 }
 
 const ops::Weight& Parameters::at(const ParamId& id) const {
@@ -95,7 +100,11 @@ Tensor Parameters::acquire(const Context& ctx, const ParamId& id) const {
 LayerWeights Parameters::acquire(const Context& ctx, int64_t layer) const {
   LayerWeights weights;
   for (const ParamRow& row : spec_.params)
-    if (in_layer(row.param) && row.present()) weights[row.param] = acquire(ctx, {layer, row.param});
+    if (in_layer(row.param) && row.present()) {
+      const ParamId id{layer, row.param};
+      weights[row.param] = acquire(ctx, id);
+      weights.set_max_scale(row.param, max_scales_[id.index()]);
+    }
   return weights;
 }
 

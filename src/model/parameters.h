@@ -8,6 +8,7 @@
 
 #include "comm/transport/transport.h"
 #include "model/layer_spec.h"
+#include "ops/linear/operand.h"
 #include "ops/linear/weight.h"
 
 namespace agoq::model {
@@ -24,6 +25,7 @@ struct Holding {
   DType compute = DType::F32;
   // The rows of a matrix that this process keeps exactly, where GEMMs do not need all of them so; none: all.
   std::function<Range(const ParamRow&)> exact_rows;
+  bool fp8 = false;  // some layers multiply in 8-bit floats
 };
 
 // Exact rows of a parameter: those that this process updates and saves.
@@ -38,9 +40,16 @@ class LayerWeights {
  public:
   const Tensor& operator[](Param p) const { return tensors_[static_cast<size_t>(p)]; }
   Tensor& operator[](Param p) { return tensors_[static_cast<size_t>(p)]; }
+  // A matrix as products read it: with a place for its max_scale if layers multiply in 8-bit floats.
+  ops::Operand matrix(Param p) const {
+    ops::Operand w = (*this)[p];
+    w.max_scale = max_scales_[static_cast<size_t>(p)];
+    return w;
+  }
+  void set_max_scale(Param p, const Tensor& scale) { max_scales_[static_cast<size_t>(p)] = scale; }
 
  private:
-  std::array<Tensor, kParams> tensors_{};
+  std::array<Tensor, kParams> tensors_{}, max_scales_{};
 };
 
 class Parameters {
@@ -85,6 +94,7 @@ class Parameters {
   std::vector<ops::Weight> weights_;
   std::vector<ExactRows> exact_;  // the same memory, or beside it
   mutable std::vector<std::unique_ptr<comm::Pending>> arrivals_;
+  std::vector<Tensor> max_scales_;  // of matrices of layers, if the holding says fp8
 };
 
 }  // namespace agoq::model

@@ -7,6 +7,7 @@
 
 #include "codec/quantized.h"
 #include "device/context.h"
+#include "ops/linear/operand.h"
 
 namespace agoq::ops {
 
@@ -22,6 +23,8 @@ inline bool alone(const Context& ctx) {
 Tensor all_gather_tokens(const Context& ctx, const Tensor& x);
 // The same of what is kept: its codes and scales travel.
 codec::Quantized all_gather_tokens(const Context& ctx, const codec::Quantized& x);
+// The same of an operand: numbers, or 8-bit floats by rows, of which codes and scales travel, half the bytes.
+Operand all_gather_tokens(const Context& ctx, const Operand& x);
 // Σ over ranks of their partial sums [T, H] -> own tokens of it, [T / ranks, H]. Alone: the partial sum itself.
 Tensor reduce_scatter_tokens(const Context& ctx, const Tensor& partial_sum);
 // The same into a given tensor.
@@ -31,10 +34,10 @@ Tensor row_of_token(const Context& ctx, const Tensor& x, int64_t token);
 
 // Products with a weight that is cut by its inner dimension, so that each rank has a partial sum of every token's
 // result. x [T, in / ranks], w [out, in / ranks] -> x·wᵀ [T / ranks, out].
-Tensor row_parallel_linear(const Context& ctx, const Tensor& x, const Tensor& w);
+Tensor row_parallel_linear(const Context& ctx, const Operand& x, const Operand& w);
 // y [T / ranks, out] += x·wᵀ: how a layer adds to the residual stream.
-void row_parallel_linear_add(const Context& ctx, const Tensor& x, const Tensor& w, const Tensor& y);
+void row_parallel_linear_add(const Context& ctx, const Operand& x, const Operand& w, const Tensor& y);
 // dy·w -> [T / ranks, in]; dy [T, out / ranks], w [out / ranks, in].
-Tensor linear_dx_scattered(const Context& ctx, const Tensor& dy, const Tensor& w);
+Tensor linear_dx_scattered(const Context& ctx, const Operand& dy, const Operand& w);
 
 }  // namespace agoq::ops

@@ -29,7 +29,8 @@ std::vector<Action> actions_of(const Parallelism& p, int micro_batches) {
 
 // GEMMs in bf16 need no more than the bf16 halves of what other ranks update.
 model::Holding holding(const RunSpec& run_spec, const StageShard& part, const Groups& groups) {
-  model::Holding holding{part.ids, run_spec.precision.master, run_spec.precision.compute, {}};
+  const bool fp8 = run_spec.training && run_spec.precision.fp8.recipe.has_value();
+  model::Holding holding{part.ids, run_spec.precision.master, run_spec.precision.compute, {}, fp8};
   if (run_spec.training && run_spec.parallelism.shard_optimizer)
     holding.exact_rows = [&groups](const model::ParamRow& row) {
       const comm::ProcessGroup& group = groups.of(row.reduction);

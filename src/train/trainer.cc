@@ -13,6 +13,7 @@
 #include "base/log.h"
 #include "base/text.h"
 #include "device/memory.h"
+#include "ops/linear/fp8_support.h"
 #include "ops/linear/gemm_algorithms.h"
 #include "plan/stage_plan.h"
 #include "train/async_checkpointer.h"
@@ -159,6 +160,7 @@ Trainer::Run::Run(const TrainConfig& given, Observer watcher, const Processes& p
     kept_layers = std::max(kept_layers, own.in_flight * chunk.count());
   reference = plan::plan_layout(plan::reference_run_spec(run_spec), target);
   memory.emplace(target, processes.local_rank);
+  ops::require_fp8(*memory, run_spec.precision.fp8.recipe);
   device = memory->gpu() ? memory->gpu()->name() : "cpu";
   if (coordinator_.is_rank0() && observer_.on_plan) observer_.on_plan(*this);
   reserve_memory();

@@ -33,6 +33,31 @@ parallel::RunSpec run_spec_of(DType compute = DType::BF16, model::Policy policy 
   return run_spec;
 }
 
+ops::Fp8Recipe fp8_recipe(ops::Granularity activations, ops::Granularity weights, ops::Granularity dw,
+                          DType gradients = DType::E4M3) {
+  ops::Fp8Recipe recipe{
+      {DType::E4M3, activations}, {DType::E4M3, weights}, {gradients, activations}, {gradients, dw}, {DType::E4M3, dw}};
+  recipe.forward = ops::Accumulation::Fast;
+  return recipe;
+}
+
+// Those of --fp8-recipe rowwise (with --fp8-format hybrid, too), tensorwise and blockwise, and one whose dW is in bf16.
+std::vector<ops::Fp8Recipe> fp8_recipes() {
+  using enum ops::Granularity;
+  std::vector<ops::Fp8Recipe> all = {fp8_recipe(Row, Row, Tensor), fp8_recipe(Row, Row, Tensor, DType::E5M2),
+                                     fp8_recipe(Tensor, Tensor, Tensor),
+                                     fp8_recipe(Block1x128, Block128x128, Block1x128)};
+  all.back().forward = ops::Accumulation::Fp32;
+  all.push_back(fp8_recipe(Tensor, Tensor, None, DType::BF16));
+  all.back().dy.dtype = DType::E4M3, all.back().dw_x.dtype = DType::BF16;
+  return all;
+}
+
+parallel::RunSpec with_fp8(parallel::RunSpec run_spec, const ops::Fp8Recipe& recipe) {
+  run_spec.precision.fp8.recipe = recipe;
+  return run_spec;
+}
+
 // Ops by name, with what they move and multiply; nothing is computed.
 std::map<std::string, Measured> works(const parallel::RunSpec& run_spec, const std::vector<Op>& ops) {
   std::map<std::string, Measured> all;
@@ -93,6 +118,37 @@ std::map<std::string, Costs> expected_layer_costs(double e) {
   return costs;
 }
 
+// The same with --fp8-format e4m3 --fp8-recipe rowwise: a scale for a row of what norms and SwiGLU write, one for the
+// whole of what is transposed.
+std::map<std::string, Costs> expected_fp8_layer_costs(double e) {
+  constexpr double kQueryCols = kQueries * kDim, kQkvCols = (kQueries + 2 * kKeys) * kDim, kGateUp = 2.0 * kFfn;
+  const auto rows = [](double rows, double cols) { return rows * cols + 4 * rows; };
+  const auto whole = [](double rows, double cols) { return rows * cols + 4; };
+  const double stream = e * kTokens * kHidden, row = e * kHidden, rstd = 4.0 * kTokens;
+  const double x = coded(kTokens * kHidden, 4), kept = coded(kTokens * kGateUp, 4);
+  std::map<std::string, Costs> costs = expected_layer_costs(e);
+  for (const std::string norm : {"x1", "x2"}) {
+    costs["rms_norm " + norm] = {stream + rows(kTokens, kHidden) + row + rstd + x};
+    costs["recompute_rms_norm " + norm] = {whole(kHidden, kTokens) + row + rstd + x};
+    costs["rms_norm_backward " + norm].bytes += rows(kTokens, kHidden);
+  }
+  costs["swiglu"] = {e * kTokens * kGateUp + rows(kTokens, kFfn) + kept};
+  costs["swiglu_backward"] = {e * kTokens * kFfn + kept + rows(kTokens, kGateUp) + whole(kFfn, kTokens)};
+  costs["rope_backward"] = {e * kTokens * kQkvCols + 4.0 * kTokens * kDim + rows(kTokens, kQkvCols)};
+  // Attention is in bf16, so that o becomes an operand in a pass of its own.
+  costs["to_fp8 x out"] = {e * kTokens * kQueryCols + rows(kTokens, kQueryCols)};
+  costs["to_fp8_transposed x out"] = {e * kTokens * kQueryCols + whole(kQueryCols, kTokens)};
+  for (const auto& [name, out, in] : {std::tuple{"qkv", kQkvCols, 1.0 * kHidden},
+                                      {"out", 1.0 * kHidden, kQueryCols},
+                                      {"gate_up", kGateUp, 1.0 * kHidden},
+                                      {"down", 1.0 * kHidden, 1.0 * kFfn}}) {
+    costs[std::string("to_fp8 w ") + name] = {e * out * in + rows(out, in)};
+    costs[std::string("to_fp8_transposed w ") + name] = {e * out * in + rows(in, out)};
+    costs[std::string("to_fp8_transposed dy ") + name] = {rows(kTokens, out) + whole(out, kTokens)};
+  }
+  return costs;
+}
+
 std::map<std::string, Costs> expected_end_costs(double e) {
   const double stream = e * kTokens * kHidden, ids = 4.0 * kTokens;
   const double touched = 1 - std::pow(1 - 1.0 / kVocab, kTokens);  // rows that random tokens meet
@@ -135,6 +191,11 @@ TEST(Ops, MoveAndMultiplyWhatTheirShapesSay) {
     expect_costs(works(run_spec, layer_ops(run_spec)), expected_layer_costs(e));
     expect_costs(works(run_spec, end_ops(run_spec)), expected_end_costs(e));
     expect_costs(works(run_spec, codec_ops(run_spec)), expected_codec_costs(e));
+    const parallel::RunSpec fp8 = with_fp8(run_spec, fp8_recipes().front());
+    expect_costs(works(fp8, layer_ops(fp8)), expected_fp8_layer_costs(e));
+    std::map<std::string, Costs> ends = expected_end_costs(e);
+    ends["to_fp8 dx"] = {e * kTokens * kHidden + kTokens * kHidden + 4.0 * kTokens};
+    expect_costs(works(fp8, end_ops(fp8)), ends);
   }
 }
 
@@ -147,8 +208,11 @@ TEST(Ops, OptimizerMovesThirteenBytesOfAParameter) {
 
 // Forward and backward of a layer multiply what the model is said to multiply for a layer.
 TEST(Ops, MultiplyWhatTheModelDoes) {
-  for (const model::Policy policy : {model::Policy::Agoq, model::Policy::Paper, model::Policy::Bf16}) {
-    parallel::RunSpec run_spec = run_spec_of(DType::BF16, policy);
+  std::vector<parallel::RunSpec> run_specs;
+  for (const model::Policy policy : {model::Policy::Agoq, model::Policy::Paper, model::Policy::Bf16})
+    run_specs.push_back(run_spec_of(DType::BF16, policy));
+  for (const ops::Fp8Recipe& recipe : fp8_recipes()) run_specs.push_back(with_fp8(run_spec_of(), recipe));
+  for (parallel::RunSpec& run_spec : run_specs) {
     double flops = 0, ceiling = 0;
     for (const auto& [name, op] : works(run_spec, layer_ops(run_spec)))
       if (op.part != OpPhase::Alone) flops += op.flops;
@@ -246,6 +310,26 @@ TEST(Ops, AllRunOnTheCpuUnderNamesOfTheirOwn) {
         const parallel::RunSpec run_spec = run_spec_of(compute, policy, recompute);
         expect_runs_under_names_of_their_own(all_ops(run_spec), run_spec);
       }
+}
+
+TEST(Ops, AllRunOnTheCpuWithProductsOf8BitFloats) {
+  std::vector<parallel::RunSpec> run_specs;
+  for (const ops::Fp8Recipe& recipe : fp8_recipes()) run_specs.push_back(with_fp8(run_spec_of(), recipe));
+  for (const auto& [policy, recompute] : {std::pair{model::Policy::Bf16, model::Recompute::None},
+                                          {model::Policy::Paper, model::Recompute::None},
+                                          {model::Policy::Agoq, model::Recompute::Full}})
+    run_specs.push_back(with_fp8(run_spec_of(DType::BF16, policy, recompute), fp8_recipes().front()));
+  for (const parallel::RunSpec& run_spec : run_specs) {
+    expect_runs_under_names_of_their_own(layer_ops(run_spec), run_spec);
+    expect_runs_under_names_of_their_own(end_ops(run_spec), run_spec);
+    for (const Op& op : ceiling_ops(run_spec)) run_on_the_cpu(op, run_spec);
+  }
+}
+
+TEST(Ops, OfTheCeilingAreNamedByWhatTheyMultiply) {
+  EXPECT_EQ(ceiling_name(run_spec_of()), "matrix products and attention of a layer");
+  EXPECT_EQ(ceiling_name(with_fp8(run_spec_of(), fp8_recipes().front())),
+            "products in 8-bit floats and attention of a layer");
 }
 
 // They don't depend on what is kept.

@@ -63,6 +63,28 @@ TEST(BenchCommand, MeasuresOps) {
   EXPECT_EQ(parts_of(j["ops"]), (std::set<std::string>{"alone", "backward", "ends", "forward", "optimizer"}));
 }
 
+const std::vector<std::string> fp8_format = {"--fp8-format", "e4m3"};
+
+TEST(BenchCommand, MeasuresOpsOf8BitFloats) {
+  const json j = bench("op", fp8_format);
+  EXPECT_EQ(j["products"], "products in 8-bit floats (e4m3, rowwise)");
+  std::set<std::string> names;
+  for (const json& op : j["ops"]) names.insert(op["name"]);
+  for (const char* name : {"to_fp8 w qkv", "to_fp8_transposed w down", "to_fp8_transposed dy gate_up", "to_fp8 dx"})
+    EXPECT_TRUE(names.contains(name)) << name;
+}
+
+TEST(BenchCommand, ShowsTheCeilingOfTheProductsThatRun) {
+  const TinyRun run;
+  std::vector<std::string> arguments = {"bench", "step",      "--model-config", run.model_path(), "--seq-length",
+                                        "32",    "--seconds", "0.01",           "--device",       "cpu"};
+  EXPECT_THAT(run_agoq(arguments).out, HasSubstr("ceiling, measured now: matrix products and attention of a layer "));
+  arguments.insert(arguments.end(), fp8_format.begin(), fp8_format.end());
+  const Ran ran = run_agoq(arguments);
+  EXPECT_EQ(ran.status, 0) << ran.err;
+  EXPECT_THAT(ran.out, HasSubstr("ceiling, measured now: products in 8-bit floats and attention of a layer "));
+}
+
 TEST(BenchCommand, MeasuresALayer) {
   const json j = bench("layer", {"--activation-policy", "paper"});
   EXPECT_EQ(parts_of(j["ops"]), (std::set<std::string>{"alone", "backward", "forward", "optimizer"}));

@@ -93,6 +93,16 @@ TEST(Plan, EveryAdviceKeepsItsPromise) {
   }
 }
 
+TEST(Plan, TellsThatLayersMultiplyIn8BitFloats) {
+  const std::vector<std::string> plain = {"plan", "llama3-8b", "--seq-length", "1024"};
+  EXPECT_THAT(run_agoq(plain).out, testing::Not(HasSubstr("8-bit floats")));
+  const std::vector<std::string> given =
+      with(plain, {"--fp8-format", "hybrid", "--fp8-recipe", "tensorwise", "--first-last-layers-bf16"});
+  const std::string products = "products in 8-bit floats (hybrid, tensorwise); those of layers 0 and 31 in bf16";
+  EXPECT_THAT(run_agoq(given).out, HasSubstr("1 x 1024 tokens, on a GPU\n" + products + "\n\n"));
+  EXPECT_EQ(plan_of({given.begin() + 1, given.end()})["products"], products);
+}
+
 TEST(Plan, SuggestsTheLongestSequenceThatFits) {
   const json plan = plan_of({"llama3-8b", "--seq-length", "131072", "--gpu-memory", "80GiB"});
   EXPECT_EQ(plan["model"]["hidden_size"], 4096);

@@ -62,6 +62,15 @@ TEST(Run, TrainsAndTellsWhatItHolds) {
   EXPECT_EQ(losses_of(tiny.file("again")), losses);
 }
 
+TEST(Run, TellsAtItsStartThatLayersMultiplyIn8BitFloats) {
+  const TinyRun tiny;
+  EXPECT_THAT(tiny.train(1, "plain").out, testing::Not(HasSubstr("8-bit floats")));
+  const Ran ran =
+      tiny.train(1, "run", {"--fp8-format", "e4m3", "--first-last-layers-bf16", "--num-layers-at-end-in-bf16", "0"});
+  ASSERT_EQ(ran.status, 0) << ran.err;
+  EXPECT_THAT(ran.out, HasSubstr("\nlayers  products in 8-bit floats (e4m3, rowwise); those of layer 0 in fp32\n"));
+}
+
 TEST(Run, ContinuesBitForBit) {
   const TinyRun tiny;
   ASSERT_EQ(tiny.train(8, "whole").status, 0);

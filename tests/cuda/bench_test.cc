@@ -35,18 +35,23 @@ TEST_F(BenchCuda, AStopwatchMeasuresTheStream) {
 }
 
 TEST_F(BenchCuda, MeasuresEveryOpAndALayer) {
-  const train::TrainConfig given = small_config();
-  const model::ModelConfig model = train::resolve_model(given);
-  const parallel::RunSpec run_spec = train::make_run_spec(train::resolved(given, model, Device::Cuda), model);
-  Bench bench(Device::Cuda, run_spec);
-  EXPECT_GT(bench.copy_bandwidth(0.01), 1e10);
-  EXPECT_GT(bench.sustained_flops(0.01), 1e9);
-  for (const std::vector<Op>& ops : {layer_ops(run_spec), end_ops(run_spec), codec_ops(run_spec), fp8_ops(run_spec)})
-    for (const Measured& op : bench.measure(ops, 1e-3)) EXPECT_GT(op.seconds, 0) << op.name;
-  const LayerTimes layer = bench.measure_layer(0.01);
-  EXPECT_GT(layer.forward, 0);
-  EXPECT_GT(layer.backward, 0);
-  EXPECT_GT(layer.optimizer, 0);
+  for (const char* fp8_format : {"", "e4m3", "hybrid"}) {
+    train::TrainConfig given = small_config();
+    given.fp8_format = fp8_format;
+    const model::ModelConfig model = train::resolve_model(given);
+    const parallel::RunSpec run_spec = train::make_run_spec(train::resolved(given, model, Device::Cuda), model);
+    Bench bench(Device::Cuda, run_spec);
+    EXPECT_GT(bench.copy_bandwidth(0.01), 1e10);
+    EXPECT_GT(bench.sustained_flops(0.01), 1e9);
+    std::vector<std::vector<Op>> all = {layer_ops(run_spec), end_ops(run_spec)};
+    if (given.fp8_format.empty()) all.insert(all.end(), {codec_ops(run_spec), fp8_ops(run_spec)});
+    for (const std::vector<Op>& ops : all)
+      for (const Measured& op : bench.measure(ops, 1e-3)) EXPECT_GT(op.seconds, 0) << op.name;
+    const LayerTimes layer = bench.measure_layer(0.01);
+    EXPECT_GT(layer.forward, 0);
+    EXPECT_GT(layer.backward, 0);
+    EXPECT_GT(layer.optimizer, 0);
+  }
 }
 
 // Needs libcupti, which comes with the CUDA toolkit; the error without it names it.

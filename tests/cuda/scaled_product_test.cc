@@ -102,6 +102,28 @@ TEST_F(CudaScaledProduct, IsTheProductOfTheCpu) {
       }
 }
 
+// Forward adds along features. Their means differ from zero, but the weights' signs do not follow them, so that fast
+// sums lose nothing beside the rounding of the operands, at the longest k of LLaMA3-8B.
+TEST_F(CudaScaledProduct, FastSumsAreGoodEnoughForForward) {
+  start(DType::F32, size_t{256} << 20);
+  const int64_t tokens = 64, features = 256, k = 14336;
+  const Tensor means = cpu->random({1, k}), noise = cpu->random({tokens, k}), w = cpu->random({features, k}, 0.02);
+  const Tensor x = cpu->filled(
+      {tokens, k}, [&](int64_t i) { return get(means, i % k) + get(noise, i); }, DType::F32);
+  const Twin xs = twin(x), ws = twin(w);
+  const Values exact = values(linear(c(), x, w));
+  const auto error = [&](Accumulation accumulation) {
+    const Values got =
+        values(down(linear(g(), to_fp8(g(), xs.gpu, {}), to_fp8(g(), ws.gpu, {}), {}, {}, accumulation)));
+    double off = 0, size = 0;
+    for (size_t i = 0; i < exact.size(); ++i) off += std::pow(got[i] - exact[i], 2), size += exact[i] * exact[i];
+    return std::sqrt(off / size);
+  };
+  const double slow = error(Accumulation::Fp32), fast = error(Accumulation::Fast);
+  EXPECT_NEAR(slow, 0.037, 0.005);
+  EXPECT_LE(fast, 1.05 * slow);
+}
+
 TEST_F(CudaScaledProduct, OtherFormatAndAddition) {
   start(DType::BF16, size_t{64} << 20);
   const Twin dy = random({144, 256}), w = random({256, 320}, 0.1), before = random({144, 320});

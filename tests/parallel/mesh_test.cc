@@ -332,8 +332,8 @@ TEST_P(Meshes, QuantizedTrainingIsWithinTheSpreadOfSeedsAndRepeatsToTheBit) {
 // one way or the other with another order of sums is a step of e4m3, 16 times one of bf16.
 TEST_F(Mesh, Fp8TrainingIsThatOfOneProcess) {
   RunSpec run_spec = exact_run_spec();
-  constexpr ops::OperandFormat kRow{};
-  run_spec.precision.fp8.recipe = ops::Fp8Recipe{kRow, kRow, kRow, kRow, kRow};
+  constexpr ops::OperandFormat kRow{}, kWhole{DType::E4M3, ops::Granularity::Tensor};
+  run_spec.precision.fp8.recipe = ops::Fp8Recipe{kRow, kRow, kRow, kWhole, kWhole};
   const Trained one = train({}, run_spec), exact = train({}, exact_run_spec());
   for (const Shape& shape : {Shape{2, 1, 1}, Shape{1, 2, 1}, Shape{1, 1, 2}, Shape{2, 2, 2}}) {
     const Trained many = train(shape, run_spec);

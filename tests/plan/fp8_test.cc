@@ -11,12 +11,11 @@ using test::Golden;
 using test::GoldenRun;
 
 model::Fp8Layers recipe(Granularity activations, Granularity weights, DType gradients = DType::E4M3) {
+  // As --fp8-recipe has them: along tokens, rows have one scale for all.
+  const Granularity dw = activations == Granularity::Row ? Granularity::Tensor : activations;
   model::Fp8Layers fp8;
-  fp8.recipe = ops::Fp8Recipe{{DType::E4M3, activations},
-                              {DType::E4M3, weights},
-                              {gradients, activations},
-                              {gradients, activations},
-                              {DType::E4M3, activations}};
+  fp8.recipe = ops::Fp8Recipe{
+      {DType::E4M3, activations}, {DType::E4M3, weights}, {gradients, activations}, {gradients, dw}, {DType::E4M3, dw}};
   return fp8;
 }
 

@@ -6,6 +6,7 @@
 #include "ops/attention/rope_cpu.h"
 #include "ops/attention/rope_cuda.h"
 #include "ops/cpu.h"
+#include "ops/linear/fp8.h"
 
 namespace agoq::ops {
 namespace {
@@ -28,8 +29,7 @@ float inverse_frequency(const RopeSpec& spec, int64_t i) {
   return (1 - smooth) * frequency / factor + smooth * frequency;
 }
 
-void rotate(const Context& ctx, const Tensor& qkv, const Heads& heads, const Tensor& table, float sign,
-            const char* op) {
+void check(const Context& ctx, const Tensor& qkv, const Heads& heads, const Tensor& table, const char* op) {
   require(qkv.shape.rank() == 2 && qkv.cols() == heads.cols(),
           "{}: qkv {} does not hold {} query and {} key/value heads of {}", op, qkv.shape.text(), heads.query, heads.kv,
           heads.dim);
@@ -39,6 +39,11 @@ void rotate(const Context& ctx, const Tensor& qkv, const Heads& heads, const Ten
   require(ctx.positions.count() == qkv.rows() && ctx.positions.dtype == DType::I32,
           "{}: positions {} {} for {} tokens; they are int32 [T]", op, name_of(ctx.positions.dtype),
           ctx.positions.shape.text(), qkv.rows());
+}
+
+void rotate(const Context& ctx, const Tensor& qkv, const Heads& heads, const Tensor& table, float sign,
+            const char* op) {
+  check(ctx, qkv, heads, table, op);
   if (ctx.meta()) return;
   Timed timed(ctx.profile, Work::Elementwise, op);
   if constexpr (kCudaBuild)
@@ -73,6 +78,22 @@ void rope(const Context& ctx, const Tensor& qkv, const Heads& heads, const Tenso
 
 void rope_backward(const Context& ctx, const Tensor& dqkv, const Heads& heads, const Tensor& table) {
   rotate(ctx, dqkv, heads, table, -1, "rope_backward");
+}
+
+Operand rope_backward_input(const Context& ctx, const Tensor& dqkv, const Heads& heads, const Tensor& table) {
+  check(ctx, dqkv, heads, table, "rope_backward");
+  const Operand rows = fp8_gradient_input(ctx, dqkv.rows(), dqkv.cols());
+  if (rows.data && written_as_made(ctx, rows, dqkv.cols()) && cuda::rotates_rows(heads)) {
+    if constexpr (kCudaBuild) {
+      Timed timed(ctx.profile, Work::Elementwise, "rope_backward");
+      if (ctx.cuda()) cuda::rotate_back_rows(ctx, dqkv, heads, table, rows);
+    }
+    return rows;
+  }
+  rope_backward(ctx, dqkv, heads, table);
+  if (!rows.data) return dqkv;
+  to_fp8_into(ctx, dqkv, rows);
+  return rows;
 }
 
 }  // namespace agoq::ops

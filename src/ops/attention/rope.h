@@ -6,6 +6,7 @@
 
 #include "device/context.h"
 #include "ops/heads.h"
+#include "ops/linear/operand.h"
 
 namespace agoq::ops {
 
@@ -27,5 +28,8 @@ void fill_rope_table(const RopeSpec& spec, const Tensor& table);
 // Rotates q and k of qkv [T, (Hq + 2 Hkv) D] in place by ctx.positions; backward rotates dqkv back.
 void rope(const Context& ctx, const Tensor& qkv, const Heads& heads, const Tensor& table);
 void rope_backward(const Context& ctx, const Tensor& dqkv, const Heads& heads, const Tensor& table);
+// The same as products of backward read it (ops/linear/fp8.h: gradient_input): in 8-bit floats, after which dqkv may or
+// may not be rotated; or dqkv itself.
+Operand rope_backward_input(const Context& ctx, const Tensor& dqkv, const Heads& heads, const Tensor& table);
 
 }  // namespace agoq::ops

@@ -3,6 +3,8 @@
 #include "codec/block_cuda.cuh"
 #include "ops/attention/rope_cuda.h"
 #include "ops/by_type.h"
+#include "ops/linear/fp8_codes.cuh"
+#include "ops/linear/fp8_cuda.h"
 
 namespace agoq::ops::cuda {
 namespace {
@@ -56,6 +58,15 @@ struct Rotation {
   Shares shares;
 };
 
+__device__ inline void turn(const FloatVec8& x, const FloatVec8& y, const FloatVec8& cosine, const FloatVec8& sine,
+                            FloatVec8& turned_x, FloatVec8& turned_y) {
+#pragma unroll
+  for (int i = 0; i < kGroup; ++i) {
+    turned_x[i] = x[i] * cosine[i] - y[i] * sine[i];
+    turned_y[i] = y[i] * cosine[i] + x[i] * sine[i];
+  }
+}
+
 // Pairs are (i, i + D/2), and a thread's angles are the same for all its heads. Operation by operation as on the CPU,
 // so that the bits are the same. Count: AllOrNone where heads are whole eights of pairs, and aligned.
 template <class T, class Count>
@@ -93,17 +104,85 @@ __global__ void __launch_bounds__(kThreads) rotate_heads(const __grid_constant__
     FloatVec8 x, y, turned_x, turned_y;
     unpack8(first[j], x);
     unpack8(second[j], y);
-#pragma unroll
-    for (int i = 0; i < kGroup; ++i) {
-      turned_x[i] = x[i] * cosine[i] - y[i] * sine[i];
-      turned_y[i] = y[i] * cosine[i] + x[i] * sine[i];
-    }
+    turn(x, y, cosine, sine, turned_x, turned_y);
     store8(at(j), count(head(j) < all.heads), turned_x);
     store8(at(j) + all.half, count(head(j) < all.heads), turned_y);
   }
 }
 
+// --- backward into 8-bit floats: a CTA has a row, a thread two groups of eight pairs of it --------------------------
+
+struct RotatedRows {
+  const Bf16* dqkv;
+  const float* table;
+  const int32_t* positions;
+  int64_t cols;
+  int groups, rotated, of_head, half;  // groups of pairs in a row; those of q and k; those of a head; pairs of a head
+  FastDivmod by_head;
+  Fp8Rows out;
+};
+constexpr int kHeldGroups = 2, kRowThreads = kMostPairGroups / kHeldGroups;
+
+__global__ void __launch_bounds__(kRowThreads) rotate_rows(const __grid_constant__ PdlArgs<RotatedRows> given) {
+  const RotatedRows& r = given.wait();
+  const int64_t row = blockIdx.x;
+  const int32_t position = r.positions[row];
+  int col[kHeldGroups];
+  AllOrNone n[kHeldGroups];
+  uint4 first[kHeldGroups], second[kHeldGroups];
+#pragma unroll
+  for (int j = 0; j < kHeldGroups; ++j) {
+    const int group = static_cast<int>(j * blockDim.x + threadIdx.x);
+    const int head = static_cast<int>(r.by_head.divide(static_cast<uint32_t>(group)));
+    const int pair = (group - head * r.of_head) * kGroup;
+    n[j] = {group < r.groups};
+    col[j] = head * 2 * r.half + pair;
+    first[j] = fetch8(r.dqkv + row * r.cols + col[j], n[j]);
+    second[j] = fetch8(r.dqkv + row * r.cols + col[j] + r.half, n[j]);
+    if (group >= r.rotated) continue;
+    FloatVec8 cosine, sine, x, y, turned_x, turned_y;
+    const float* angles = r.table + int64_t{position} * 2 * r.half + pair;
+    load8(angles, AllOrNone{true}, cosine);
+    load8(angles + r.half, AllOrNone{true}, sine);
+#pragma unroll
+    for (float& s : sine) s = -s;
+    unpack8(first[j], x);
+    unpack8(second[j], y);
+    turn(x, y, cosine, sine, turned_x, turned_y);
+    first[j] = bf16_words(turned_x);
+    second[j] = bf16_words(turned_y);
+  }
+  uint32_t most = 0;
+#pragma unroll
+  for (int j = 0; j < kHeldGroups; ++j) most = larger_magnitudes(larger_magnitudes(most, first[j]), second[j]);
+  CtaMax cta_max;
+  const float inv = r.out.open(row, cta_max(magnitude_of(most)), threadIdx.x == 0);
+#pragma unroll
+  for (int j = 0; j < kHeldGroups; ++j) {
+    FloatVec8 x, y;
+    unpack8(first[j], x);
+    unpack8(second[j], y);
+    r.out.store8(row, col[j], n[j], x, inv);
+    r.out.store8(row, col[j] + r.half, n[j], y, inv);
+  }
+}
+
 }  // namespace
+
+void rotate_back_rows(const Context& ctx, const Tensor& dqkv, const Heads& heads, const Tensor& table,
+                      const Operand& rows) {
+  static_assert(kRotatedEights == kGroup);
+  require(aligned<uint4>(dqkv.data) && aligned<uint4>(table.data), "rope_backward: memory is not aligned");
+  constexpr int kWarpSize = 32;
+  const int half = static_cast<int>(heads.dim / 2), of_head = half / kGroup;
+  const int groups = static_cast<int>(heads.cols()) / (2 * kGroup);
+  const int threads = ceil_div(ceil_div(groups, kHeldGroups), kWarpSize) * kWarpSize;
+  clear_max_scale(ctx, rows);
+  agoq::cuda::launch(ctx, rotate_rows, dim3(static_cast<unsigned>(dqkv.rows())), dim3(static_cast<unsigned>(threads)),
+                     RotatedRows{dqkv.as<Bf16>(), table.as<float>(), ctx.positions.as<int32_t>(), dqkv.cols(), groups,
+                                 static_cast<int>(heads.query + heads.kv) * of_head, of_head, half,
+                                 FastDivmod(static_cast<uint32_t>(of_head)), Fp8Rows(rows)});
+}
 
 void rotate(const Context& ctx, const Tensor& qkv, int64_t heads, int64_t dim, const Tensor& table, float sign) {
   const Shares shares(qkv.rows(), heads, dim);

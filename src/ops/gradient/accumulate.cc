@@ -115,10 +115,10 @@ void accumulate_dw(const Context& ctx, const MainGrad& grad, const Tensor& dy, c
           "accumulate_dw: dy is {} {} and x {} {}, but the gradient is [{}, {}]", name_of(dy.dtype), dy.shape.text(),
           name_of(x.dtype), x.shape.text(), out, in);
   if (tokens == 0) return zero_if_fresh(ctx, grad);
-  if (const Fp8Recipe* fp8 = ctx.fp8) {
+  if (ctx.fp8 && ctx.fp8->dw_in_fp8()) {
     Scope scope(ctx);
-    return accumulate_dw(ctx, grad, to_fp8_transposed(ctx, dy, fp8->dw_dy), to_fp8_transposed(ctx, x, fp8->dw_x),
-                         fp8->dw);
+    return accumulate_dw(ctx, grad, to_fp8_transposed(ctx, dy, ctx.fp8->dw_dy),
+                         to_fp8_transposed(ctx, x, ctx.fp8->dw_x), ctx.fp8->dw);
   }
   if (ctx.profile) ctx.profile->gemm_flops += 2.0 * static_cast<double>(tokens) * static_cast<double>(out * in);
   if (ctx.target() == Device::Cuda) return accumulate_dw_gpu(ctx, grad, dy, x);
@@ -146,6 +146,20 @@ void accumulate_dw(const Context& ctx, const MainGrad& grad, const Tensor& dy, c
     Timed timed(ctx.profile, Work::Codec);
     cpu::accumulate(ctx, grad, slab.row_range(0, end - begin), begin, widen, workspace);
   }
+}
+
+void accumulate_dw(const Context& ctx, const MainGrad& grad, const Operand& dy, const Operand& xt) {
+  if (dy.rows() == 0) return zero_if_fresh(ctx, grad);
+  Scope scope(ctx);
+  if (ctx.fp8 && ctx.fp8->dw_in_fp8()) {
+    const auto turned = [&](const Operand& x, OperandFormat format) {
+      return is_fp8(x.dtype()) ? to_fp8_transposed(ctx, x, format) : to_fp8_transposed(ctx, x.data, format);
+    };
+    return accumulate_dw(ctx, grad, turned(dy, ctx.fp8->dw_dy),
+                         is_fp8(xt.dtype()) ? xt : turned(xt.data, ctx.fp8->dw_x), ctx.fp8->dw);
+  }
+  require(!is_fp8(xt.dtype()), "accumulate_dw: x is in 8-bit floats, but dW is made in {}", name_of(ctx.compute()));
+  accumulate_dw(ctx, grad, is_fp8(dy.dtype()) ? to_numbers(ctx, dy) : dy.data, xt.data);
 }
 
 void accumulate_dw(const Context& ctx, const MainGrad& grad, const Operand& a, const Operand& b,

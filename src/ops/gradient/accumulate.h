@@ -26,6 +26,9 @@ void accumulate(const Context& ctx, const MainGrad& grad, const Tensor& delta, i
 // main += dyᵀ·x; dy [T, out], x [T, in]. In 8-bit floats if the context has an Fp8Recipe. The product is made and
 // folded in by slabs of rows, so no full dW exists.
 void accumulate_dw(const Context& ctx, const MainGrad& grad, const Tensor& dy, const Tensor& x);
+// The same of operands as a layer has them: dy [T, out], numbers or 8-bit floats by rows; and xᵀ [in, T], which is
+// transposed(x), or 8-bit floats made for this.
+void accumulate_dw(const Context& ctx, const MainGrad& grad, const Operand& dy, const Operand& xt);
 // The same of operands in 8-bit floats: main += a·bᵀ; a [out, T] and b [in, T] (ops/linear/fp8.h: to_fp8_transposed).
 // With a scale per 1x128 the whole dW is made at once.
 void accumulate_dw(const Context& ctx, const MainGrad& grad, const Operand& a, const Operand& b,

@@ -21,20 +21,51 @@ struct OperandFormat {
 // How the three products of a linear layer are made in 8-bit floats: the operands' formats, and the sums.
 struct Fp8Recipe {
   OperandFormat x, w, dy;     // y = x·wᵀ, and dx = dy·w
-  OperandFormat dw_dy, dw_x;  // dW = dyᵀ·x: along tokens
+  OperandFormat dw_dy, dw_x;  // dW = dyᵀ·x: along tokens; both BF16: in the compute type
   Accumulation forward = Accumulation::Fp32, dx = Accumulation::Fp32, dw = Accumulation::Fp32;
+  bool dw_in_fp8() const { return is_fp8(dw_dy.dtype); }
   bool operator==(const Fp8Recipe&) const = default;
 };
 
-// An operand [rows, k padded] without contents, as temporaries.
+// An operand [rows, k padded] without contents, as temporaries. With a scale per row it has a max_scale.
 Operand fp8_operand(const Context& ctx, int64_t rows, int64_t k, OperandFormat format);
+// What the kernel that makes an input [rows, k] of a product is to write: in forward, and in backward for linear_dx and
+// dW. 8-bit floats if ctx.fp8 gives them a scale per row, which such a kernel can find, and k needs no padding;
+// otherwise numbers.
+Operand forward_input(const Context& ctx, int64_t rows, int64_t k);
+Operand gradient_input(const Context& ctx, int64_t rows, int64_t k);
+// The latter if it is in 8-bit floats, otherwise none.
+Operand fp8_gradient_input(const Context& ctx, int64_t rows, int64_t k);
+// gradient_input() of numbers that are there: 8-bit floats, or they themselves.
+Operand to_gradient_input(const Context& ctx, const Tensor& x);
+// Whether a kernel that makes numbers [rows, cols] writes them as `out` itself. Where not, numbers are made first.
+bool written_as_made(const Context& ctx, const Operand& out, int64_t cols);
+
+// Likewise for the transpose of x, in e4m3 with one scale, which kernels make for dW.
+bool turned_as_made(const Context& ctx, const Operand& out);
+
 // x [rows, k] fp32 or bf16 -> [rows, k padded].
 Operand to_fp8(const Context& ctx, const Tensor& x, OperandFormat format);
 // x [k, rows] -> [rows, k padded]. Hopper multiplies 8-bit floats only if k is the major of both operands, so dW =
 // dyᵀ·x needs dy and x this way, and dx = dy·w needs w.
 Operand to_fp8_transposed(const Context& ctx, const Tensor& x, OperandFormat format);
+// The same of codes: x in 8-bit floats with a scale per row. With one scale for all of the result this moves codes and
+// changes their exponents; numbers that become subnormal are rounded.
+Operand to_fp8_transposed(const Context& ctx, const Operand& x, OperandFormat format);
 // The same into a given operand.
 void to_fp8_into(const Context& ctx, const Tensor& x, const Operand& out);
 void to_fp8_transposed_into(const Context& ctx, const Tensor& x, const Operand& out);
+void to_fp8_transposed_into(const Context& ctx, const Operand& x, const Operand& out);
+// The same with a scale that is known, [1] fp32, as that of every group: at least what the rule above gives.
+void to_fp8_transposed_into(const Context& ctx, const Tensor& x, const Tensor& known_scale, const Operand& out);
+
+// What an op writes: numbers in the compute type, or an operand in 8-bit floats. An error names `op` and `what` if
+// `out` is neither of this shape.
+void check_output(const Context& ctx, const Operand& out, Shape shape, const char* op, const char* what);
+
+// The numbers of an operand by rows in the compute type, [rows, k].
+Tensor to_numbers(const Context& ctx, const Operand& x);
+// to [1] = the largest of the scales [n]; a NaN is above all.
+void largest_scale(const Context& ctx, const Tensor& scales, const Tensor& to);
 
 }  // namespace agoq::ops

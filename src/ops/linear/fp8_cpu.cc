@@ -95,6 +95,13 @@ void encode(const Tensor& x, Major x_major, const Operand& out, const Tensor& ro
     make_scales<Format>(out, group, row_amax);
     make_codes<Format>(source, out, group.k);
   });
+  if (out.max_scale) largest_scale(out.scale, out.max_scale);
+}
+
+// fn.operator()<Format>() with what the codes of `dtype` mean.
+template <class Fn>
+void by_format(DType dtype, Fn&& fn) {
+  dtype == DType::E4M3 ? fn.template operator()<codec::OperandE4M3>() : fn.template operator()<codec::OperandE5M2>();
 }
 
 }  // namespace
@@ -104,8 +111,47 @@ Shape row_amax_shape(const Operand& out) {
 }
 
 void to_fp8(const Tensor& x, Major x_major, const Operand& out, const Tensor& row_amax) {
-  if (out.dtype() == DType::E4M3) return encode<codec::OperandE4M3>(x, x_major, out, row_amax);
-  encode<codec::OperandE5M2>(x, x_major, out, row_amax);
+  by_format(out.dtype(), [&]<class Format>() { encode<Format>(x, x_major, out, row_amax); });
+}
+
+void to_fp8_transposed(const Tensor& x, const Tensor& known_scale, const Operand& out) {
+  std::fill_n(out.scale.as<float>(), out.scale.count(), *known_scale.as<float>());
+  by_format(out.dtype(), [&]<class Format>() {
+    by_type(x.dtype, [&]<class T>() { make_codes<Format>(source_of<T>(x, Major::MN), out, out.k()); });
+  });
+}
+
+void transpose_codes(const Operand& x, const Operand& out) {
+  const float max_scale = *x.max_scale.as<float>(), inv = max_scale > 0 ? 1.0f / max_scale : 0.0f;
+  *out.scale.as<float>() = max_scale;
+  by_format(x.dtype(), [&]<class Format>() {
+    parallel_for(out.rows(), [&](int64_t row, int) {
+      uint8_t* codes = out.data.raw() + row * out.k();
+      std::fill_n(codes, out.k(), uint8_t{0});
+      if (!(inv > 0)) return;  // zeros, or a number that is not finite
+      for (int64_t i = 0; i < x.rows(); ++i)
+        codes[i] = static_cast<uint8_t>(
+            Format::encode(Format::decode(x.data.raw()[i * x.k() + row]) * (x.scale.as<float>()[i] * inv)));
+    });
+  });
+}
+
+void to_numbers(const Operand& x, const Tensor& numbers) {
+  by_format(x.dtype(), [&]<class Format>() {
+    by_type(numbers.dtype, [&]<class T>() {
+      parallel_for(numbers.shape[0], [&](int64_t row, int) {
+        for (int64_t i = 0; i < numbers.cols(); ++i)
+          numbers.as<T>()[row * numbers.cols() + i] = from_float<T>(Format::decode(x.data.raw()[row * x.k() + i]) *
+                                                                    x.scale.as<float>()[scale_index(x, row, i)]);
+      });
+    });
+  });
+}
+
+void largest_scale(const Tensor& scales, const Tensor& to) {
+  float most = 0;
+  for (int64_t i = 0; i < scales.count(); ++i) most = larger(most, scales.as<float>()[i]);
+  *to.as<float>() = most;
 }
 
 }  // namespace agoq::ops::cpu

@@ -9,6 +9,7 @@
 
 #include "device/cuda.h"
 #include "ops/library_versions.h"
+#include "ops/linear/fp8_support.h"
 #include "ops/linear/gemm_algorithms.h"
 #include "ops/linear/linear_cuda.h"
 
@@ -23,15 +24,6 @@ void check(cublasStatus_t status, const char* what) {
     fail("{}: {} ({})", what, cublasLtGetStatusString(status), cublasLtGetStatusName(status));
 }
 #define AGOQ_CUBLAS_CHECK(call) check((call), #call)
-
-// Ada was the first to multiply 8-bit floats; with a scale per tensor alone. The others came with Hopper.
-bool multiplies_fp8() {
-  int device = 0, major = 0, minor = 0;
-  AGOQ_CUDA_CHECK(cudaGetDevice(&device));
-  AGOQ_CUDA_CHECK(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
-  AGOQ_CUDA_CHECK(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device));
-  return major > 8 || (major == 8 && minor >= 9);
-}
 
 cudaDataType_t type_of(DType dtype) {
   switch (dtype) {
@@ -219,7 +211,7 @@ GemmProblem problem_of(const Product& p) {
   return problem;
 }
 
-GemmLibrary::GemmLibrary(Gpu& gpu) : gpu_(gpu), fp8_(multiplies_fp8()) {
+GemmLibrary::GemmLibrary(Gpu& gpu) : gpu_(gpu) {
   require_fit(cublaslt_version());
   AGOQ_CUBLAS_CHECK(cublasLtCreate(&handle_));
 }
@@ -229,11 +221,6 @@ GemmLibrary::~GemmLibrary() {
 }
 
 void GemmLibrary::multiply(const Context& ctx, const Product& p, const Tensor& workspace) {
-  require(
-      fp8_ || !is_fp8(p.a.dtype()),
-      "the GPU {} does not multiply 8-bit floats, which Ada (compute capability 8.9) was the first to do; leave out "
-      "--fp8-format",
-      gpu_.name());
   const GemmProblem problem = problem_of(p);
   GemmPlan& planned = plan(ctx, problem, p, workspace);
   const cublasStatus_t status = run(ctx, planned, planned.algorithm, p, workspace);
@@ -244,6 +231,7 @@ void GemmLibrary::multiply(const Context& ctx, const Product& p, const Tensor& w
 GemmLibrary::GemmPlan& GemmLibrary::plan(const Context& ctx, const GemmProblem& problem, const Product& p,
                                          const Tensor& workspace) {
   if (const auto known = plans_.find(problem); known != plans_.end()) return known->second;
+  if (is_fp8(problem.a_type)) require_fp8(gpu_, {problem.a_scales, problem.b_scales});
   GemmPlan planned{operation_of(problem), layout(p.b.data), layout(p.a.data, p.a.stride), layout(p.c), {}};
   point_to_operands(planned.operation, p);  // the choice of kernels for 8-bit floats looks at them
   if (const auto imported = algorithms_.find(problem); imported != algorithms_.end())

@@ -67,7 +67,6 @@ class GemmLibrary {
   Gpu& gpu_;
   cublasLtHandle_t handle_ = nullptr;
   bool tuning_ = false;
-  bool fp8_ = false;                                        // the GPU multiplies 8-bit floats
   std::map<GemmProblem, cublasLtMatmulAlgo_t> algorithms_;  // chosen here or imported
   std::map<GemmProblem, GemmPlan> plans_;
 };

@@ -49,9 +49,28 @@ void run(const Context& ctx, const Product& p, const char* op) {
   cpu::multiply(p, tiles);
 }
 
+// A scale that the whole of a weight can have, so that its transpose can, too.
+bool has_whole_scale(const Operand& w, OperandFormat format) {
+  return w.max_scale && (format.granularity == Granularity::Row || format.granularity == Granularity::Tensor);
+}
+
+// x or a weight for forward; the weight's max_scale is set if it has one.
 Operand as_fp8(const Context& ctx, const Operand& x, OperandFormat format) {
   if (is_fp8(x.dtype())) return x;
-  return x.major == Major::K ? to_fp8(ctx, x.data, format) : to_fp8_transposed(ctx, x.data, format);
+  Operand out = fp8_operand(ctx, x.rows(), x.k(), format);
+  if (has_whole_scale(x, format)) (format.granularity == Granularity::Row ? out.max_scale : out.scale) = x.max_scale;
+  x.major == Major::K ? to_fp8_into(ctx, x.data, out) : to_fp8_transposed_into(ctx, x.data, out);
+  return out;
+}
+
+// A weight for backward: with one scale for all if forward has left it.
+Operand transposed_as_fp8(const Context& ctx, const Operand& w, OperandFormat format) {
+  const Operand out = fp8_operand(ctx, w.k(), w.rows(), format);
+  if (has_whole_scale(w, format))
+    to_fp8_transposed_into(ctx, w.data, w.max_scale, out);
+  else
+    to_fp8_transposed_into(ctx, w.data, out);
+  return out;
 }
 
 // y = x·wᵀ + ...: x and w become 8-bit floats if the context asks for it and they are numbers still.
@@ -90,14 +109,14 @@ void linear_add(const Context& ctx, const Operand& x, const Operand& w, const Te
   forward(ctx, {x, w, y, 1}, "linear_add");
 }
 
-Tensor linear_dx(const Context& ctx, const Tensor& dy, const Tensor& w) {
+Tensor linear_dx(const Context& ctx, const Operand& dy, const Operand& w) {
   check_matrices(dy, w, "linear_dx");
-  const Tensor dx = ctx.empty({dy.shape[0], w.shape[1]});
+  const Tensor dx = ctx.empty({dy.rows(), w.k()});
   Scope scope(ctx);
   if (const Fp8Recipe* fp8 = ctx.fp8)
-    run(ctx, {to_fp8(ctx, dy, fp8->dy), to_fp8_transposed(ctx, w, fp8->w), dx, 0, {}, {}, fp8->dx}, "linear_dx");
+    run(ctx, {as_fp8(ctx, dy, fp8->dy), transposed_as_fp8(ctx, w, fp8->w), dx, 0, {}, {}, fp8->dx}, "linear_dx");
   else
-    run(ctx, {dy, transposed(w), dx}, "linear_dx");
+    run(ctx, {dy, transposed(w.data), dx}, "linear_dx");
   return dx;
 }
 

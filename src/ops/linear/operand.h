@@ -26,6 +26,9 @@ enum class Major : uint8_t { K, MN };
 struct Operand {
   Tensor data;   // fp32, bf16, e4m3 or e5m2; [rows, k], or [k, rows] if the major is MN
   Tensor scale;  // none for fp32 and bf16
+  // [1] fp32, or none. With a scale per row: the largest of them. Of numbers: where the cast of a weight for forward
+  // leaves the scale of the whole matrix for that of backward, which then need not look for it.
+  Tensor max_scale;
   Granularity granularity = Granularity::None;
   Major major = Major::K;
   int64_t stride =

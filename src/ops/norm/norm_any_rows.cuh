@@ -35,6 +35,7 @@ __global__ void __launch_bounds__(kAnyThreads)
   using Format = std::conditional_t<kKeeps, F, codec::Fp32>;  // only places follow from it if nothing is kept
   const codec::cuda::RowLayout& shape = f.keep.row;
   CtaSum cta_sum;
+  CtaMax cta_max;
   for (int64_t row = blockIdx.x; row < f.rows.count; row += f.rows.step) {
     const int64_t first = row * shape.cols;
     float mean = 0, squares = row_sum<Format>(cta_sum, shape, [&](const LaneTile&p) {
@@ -54,14 +55,27 @@ __global__ void __launch_bounds__(kAnyThreads)
     }
     const float rstd = rstd_of(squares * f.share, f.eps);
     if (f.rstd && threadIdx.x == 0) f.rstd[row] = rstd;
-    each_group<Format>(shape, [&](const LaneTile& p) {
-      FloatVec8 x, w;
+    const auto load_n = [&](const LaneTile& p, FloatVec8& x) {
+      FloatVec8 w;
       f.x.load8(first + p.col, p.n, x);
       if constexpr (kCentred) centre(x, p.n, mean);
       scale(x, rstd);
       if constexpr (!kCentred) f.w.load8(p.col, p.n, w);
       if constexpr (!kCentred) scale(x, w);
-      f.n.store8(first + p.col, p.n, x);
+      if (f.fp8 && f.x.bf16) round_to_bf16(x);
+    };
+    float amax = 0;
+    if (f.fp8)
+      each_group<Format>(shape, [&](const LaneTile& p) {
+        FloatVec8 x;
+        load_n(p, x);
+        amax = codec::cuda::greater_magnitude(amax, codec::cuda::group_amax(x));
+      });
+    const float inv = f.fp8 ? f.fp8.open(row, cta_max(amax), threadIdx.x == 0) : 0.0f;
+    each_group<Format>(shape, [&](const LaneTile& p) {
+      FloatVec8 x;
+      load_n(p, x);
+      f.fp8 ? f.fp8.store8(row, p.col, p.n, x, inv) : f.n.store8(first + p.col, p.n, x);
     });
   }
 }
@@ -93,6 +107,15 @@ __global__ void __launch_bounds__(kAnyThreads)
   }
 }
 
+// The largest magnitude of the first n numbers as they are stored.
+__device__ inline float stored_amax(const FloatVec8& x, int n, bool bf16) {
+  FloatVec8 stored;
+#pragma unroll
+  for (int i = 0; i < kGroup; ++i) stored[i] = i < n ? x[i] : 0.0f;
+  if (bf16) round_to_bf16(stored);
+  return codec::cuda::group_amax(stored);
+}
+
 // One CTA, one slice of the rows. Its sums for dw grow where they lie, each touched by one thread alone.
 template <NormKind kNormKind, class F>
 __global__ void __launch_bounds__(kAnyThreads)
@@ -102,6 +125,7 @@ __global__ void __launch_bounds__(kAnyThreads)
   const codec::cuda::RowLayout& shape = b.kept.row;
   const CtaRows slice(b.rows);
   CtaSum cta_sum;
+  CtaMax cta_max;
   for (int64_t row = slice.begin; row < slice.end; ++row) {
     const int64_t first = row * shape.cols;
     const float rstd = b.rstd[row];
@@ -132,6 +156,7 @@ __global__ void __launch_bounds__(kAnyThreads)
                                  if constexpr (!kCentred) scale(grad, w);
                                  return sum_of_products(grad, hat);
                                });
+    float amax = 0;
     each_group<F>(shape, [&](const LaneTile& p) {
       FloatVec8 hat, grad, other;
       load_hat(p, hat);
@@ -150,6 +175,14 @@ __global__ void __launch_bounds__(kAnyThreads)
         add(grad, other);
       }
       b.dx.store8(first + p.col, p.n, grad);
+      if (b.fp8) amax = codec::cuda::greater_magnitude(amax, stored_amax(grad, p.n, b.dx.bf16));
+    });
+    if (!b.fp8) continue;
+    const float inv = b.fp8.open(row, cta_max(amax), threadIdx.x == 0);
+    each_group<F>(shape, [&](const LaneTile& p) {  // a thread reads what it has written itself
+      FloatVec8 grad;
+      b.dx.load8(first + p.col, p.n, grad);
+      b.fp8.store8(row, p.col, p.n, grad, inv);
     });
   }
 }

@@ -3,6 +3,7 @@
 
 #include "codec/codec.h"
 #include "ops/cpu.h"
+#include "ops/linear/fp8.h"
 
 namespace agoq::ops {
 

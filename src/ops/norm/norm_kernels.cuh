@@ -4,7 +4,9 @@
 #include <algorithm>
 #include <limits>
 
+#include "ops/linear/fp8_cuda.h"
 #include "ops/norm/norm_any_rows.cuh"
+#include "ops/norm/norm_turned.cuh"
 #include "ops/norm/norm_whole_rows.cuh"
 
 namespace agoq::ops::cuda {
@@ -36,20 +38,36 @@ inline float share_of(int64_t cols) {
   return 1.0f / static_cast<float>(cols);
 }
 
-// w is empty for Norm::Layer.
+// What an op writes: numbers, or the rows of an operand in 8-bit floats, whose max_scale starts at zero.
+inline Tensor numbers_of(const Operand& out) {
+  return is_fp8(out.dtype()) ? Tensor{} : out.data;
+}
+inline Fp8Rows fp8_rows_of(const Context& ctx, const Operand& out) {
+  if (!out.data || !is_fp8(out.dtype())) return {};
+  clear_max_scale(ctx, out);
+  return Fp8Rows(out);
+}
+
+// w is empty for Norm::Layer. n is numbers or by rows.
 template <NormKind kNormKind>
 void norm_forward(const Context& ctx, const Tensor& x, const Tensor& w, float eps, const codec::Quantized& keep_x,
-                  const Tensor& rstd, const Tensor& n) {
+                  const Tensor& rstd, const Operand& out) {
+  const Tensor n = numbers_of(out);
   const codec::RowBlocks row = keep_x.kept() ? keep_x.row : codec::RowBlocks(x.cols());
   QuantRows keep(keep_x);
   keep.row = codec::cuda::RowLayout(row);
   const bool whole = whole_rows(row, kMostThreads, {x, n}, w, keep_x);
   const int threads = whole ? held_threads(row) : kAnyThreads;
   const dim3 ctas = row_ctas(ctx, x.rows(), threads, kMostThreads), cta(static_cast<unsigned>(threads));
-  const NormForward f{FloatPtr(x), FloatPtr(w),
-                      eps,         share_of(row.cols),
-                      keep,        rstd ? rstd.as<float>() : nullptr,
-                      FloatPtr(n), RowChunk(x.rows(), ctas, keep)};
+  const NormForward f{FloatPtr(x),
+                      FloatPtr(w),
+                      eps,
+                      share_of(row.cols),
+                      keep,
+                      rstd ? rstd.as<float>() : nullptr,
+                      FloatPtr(n),
+                      fp8_rows_of(ctx, out),
+                      RowChunk(x.rows(), ctas, keep)};
   const size_t shared = whole && w ? OwnMemory<kWeightWords>::bytes(threads) : 0;
   const auto launch = [&]<class F>() {
     agoq::cuda::launch_with(ctx, whole ? norm_forward_kernel<kNormKind, F> : norm_any_forward_kernel<kNormKind, F>,
@@ -74,13 +92,21 @@ void recompute_norm(const Context& ctx, const codec::Quantized& kept_x, const Te
   });
 }
 
-// partial [slices, H] is written for Norm::Rms, and empty for Norm::Layer.
+// partial [slices, H] is written for Norm::Rms, and empty for Norm::Layer. dx_rows by rows, or none.
 template <NormKind kNormKind>
 void norm_backward(const Context& ctx, const Tensor& dn, const codec::Quantized& kept_x, const Tensor& rstd,
-                   const Tensor& w, const Tensor& residual, const Tensor& dx, const Tensor& partial) {
+                   const Tensor& w, const Tensor& residual, const Tensor& dx, const Operand& dx_rows,
+                   const Tensor& partial) {
   const codec::RowBlocks& row = kept_x.row;
-  const NormBackward b{FloatPtr(dn), QuantRows(kept_x),  share_of(row.cols), rstd.as<float>(),
-                       FloatPtr(w),  FloatPtr(residual), FloatPtr(dx),       partial ? partial.as<float>() : nullptr,
+  const NormBackward b{FloatPtr(dn),
+                       QuantRows(kept_x),
+                       share_of(row.cols),
+                       rstd.as<float>(),
+                       FloatPtr(w),
+                       FloatPtr(residual),
+                       FloatPtr(dx),
+                       fp8_rows_of(ctx, dx_rows),
+                       partial ? partial.as<float>() : nullptr,
                        dn.rows()};
   const bool whole = whole_rows(row, kMostBackwardThreads, {dn, residual, dx}, w, kept_x);
   const int threads = whole ? held_threads(row) : kAnyThreads;

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "codec/block_cuda.cuh"
+#include "ops/linear/fp8_codes.cuh"
 
 namespace agoq::ops::cuda {
 
@@ -133,6 +134,7 @@ struct FloatPtr {
   FloatPtr() = default;
   explicit FloatPtr(const Tensor& t) : data(t.data), bf16(t.dtype == DType::BF16) {}
   __device__ explicit operator bool() const { return data != nullptr; }
+  bool aligned() const { return reinterpret_cast<uintptr_t>(data) % 16 == 0; }
   template <class T>
   __device__ T* as() const {
     return static_cast<T*>(data);
@@ -175,7 +177,8 @@ struct NormForward {
   float share = 0;        // of a number in a mean, 1 / H
   QuantRows keep;         // its row is that of x even if nothing is kept
   float* rstd = nullptr;  // or none
-  FloatPtr n;
+  FloatPtr n;             // or in 8-bit floats:
+  Fp8Rows fp8;
   RowChunk rows;
 };
 
@@ -195,6 +198,7 @@ struct NormBackward {
   FloatPtr w;
   FloatPtr residual;         // or none
   FloatPtr dx;               // may be the residual
+  Fp8Rows fp8;               // or none: dx once more
   float* partial = nullptr;  // [CTAs, H] for Norm::Rms
   int64_t rows = 0;
 };

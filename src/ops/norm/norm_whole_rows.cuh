@@ -120,6 +120,18 @@ __device__ inline void scale_by_weights(const Memory& memory, int g, FloatVec8& 
   scale(x, w);
 }
 
+// The thread's part of a row in 8-bit floats, rounded to bf16 first.
+__device__ inline void store_fp8(const Fp8Rows& to, int row, const Held& held, CtaMax& cta_max, FloatVec8 (&x)[kHeld]) {
+  uint32_t most = 0;
+  each_held([&](int g) {
+    const uint4 words = bf16_words(x[g]);
+    if (held.n(g).all) most = larger_magnitudes(most, words);
+    unpack8(words, x[g]);
+  });
+  const float inv = to.open(row, cta_max(magnitude_of(most)), threadIdx.x == 0);
+  each_held([&](int g) { to.store8(row, held.first_col() + Held::col(g), held.n(g), x[g], inv); });
+}
+
 template <NormKind kNormKind, class F>
 __global__ void __launch_bounds__(kMostThreads)
     norm_forward_kernel(const __grid_constant__ PdlArgs<NormForward> given) {
@@ -127,6 +139,7 @@ __global__ void __launch_bounds__(kMostThreads)
   constexpr bool kCentred = kNormKind == NormKind::Layer, kKeeps = !std::is_same_v<F, NotKept>;
   const Held held(f.keep.row);
   CtaSum cta_sum;
+  CtaMax cta_max;
   const OwnMemory<kWeightWords> memory;
   const Bf16* x = held.of(f.x.as<Bf16>(), blockIdx.x);
   Bf16* n = held.of(f.n.as<Bf16>(), blockIdx.x);
@@ -165,8 +178,9 @@ __global__ void __launch_bounds__(kMostThreads)
     each_held([&](int g) {
       scale(row_x[g], rstd);
       if constexpr (!kCentred) scale_by_weights(memory, g, row_x[g]);
-      store8(n + Held::col(g), held.n(g), row_x[g]);
+      if (!f.fp8) store8(n + Held::col(g), held.n(g), row_x[g]);
     });
+    if (f.fp8) store_fp8(f.fp8, row, held, cta_max, row_x);
   }
 }
 
@@ -262,6 +276,7 @@ __global__ void __launch_bounds__(kMostBackwardThreads)
   const CtaRows slice(b.rows);
   const Held held(b.kept.row);
   CtaSum cta_sum;
+  CtaMax cta_max;
   const BackwardMemory memory;
   FloatVec8 dw[kHeld] = {};
   HeldNumbers next_dn;
@@ -306,7 +321,10 @@ __global__ void __launch_bounds__(kMostBackwardThreads)
       differentiate(grad, hat[g], now.rstd, mean_dn, mean_product);
       if (b.residual) residuals.add_to(g, grad);
       store8(dx + Held::col(g), held.n(g), grad);
+#pragma unroll
+      for (int i = 0; i < kGroup; ++i) hat[g][i] = grad[i];
     });
+    if (b.fp8) store_fp8(b.fp8, row, held, cta_max, hat);
   }
   if constexpr (!kCentred) {
     float* partial = held.of(b.partial, blockIdx.x);

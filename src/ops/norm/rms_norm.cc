@@ -31,23 +31,26 @@ void check_heads(const Context& ctx, const Tensor& qkv, const Heads& heads, cons
 
 Tensor rms_norm(const Context& ctx, const Tensor& x, const Tensor& w, float eps, const codec::Quantized& keep_x,
                 const Tensor& rstd) {
+  const Tensor n = ctx.empty(x.shape);
+  rms_norm_into(ctx, x, w, eps, keep_x, rstd, n);
+  return n;
+}
+
+void rms_norm_into(const Context& ctx, const Tensor& x, const Tensor& w, float eps, const codec::Quantized& keep_x,
+                   const Tensor& rstd, const Operand& n) {
   check_rows(ctx, x, w.count(), "rms_norm", "x");
   if (keep_x.kept()) check_saved(keep_x, x.rows(), x.cols(), "rms_norm");
   if (rstd) check_rstd(rstd, {x.rows()}, "rms_norm");
-  const Tensor n = ctx.empty(x.shape);
+  check_output(ctx, n, x.shape, "rms_norm", "n");
   Scope scope(ctx);
+  if (!written_as_made(ctx, n, x.cols())) return to_fp8_into(ctx, rms_norm(ctx, x, w, eps, keep_x, rstd), n);
   const Tensor workspace = row_workspace(ctx, x.cols(), false), weights = fp32_weights(ctx, {w});
-  if (ctx.meta()) return n;
+  if (ctx.meta()) return;
   Timed timed(ctx.profile, Work::Elementwise);
-  if constexpr (kCudaBuild) {
-    if (ctx.cuda()) {
-      cuda::rms_norm(ctx, x, w, eps, keep_x, rstd, n);
-      return n;
-    }
-  }
+  if constexpr (kCudaBuild)
+    if (ctx.cuda()) return cuda::rms_norm(ctx, x, w, eps, keep_x, rstd, n);
   cpu::require_cpu(ctx, "rms_norm");
-  cpu::rms_norm(x, weights, eps, keep_x, rstd, n, workspace);
-  return n;
+  cpu::rms_norm(x, weights, eps, keep_x, rstd, n.data, workspace);
 }
 
 Tensor recompute_rms_norm(const Context& ctx, const codec::Quantized& kept_x, const Tensor& rstd, const Tensor& w) {
@@ -69,6 +72,24 @@ Tensor recompute_rms_norm(const Context& ctx, const codec::Quantized& kept_x, co
   return n;
 }
 
+Operand recompute_rms_norm_transposed(const Context& ctx, const codec::Quantized& kept_x, const Tensor& rstd,
+                                      const Tensor& w, OperandFormat format) {
+  check_saved(kept_x, kept_x.rows, w.count(), "recompute_rms_norm");
+  check_rstd(rstd, {kept_x.rows}, "recompute_rms_norm");
+  const Operand nt = fp8_operand(ctx, w.count(), kept_x.rows, format);
+  Scope scope(ctx);
+  if (!turned_as_made(ctx, nt) || !kept_x.row.even()) {
+    to_fp8_transposed_into(ctx, recompute_rms_norm(ctx, kept_x, rstd, w), nt);
+    return nt;
+  }
+  if constexpr (kCudaBuild)
+    if (ctx.cuda()) {
+      Timed timed(ctx.profile, Work::Elementwise);
+      cuda::recompute_rms_norm_transposed(ctx, kept_x, rstd, w, nt);
+    }
+  return nt;
+}
+
 Tensor rms_norm_backward(const Context& ctx, const Tensor& dn, const codec::Quantized& kept_x, const Tensor& rstd,
                          const Tensor& w, const Tensor& residual, const MainGrad& dw) {
   const Tensor dx = ctx.empty(dn.shape);
@@ -77,18 +98,26 @@ Tensor rms_norm_backward(const Context& ctx, const Tensor& dn, const codec::Quan
 }
 
 void rms_norm_backward_into(const Context& ctx, const Tensor& dn, const codec::Quantized& kept_x, const Tensor& rstd,
-                            const Tensor& w, const Tensor& residual, const Tensor& dx, const MainGrad& dw) {
+                            const Tensor& w, const Tensor& residual, const Tensor& dx, const MainGrad& dw,
+                            const Operand& dx_rows) {
   const int64_t rows = dn.shape[0], cols = w.count();
   check_rows(ctx, dn, cols, "rms_norm_backward", "dn");
   check_saved(kept_x, rows, cols, "rms_norm_backward");
   check_rstd(rstd, {rows}, "rms_norm_backward");
   check_gradients(ctx, dn, residual, dx, "rms_norm_backward");
+  if (dx_rows.data) {
+    check_output(ctx, dx_rows, dx.shape, "rms_norm_backward", "dx_rows");
+    if (!written_as_made(ctx, dx_rows, cols)) {
+      rms_norm_backward_into(ctx, dn, kept_x, rstd, w, residual, dx, dw);
+      return to_fp8_into(ctx, dx, dx_rows);
+    }
+  }
   Scope scope(ctx);
   if (ctx.target() == Device::Cuda) {
     const ProfilerRange range("rms_norm_backward");
     const Tensor partial = ctx.empty(DType::F32, {cuda::norm_slices(rows, cols), cols});
     if constexpr (kCudaBuild)
-      if (ctx.cuda()) cuda::rms_norm_backward(ctx, dn, kept_x, rstd, w, residual, dx, partial);
+      if (ctx.cuda()) cuda::rms_norm_backward(ctx, dn, kept_x, rstd, w, residual, dx, dx_rows, partial);
     return accumulate_slices(ctx, dw, partial);
   }
   const Tensor dw_sum = ctx.empty(DType::F32, {1, cols});

@@ -187,7 +187,7 @@ void normalise_heads(const Context& ctx, const Tensor& qkv, const Heads& heads, 
 }  // namespace
 
 void rms_norm(const Context& ctx, const Tensor& x, const Tensor& w, float eps, const codec::Quantized& keep_x,
-              const Tensor& rstd, const Tensor& n) {
+              const Tensor& rstd, const Operand& n) {
   norm_forward<NormKind::Rms>(ctx, x, w, eps, keep_x, rstd, n);
 }
 
@@ -196,9 +196,15 @@ void recompute_rms_norm(const Context& ctx, const codec::Quantized& kept_x, cons
   recompute_norm<NormKind::Rms>(ctx, kept_x, rstd, w, n);
 }
 
+void recompute_rms_norm_transposed(const Context& ctx, const codec::Quantized& kept_x, const Tensor& rstd,
+                                   const Tensor& w, const Operand& nt) {
+  recompute_norm_turned<NormKind::Rms>(ctx, kept_x, rstd, w, {}, nt);
+}
+
 void rms_norm_backward(const Context& ctx, const Tensor& dn, const codec::Quantized& kept_x, const Tensor& rstd,
-                       const Tensor& w, const Tensor& residual, const Tensor& dx, const Tensor& partial) {
-  norm_backward<NormKind::Rms>(ctx, dn, kept_x, rstd, w, residual, dx, partial);
+                       const Tensor& w, const Tensor& residual, const Tensor& dx, const Operand& dx_rows,
+                       const Tensor& partial) {
+  norm_backward<NormKind::Rms>(ctx, dn, kept_x, rstd, w, residual, dx, dx_rows, partial);
 }
 
 void qk_norm(const Context& ctx, const Tensor& qkv, const Heads& heads, const HeadWeights& w, float eps,

@@ -15,12 +15,16 @@ inline int64_t norm_slices(int64_t rows, int64_t cols) {
 }
 
 void rms_norm(const Context& ctx, const Tensor& x, const Tensor& w, float eps, const codec::Quantized& keep_x,
-              const Tensor& rstd, const Tensor& n);
+              const Tensor& rstd, const Operand& n);
 void recompute_rms_norm(const Context& ctx, const codec::Quantized& kept_x, const Tensor& rstd, const Tensor& w,
                         const Tensor& n);
-// partial [norm_slices, H] fp32 is written: dw is the sum of its rows.
+// nt has one scale.
+void recompute_rms_norm_transposed(const Context& ctx, const codec::Quantized& kept_x, const Tensor& rstd,
+                                   const Tensor& w, const Operand& nt);
+// partial [norm_slices, H] fp32 is written: dw is the sum of its rows. dx_rows is as the op's, or none.
 void rms_norm_backward(const Context& ctx, const Tensor& dn, const codec::Quantized& kept_x, const Tensor& rstd,
-                       const Tensor& w, const Tensor& residual, const Tensor& dx, const Tensor& partial);
+                       const Tensor& w, const Tensor& residual, const Tensor& dx, const Operand& dx_rows,
+                       const Tensor& partial);
 
 // The weights of query heads and of key heads.
 struct HeadWeights {

@@ -151,23 +151,25 @@ void check_schedule(const TrainConfig& c) {
   require(c.valid_fraction >= 0 && c.valid_fraction < 1, "--valid-fraction {} must lie in [0, 1)", c.valid_fraction);
 }
 
-// The operands of --fp8-recipe. A row of dyᵀ or xᵀ is a feature, over all tokens.
+// The operands of --fp8-recipe. Along tokens, for dW, one scale serves a whole matrix unless it is in blocks: e4m3 has
+// range enough, and rows that a kernel has written are turned without looking for maxima again.
 ops::Fp8Recipe fp8_recipe(const TrainConfig& c) {
-  using ops::Granularity;
+  using enum ops::Granularity;
   const DType gradient = c.fp8_format == "hybrid" ? DType::E5M2 : DType::E4M3;
-  const auto recipe = [&](Granularity activations, Granularity weights) {
-    return ops::Fp8Recipe{{DType::E4M3, activations},
-                          {DType::E4M3, weights},
-                          {gradient, activations},
-                          {gradient, activations},
-                          {DType::E4M3, activations}};
+  const auto recipe = [&](ops::Granularity activations, ops::Granularity weights, ops::Granularity dw) {
+    ops::Fp8Recipe r{
+        {DType::E4M3, activations}, {DType::E4M3, weights}, {gradient, activations}, {gradient, dw}, {DType::E4M3, dw}};
+    // Fast sums lose terms that share a sign, as those of dW do. In forward they cost nothing that shows beside the
+    // rounding of the operands (tests/cuda/scaled_product_test.cc).
+    if (activations != Block1x128) r.forward = ops::Accumulation::Fast;
+    return r;
   };
-  if (c.fp8_recipe == "tensorwise") return recipe(Granularity::Tensor, Granularity::Tensor);
-  if (c.fp8_recipe == "rowwise") return recipe(Granularity::Row, Granularity::Row);
+  if (c.fp8_recipe == "tensorwise") return recipe(Tensor, Tensor, Tensor);
+  if (c.fp8_recipe == "rowwise") return recipe(Row, Row, Tensor);
   require(c.fp8_format == "e4m3",
           "--fp8-recipe blockwise: its gradients are e4m3, as blocks need no more range; use "
           "--fp8-format e4m3");
-  return recipe(Granularity::Block1x128, Granularity::Block128x128);
+  return recipe(Block1x128, Block128x128, Block1x128);
 }
 
 model::Fp8Layers fp8_layers(const TrainConfig& c, int64_t layers) {
@@ -188,6 +190,23 @@ model::Fp8Layers fp8_layers(const TrainConfig& c, int64_t layers) {
 }
 
 }  // namespace
+
+std::string fp8_text(const TrainConfig& c, int64_t layers) {
+  if (c.fp8_format.empty()) return "";
+  std::string text = fmt::format("products in 8-bit floats ({}, {})", c.fp8_format, c.fp8_recipe);
+  if (!c.first_last_layers_bf16) return text;
+  std::vector<std::string> excepted;
+  const auto add = [&](int64_t begin, int64_t end) {
+    if (begin + 1 == end) excepted.push_back(std::to_string(begin));
+    if (begin + 1 < end) excepted.push_back(fmt::format("{} to {}", begin, end - 1));
+  };
+  add(0, c.num_layers_at_start_in_bf16);
+  add(layers - c.num_layers_at_end_in_bf16, layers);
+  if (excepted.empty()) return text;
+  const bool one = c.num_layers_at_start_in_bf16 + c.num_layers_at_end_in_bf16 == 1;
+  return fmt::format("{}; those of layer{} {} in {}", text, one ? "" : "s", fmt::join(excepted, " and "),
+                     c.compute_dtype);
+}
 
 comm::GroupOptions links_of(const TrainConfig& c) {
   one_of("--gpu-transport", c.gpu_transport, {"auto", "nccl", "staged", "direct"});

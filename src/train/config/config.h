@@ -100,6 +100,9 @@ TrainConfig resolved(TrainConfig config, const model::ModelConfig& model, Device
 // What memory planning needs of a resolved config, before stages of a pipeline get widths of their own
 // (plan/stage_plan.h).
 parallel::RunSpec make_run_spec(const TrainConfig& config, const model::ModelConfig& model, WorldRank place = {});
+// "products in 8-bit floats (e4m3, rowwise); those of layers 0 and 31 in bf16", of a resolved config for a model of so
+// many layers; empty without --fp8-format.
+std::string fp8_text(const TrainConfig& config, int64_t layers);
 Device resolve_device(const std::string& name);
 comm::GroupOptions links_of(const TrainConfig& config);  // how GPUs reach each other
 // Learning rate of a step (0-based): linear warm-up, then cosine, linear or constant decay to min_lr.

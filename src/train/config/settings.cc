@@ -107,8 +107,8 @@ constexpr auto kSettings = std::to_array<Setting>({
     {"Precision", "exp-avg-dtype", "8bit|fp32", "AdamW's first moment", &C::exp_avg_dtype},
     {"Precision", "exp-avg-sq-dtype", "8bit|fp32", "AdamW's second moment", &C::exp_avg_sq_dtype},
     {"Precision", "fp8-format", "e4m3|hybrid",
-     "multiply in 8-bit floats inside layers while training (GPUs: Hopper or newer): e4m3, or with gradients in e5m2; "
-     "empty: in --compute-dtype",
+     "multiply in 8-bit floats inside layers while training (GPUs: Hopper; Ada and Blackwell with --fp8-recipe "
+     "tensorwise): e4m3, or with gradients in e5m2; empty: in --compute-dtype",
      &C::fp8_format},
     {"Precision", "fp8-recipe", "tensorwise|rowwise|blockwise",
      "what shares a scale in --fp8-format: a tensor, a row, or 128 numbers of a row (of weights, 128 x 128; with e4m3 "

@@ -12,6 +12,7 @@ constexpr OperandFormat kTokens{DType::E4M3, Granularity::Block1x128}, kWeight{D
 
 // Along tokens other formats than along features, so that none of a pair can be taken for the other.
 constexpr OperandFormat kTensor{DType::E4M3, Granularity::Tensor}, kGradientTensor{DType::E5M2, Granularity::Tensor};
+constexpr Fp8Recipe kRowsAndWhole = {kRow, kRow, kGradient, kGradientTensor, kTensor};
 constexpr Fp8Recipe kMixed = {kTensor, kRow, kGradient, kGradientTensor, kRow};
 
 struct Fp8Linear : testing::TestWithParam<Fp8Recipe> {
@@ -24,7 +25,8 @@ struct Fp8Linear : testing::TestWithParam<Fp8Recipe> {
 INSTANTIATE_TEST_SUITE_P(Recipes, Fp8Linear,
                          testing::Values(Fp8Recipe{kRow, kRow, kRow, kRow, kRow},
                                          Fp8Recipe{kRow, kRow, kGradient, kGradient, kRow},
-                                         Fp8Recipe{kTokens, kWeight, kTokens, kTokens, kTokens}, kMixed));
+                                         Fp8Recipe{kTokens, kWeight, kTokens, kTokens, kTokens}, kMixed,
+                                         kRowsAndWhole));
 
 TEST_P(Fp8Linear, ForwardTakesOperandsOfTheRecipe) {
   const Fp8Recipe& r = GetParam();
@@ -48,6 +50,56 @@ TEST_P(Fp8Linear, BackwardTakesOperandsOfTheRecipe) {
   EXPECT_EQ(values(grad.data.plain()), values(by_hand.data.plain()));
 }
 
+// A weight with a place for the scale of the whole matrix: forward leaves it, and backward has no need to look for it.
+TEST(Fp8Weight, BackwardTakesTheScaleThatForwardLeft) {
+  for (const OperandFormat format : {kRow, kTensor}) {
+    TestContext t(DType::BF16);
+    Context fp8 = t.ctx;
+    const Fp8Recipe recipe{format, format, format, kTensor, kTensor};
+    fp8.fp8 = &recipe;
+    const Tensor x = t.random({50, 64}), dy = t.random({50, 96});
+    Operand w = t.random({96, 64}, 0.1);
+    set(w.data, 5, 3.0);
+    const Values forward = values(linear(fp8, x, w)), backward = values(linear_dx(fp8, dy, w));
+    w.max_scale = t.zeros({1}, DType::F32);
+    EXPECT_EQ(values(linear(fp8, x, w)), forward);
+    EXPECT_EQ(get(w.max_scale, 0), 1.0 / 128) << "the least power of two above 3 / 448";
+    const Operand turned = fp8_operand(t.ctx, 64, 96, format);
+    to_fp8_transposed_into(t.ctx, w.data, w.max_scale, turned);
+    EXPECT_EQ(values(linear_dx(fp8, dy, w)), values(linear(t.ctx, to_fp8(t.ctx, dy, format), turned)));
+    EXPECT_EQ(linear_dx(fp8, dy, w).shape, (Shape{50, 64}));
+    if (format == kTensor) {
+      EXPECT_EQ(values(linear_dx(fp8, dy, w)), backward);
+    }
+  }
+}
+
+// Operands as a layer has them: numbers or rows of codes, and the input turned or not.
+TEST(Fp8Layer, DwTakesOperandsAsTheyAre) {
+  TestContext t(DType::BF16);
+  const Fp8Recipe recipe{kRow, kRow, kRow, kTensor, kTensor};
+  Context fp8 = t.ctx;
+  fp8.fp8 = &recipe;
+  const Tensor x = t.random({50, 64}), dy = t.random({50, 96});
+  const Operand rows = to_fp8(t.ctx, dy, kRow), xt = to_fp8_transposed(t.ctx, x, kTensor);
+  const auto dw = [&](const Context& ctx, const Operand& a, const Operand& b) {
+    const MainGrad grad = t.grad(96, 64);
+    accumulate_dw(ctx, grad, a, b);
+    return values(grad.data.plain());
+  };
+  const MainGrad by_hand = t.grad(96, 64);
+  accumulate_dw(t.ctx, by_hand, to_fp8_transposed(t.ctx, rows, kTensor), xt, Accumulation::Fp32);
+  const Values want = values(by_hand.data.plain());
+  EXPECT_EQ(dw(fp8, rows, xt), want);
+  EXPECT_EQ(dw(fp8, rows, transposed(x)), want);
+  EXPECT_EQ(dw(t.ctx, dy, transposed(x)), dw(t.ctx, Operand(dy), transposed(x)));
+  // A dW in the compute type decodes what came as codes.
+  Fp8Recipe numbers = recipe;
+  numbers.dw_dy = numbers.dw_x = {DType::BF16, Granularity::None};
+  fp8.fp8 = &numbers;
+  EXPECT_EQ(dw(fp8, rows, transposed(x)), dw(t.ctx, to_numbers(t.ctx, rows), transposed(x)));
+}
+
 // Of Gaussian operands e4m3 rounds each number by 2.6%, so a product of two errs by 3.7%; with one in e5m2 by 5.9%.
 TEST_P(Fp8Linear, ErrsAsItsFormatsDo) {
   const auto error = [](const Tensor& got, const Tensor& want) {
@@ -63,6 +115,18 @@ TEST_P(Fp8Linear, ErrsAsItsFormatsDo) {
   const MainGrad exact = t.grad(90, 70);
   accumulate_dw(t.ctx, exact, dy, x);
   EXPECT_NEAR(error(grad.data.plain(), exact.data.plain()), gradient, 0.005);
+}
+
+TEST(Fp8Recipes, DwMayBeMadeInTheComputeType) {
+  TestContext t{DType::BF16};
+  const Tensor x = t.random({50, 70}), dy = t.random({50, 90});
+  Fp8Recipe recipe{kRow, kRow, kRow, {DType::BF16, Granularity::None}, {DType::BF16, Granularity::None}};
+  Context fp8 = t.ctx;
+  fp8.fp8 = &recipe;
+  const MainGrad grad = t.grad(90, 70), plain = t.grad(90, 70);
+  accumulate_dw(fp8, grad, dy, x);
+  accumulate_dw(t.ctx, plain, dy, x);
+  EXPECT_EQ(values(grad.data.plain()), values(plain.data.plain()));
 }
 
 // A matrix that lies the other way is the same operand.

@@ -186,6 +186,97 @@ TEST(Fp8Operands, MatrixAndTransposeAgree) {
     }
 }
 
+// Rows whose numbers lie `apart` binades from those of the row before.
+Tensor rows_apart(TestContext& t, Shape shape, int apart) {
+  Tensor x = t.random(shape);
+  for (int64_t i = 0; i < x.count(); ++i) set(x, i, get(x, i) * std::ldexp(1, -apart * static_cast<int>(i / shape[1])));
+  return x;
+}
+
+// Each number under the scale of the whole, as if it had been made from the row's code: to the nearest, ties to even.
+TEST(Fp8Operands, CodesOfRowsAreTurnedUnderTheLargestScale) {
+  for (const DType dtype : {DType::E4M3, DType::E5M2})
+    for (const int apart : {0, 1, 5, 20}) {
+      TestContext t;
+      const Operand rows = to_fp8(t.ctx, rows_apart(t, {11, 32}, apart), {dtype, Granularity::Row});
+      const Operand turned = to_fp8_transposed(t.ctx, rows, {dtype, Granularity::Tensor});
+      check_operand(turned, "test");
+      const float* scales = rows.scale.as<float>();
+      const double whole = *std::max_element(scales, scales + 11);
+      EXPECT_EQ(*rows.max_scale.as<float>(), whole);
+      EXPECT_EQ(*turned.scale.as<float>(), whole);
+      ASSERT_EQ(turned.data.shape, (Shape{32, 16}));
+      for (int64_t r = 0; r < 11; ++r)
+        for (int64_t c = 0; c < 32; ++c) {
+          const double number = value_of(dtype, rows.data.raw()[r * 32 + c]) * rows.scale.as<float>()[r];
+          ASSERT_EQ(value_of(dtype, turned.data.raw()[c * 16 + r]), nearest(dtype, number / whole)) << r << ", " << c;
+        }
+      for (int64_t c = 0; c < 32; ++c)
+        for (int64_t r = 11; r < 16; ++r) ASSERT_EQ(turned.data.raw()[c * 16 + r], 0);
+    }
+}
+
+TEST(Fp8Operands, CodesOfRowsAreTurnedIntoAnyFormat) {
+  TestContext t;
+  const Operand rows = to_fp8(t.ctx, t.random({40, 48}), {});
+  const Tensor numbers = to_numbers(t.ctx, rows);
+  for (int64_t i = 0; i < numbers.count(); ++i)
+    ASSERT_EQ(get(numbers, i), value_of(DType::E4M3, rows.data.raw()[i]) * rows.scale.as<float>()[i / 48]);
+  for (const OperandFormat format : {OperandFormat{DType::E5M2, Granularity::Tensor}, OperandFormat{},
+                                     OperandFormat{DType::E4M3, Granularity::Block1x128}}) {
+    const Operand turned = to_fp8_transposed(t.ctx, rows, format), cast = to_fp8_transposed(t.ctx, numbers, format);
+    EXPECT_TRUE(std::equal(cast.data.raw(), cast.data.raw() + cast.data.bytes(), turned.data.raw()));
+    EXPECT_EQ(values(turned.scale), values(cast.scale));
+  }
+}
+
+TEST(Fp8Operands, DamageOfARowIsDamageOfTheWhole) {
+  TestContext t;
+  const Tensor x = t.random({20, 32});
+  set(x, 7 * 32 + 1, std::numeric_limits<double>::infinity());
+  const Operand rows = to_fp8(t.ctx, x, {}),
+                turned = to_fp8_transposed(t.ctx, rows, {DType::E4M3, Granularity::Tensor});
+  EXPECT_TRUE(std::isnan(*rows.max_scale.as<float>()));
+  EXPECT_TRUE(std::isnan(*turned.scale.as<float>()));
+  for (size_t i = 0; i < turned.data.bytes(); ++i) ASSERT_EQ(turned.data.raw()[i], 0);
+}
+
+TEST(Fp8Operands, AKnownScaleServesEveryGroup) {
+  TestContext t;
+  const Tensor x = t.random({20, 32}), scale = t.filled(
+                                           {1}, [](int64_t) { return 0.5; }, DType::F32);
+  for (const Granularity granularity : {Granularity::Tensor, Granularity::Row}) {
+    const Operand out = fp8_operand(t.ctx, 32, 20, {DType::E4M3, granularity});
+    to_fp8_transposed_into(t.ctx, x, scale, out);
+    for (int64_t r = 0; r < 20; ++r)
+      for (int64_t c = 0; c < 32; ++c) {
+        EXPECT_EQ(out.scale.as<float>()[scale_index(out, c, r)], 0.5f);
+        ASSERT_EQ(value_of(DType::E4M3, out.data.raw()[c * 32 + r]), nearest(DType::E4M3, get(x, r * 32 + c) / 0.5));
+      }
+  }
+  const Operand blocks = fp8_operand(t.ctx, 32, 20, {DType::E4M3, Granularity::Block1x128});
+  EXPECT_THAT(error_of([&] { to_fp8_transposed_into(t.ctx, x, scale, blocks); }), testing::HasSubstr("1x128"));
+}
+
+// What forward and backward ask kernels for: 8-bit floats by rows, or numbers.
+TEST(Fp8Operands, InputsAreByRowsWhereTheRecipeSaysSo) {
+  TestContext t(DType::BF16);
+  constexpr OperandFormat kRows{DType::E4M3, Granularity::Row}, kOne{DType::E4M3, Granularity::Tensor};
+  const Fp8Recipe rowwise{kRows, kRows, {DType::E5M2, Granularity::Row}, kOne, kOne},
+      tensorwise{kOne, kOne, kOne, kOne, kOne};
+  Context ctx = t.ctx;
+  EXPECT_EQ(forward_input(ctx, 4, 32).dtype(), DType::BF16);
+  EXPECT_FALSE(fp8_gradient_input(ctx, 4, 32).data);
+  ctx.fp8 = &rowwise;
+  EXPECT_EQ(forward_input(ctx, 4, 32).dtype(), DType::E4M3);
+  EXPECT_EQ(gradient_input(ctx, 4, 32).dtype(), DType::E5M2);
+  EXPECT_EQ(forward_input(ctx, 4, 33).dtype(), DType::BF16) << "k would need padding";
+  EXPECT_EQ(to_gradient_input(ctx, t.random({4, 32})).dtype(), DType::E5M2);
+  ctx.fp8 = &tensorwise;
+  EXPECT_EQ(gradient_input(ctx, 4, 32).dtype(), DType::BF16);
+  EXPECT_EQ(to_gradient_input(ctx, t.random({4, 32})).dtype(), DType::BF16);
+}
+
 TEST(Fp8Operands, ErrorsSayWhatFits) {
   TestContext t;
   EXPECT_THAT(error_of([&] { to_fp8(t.ctx, t.zeros({4}), {}); }), testing::HasSubstr("two dimensions"));

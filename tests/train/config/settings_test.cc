@@ -76,11 +76,16 @@ TEST(Settings, Fp8ProductsAreSetByMegatronsNames) {
   config.fp8_format = "e4m3";
   ops::Fp8Recipe recipe = run_spec_of(config).precision.fp8.recipe.value();
   EXPECT_EQ(recipe.x, (ops::OperandFormat{DType::E4M3, ops::Granularity::Row}));
-  EXPECT_EQ(recipe.dw_dy, (ops::OperandFormat{DType::E4M3, ops::Granularity::Row}));
+  EXPECT_EQ(recipe.dw_dy, (ops::OperandFormat{DType::E4M3, ops::Granularity::Tensor}));
+  EXPECT_EQ(recipe.dw_x, recipe.dw_dy);
+  EXPECT_EQ(recipe.forward, ops::Accumulation::Fast);
+  EXPECT_EQ(recipe.dx, ops::Accumulation::Fp32);
+  EXPECT_EQ(recipe.dw, ops::Accumulation::Fp32);
   config.fp8_recipe = "blockwise";
   recipe = run_spec_of(config).precision.fp8.recipe.value();
   EXPECT_EQ(recipe.x.granularity, ops::Granularity::Block1x128);
   EXPECT_EQ(recipe.w.granularity, ops::Granularity::Block128x128);
+  EXPECT_EQ(recipe.forward, ops::Accumulation::Fp32) << "blocks are always promoted";
   config.fp8_format = "hybrid";
   config.fp8_recipe = "tensorwise";
   recipe = run_spec_of(config).precision.fp8.recipe.value();
@@ -92,6 +97,24 @@ TEST(Settings, Fp8ProductsAreSetByMegatronsNames) {
   const int64_t layers = model::preset("demo").layers;
   for (int64_t layer = 0; layer < layers; ++layer)
     EXPECT_EQ(fp8.of(layer, layers) != nullptr, layer >= 2 && layer < layers - 1) << layer;
+}
+
+TEST(Settings, Fp8TextNamesFormatRecipeAndExceptedLayers) {
+  TrainConfig config;
+  config.compute_dtype = "bf16";
+  const auto text = [&](int64_t first, int64_t last) {
+    config.num_layers_at_start_in_bf16 = first, config.num_layers_at_end_in_bf16 = last;
+    return fp8_text(config, 32);
+  };
+  EXPECT_EQ(text(1, 1), "");
+  config.fp8_format = "e4m3";
+  EXPECT_EQ(text(1, 1), "products in 8-bit floats (e4m3, rowwise)");
+  config.first_last_layers_bf16 = true;
+  EXPECT_EQ(text(1, 1), "products in 8-bit floats (e4m3, rowwise); those of layers 0 and 31 in bf16");
+  config.fp8_format = "hybrid", config.fp8_recipe = "tensorwise";
+  EXPECT_EQ(text(0, 0), "products in 8-bit floats (hybrid, tensorwise)");
+  EXPECT_EQ(text(0, 1), "products in 8-bit floats (hybrid, tensorwise); those of layer 31 in bf16");
+  EXPECT_EQ(text(3, 2), "products in 8-bit floats (hybrid, tensorwise); those of layers 0 to 2 and 30 to 31 in bf16");
 }
 
 TEST(Settings, Fp8ErrorsSayWhatToChange) {
