@@ -1,30 +1,35 @@
-// What quantizing the saved activations does to the gradient of a trained model, by kind of parameter.
+// What quantizing the saved activations, and products in 8-bit floats, do to the gradient of a trained model, by kind
+// of parameter.
 //
 //   build/bench/gradient_error runs/demo --data BOOK.txt
 //
-// The same weights and the same micro-batches, forward and backward, once with every saved tensor kept exactly and once
-// as a policy or an override keeps them; gradients accumulate in fp32 and nothing else is quantized, so all of the
-// difference comes from the activations. The relative error of a kind of parameter, with the sums over all its elements
-// in all layers, is
+// The same weights and the same micro-batches, forward and backward, once exactly and once as a policy or an override
+// keeps saved tensors, or as a recipe makes the products of layers, or both; gradients accumulate in fp32 and nothing
+// else is quantized, so all of the difference comes from these. The relative error of a kind of parameter, with the
+// sums over all its elements in all layers, is
 //
 //   sqrt(Σ (g - g_exact)²) / sqrt(Σ g_exact²)
 //
 // where g is the mean gradient over the tokens of all micro-batches: more tokens average more of the noise away, as
 // they do in training.
+//
+// With --outliers the model is given some (gradient_error/outliers.h), and g stays the gradient by the weights that it
+// had before. Outliers in the residual stream change what the model computes, so it is trained again:
+//
+//   build/bench/gradient_error runs/demo --data BOOK.txt --outliers 1000 --residual-outliers runs/outliers-hf
+//   build/agoq train --model runs/outliers-hf --data-path BOOK.txt --baseline fp32 --save runs/outliers ...
+//   build/bench/gradient_error runs/outliers --data BOOK.txt --outliers 1000 --outliers-in unit
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cmath>
-#include <cstring>
+#include <limits>
 #include <nlohmann/json.hpp>
-#include <optional>
 
 #include "base/text.h"
 #include "cli/options.h"
-#include "plan/layout.h"
-#include "train/data/micro_batch.h"
-#include "train/inference.h"
+#include "gradient_error/experiment.h"
 
 namespace agoq::bench {
 namespace {
@@ -32,17 +37,24 @@ namespace {
 struct Options {
   std::shared_ptr<cli::SettingOptions> settings;
   std::string source, policies = "agoq,paper,fp8,bf16", codecs = "fp4,nf4,int4,fp5,fp6,fp8,int8";
+  std::string products = "bf16,rowwise,tensorwise,hybrid,blockwise,rowwise/rowwise,rowwise/blockwise,rowwise/bf16";
   std::string data;
   int64_t micro_batches = 4;
+  double outliers = 0;
+  std::string outliers_in = "unit,norms", residual_outliers;
   bool json = false;
 };
 
-// A way to keep activations: a policy and overrides of it.
+// A row of a table.
 struct Choice {
   std::string group, name;
-  model::Policy policy = model::Policy::Fp32;
-  std::string overrides;
+  Way way;
 };
+
+// Groups of rows.
+constexpr const char* kPolicies = "policy";
+constexpr const char* kProducts = "products";
+constexpr const char* kBoth = "products and policy agoq";
 
 // Quantized alone, everything else exact. CODEC stands for the codec.
 struct Alone {
@@ -64,94 +76,24 @@ std::string with_codec(std::string text, const std::string& codec) {
   return text.replace(text.find(blank), blank.size(), codec);
 }
 
-std::vector<Choice> choices_of(const Options& options) {
+// The policy beside which products err too.
+constexpr auto kBesideProducts = model::Policy::Agoq;
+
+std::vector<Choice> choices_of(const Options& options, const model::ModelConfig& model) {
   std::vector<Choice> choices;
   for (const std::string& name : split(options.policies, ','))
-    choices.push_back({"policy", name, model::policy_from_name(name), ""});
+    choices.push_back({kPolicies, name, {model::policy_from_name(name), "", {}}});
   for (const Alone& alone : kAlone)
     for (const std::string& codec : split(options.codecs, ','))
-      choices.push_back({alone.group, codec, model::Policy::Fp32, with_codec(alone.overrides, codec)});
+      choices.push_back({alone.group, codec, {model::Policy::Fp32, with_codec(alone.overrides, codec), {}}});
+  const std::vector<std::string> products = split(options.products, ',');
+  for (const std::string& name : products)
+    choices.push_back({kProducts, name, {model::Policy::Fp32, "", products_from_name(name, model)}});
+  if (!products.empty()) choices.push_back({kBoth, "exact", {kBesideProducts, "", {}}});
+  for (const std::string& name : products)
+    choices.push_back({kBoth, name, {kBesideProducts, "", products_from_name(name, model)}});
   return choices;
 }
-
-// Gradients of all parameters, by ParamId::tensor().
-using GradientVectors = std::vector<std::vector<float>>;
-
-// The model, its weights and the micro-batches; makes the gradient for one choice at a time.
-class Experiment {
- public:
-  explicit Experiment(const Options& options) {
-    train::TrainConfig config = options.settings->config();
-    cli::use_threads(config);
-    loaded_.emplace(options.source, config);
-    config = loaded_->config();
-    config.main_grads_dtype = "fp32";
-    run_spec_ = train::make_run_spec(config, loaded_->model());
-    read_batches(config, options);
-  }
-
-  const model::LayerSpec& spec() { return loaded_->state().spec(); }
-  const std::vector<model::ParamId>& ids() { return loaded_->state().params().ids(); }
-  int64_t tokens() const { return run_spec_.tokens() * static_cast<int64_t>(batches_.size()); }
-
-  GradientVectors gradients(const Choice& choice) {
-    parallel::RunSpec run_spec = run_spec_;
-    run_spec.recipe =
-        model::make_recipe(run_spec.model, spec(), choice.policy, model::Recompute::None, choice.overrides);
-    Arena arena(Device::Cpu, plan::plan_layout(run_spec, Device::Cpu).total);
-    parallel::TrainingState state(arena, Device::Cpu, run_spec);
-    copy_weights(state);
-    double weight = 0;
-    for (const train::Batch& batch : batches_) weight += batch.target_weight();
-    for (size_t i = 0; i < batches_.size(); ++i)
-      state.forward_backward(train::view(batches_[i]), static_cast<uint32_t>(i), static_cast<float>(1 / weight));
-    GradientVectors all;
-    for (const model::ParamId& id : ids()) {
-      const Tensor grad = state.grads().data(id).plain();
-      all.emplace_back(grad.as<float>(), grad.as<float>() + grad.count());
-      require(std::any_of(all.back().begin(), all.back().end(), [](float g) { return g != 0; }),
-              "the gradient of parameter {} of layer {} is zero: nothing can be measured by it", spec()[id.param].name,
-              id.layer);
-    }
-    return all;
-  }
-
- private:
-  // Micro-batches of samples spread evenly over the data.
-  void read_batches(const train::TrainConfig& config, const Options& options) {
-    const train::BatchSpec spec = train::batch_spec(config, loaded_->model());
-    train::DataConfig data = train::data_config(config);
-    data.data_path = {options.data};
-    const train::Dataset dataset = train::open_evaluation_dataset(data, spec);
-    const uint64_t needed = static_cast<uint64_t>(options.micro_batches * spec.micro_batch_size);
-    require(dataset.samples() >= needed, "{} has {} sequences of {} tokens, {} are needed", options.data,
-            dataset.samples(), spec.sequence_length, needed);
-    for (uint64_t sample = 0; sample < needed; ++sample) {
-      const int64_t slot = static_cast<int64_t>(sample) % spec.micro_batch_size;
-      if (slot == 0) batches_.emplace_back(spec);
-      dataset.fill(sample * (dataset.samples() / needed), slot, batches_.back());
-    }
-  }
-
-  void copy_weights(parallel::TrainingState& state) {
-    const std::vector<StoredTensor> from = loaded_->state().named_tensors();
-    for (const StoredTensor& to : state.named_tensors()) {
-      if (to.name.starts_with("exp_avg")) continue;
-      const auto same = std::find_if(from.begin(), from.end(), [&](const StoredTensor& f) {
-        return f.name == to.name && f.dtype == to.dtype && f.dims == to.dims;
-      });
-      require(same != from.end(), "{} is not among the weights read", to.name);
-      require(same->pieces.size() == to.pieces.size(), "{} is held in {} pieces, and read in {}", to.name,
-              to.pieces.size(), same->pieces.size());
-      for (size_t i = 0; i < to.pieces.size(); ++i)
-        std::memcpy(to.pieces[i].data.data, same->pieces[i].data.data, to.pieces[i].data.bytes());
-    }
-  }
-
-  std::optional<train::LoadedModel> loaded_;
-  parallel::RunSpec run_spec_;
-  std::vector<train::Batch> batches_;
-};
 
 // Columns of the table: the model's parameters in the order of forward, then all of them.
 struct Kinds {
@@ -188,15 +130,36 @@ std::vector<double> relative_errors(const Kinds& kinds, const std::vector<model:
 }
 
 struct Result {
-  Choice choice;
+  std::string group, name;
   std::vector<double> errors;  // by column of Kinds
 };
+
+const Result& find(const std::vector<Result>& results, const std::string& group, const std::string& name) {
+  return *std::find_if(results.begin(), results.end(),
+                       [&](const Result& r) { return r.group == group && r.name == name; });
+}
+
+// Behind each row of products and policy, what it would be if independent errors of the two added up.
+std::vector<Result> with_sums_of_squares(const std::vector<Result>& results) {
+  std::vector<Result> all;
+  for (const Result& result : results) {
+    all.push_back(result);
+    if (result.group != kBoth || result.name == "exact") continue;
+    const std::vector<double>& policy = find(results, kBoth, "exact").errors;
+    Result sum = find(results, kProducts, result.name);
+    sum.group = kBoth;
+    sum.name = "√(products² + policy²)";
+    for (size_t k = 0; k < policy.size(); ++k) sum.errors[k] = std::hypot(sum.errors[k], policy[k]);
+    all.push_back(sum);
+  }
+  return all;
+}
 
 void print_json(const Kinds& kinds, const std::vector<Result>& results, int64_t tokens) {
   nlohmann::ordered_json json;
   json["tokens"] = tokens;
   for (const Result& result : results) {
-    nlohmann::ordered_json row = {{"quantized", result.choice.group}, {"as", result.choice.name}};
+    nlohmann::ordered_json row = {{"quantized", result.group}, {"as", result.name}};
     for (size_t k = 0; k < kinds.names.size(); ++k) row["error"][kinds.names[k]] = result.errors[k];
     json["results"].push_back(row);
   }
@@ -204,41 +167,103 @@ void print_json(const Kinds& kinds, const std::vector<Result>& results, int64_t 
   fmt::print("{}\n", json.dump(1));
 }
 
-void print_tables(const Kinds& kinds, const std::vector<Result>& results, int64_t tokens) {
-  fmt::print("Relative L2 error of the gradient over {} tokens against the gradient with exact saved activations\n",
-             tokens);
+std::string title_of(const std::string& group) {
+  if (group == kPolicies) return "Activation policies";
+  if (group == kProducts) return "Products in other arithmetic, saved activations exact";
+  if (group == kBoth) return "The same products with the activation policy agoq";
+  return "Only " + group;
+}
+
+std::string column_of(const std::string& group) {
+  if (group == kPolicies) return group;
+  return group == kProducts || group == kBoth ? "products" : "codec";
+}
+
+void print_tables(const Kinds& kinds, const std::vector<Result>& results) {
   for (size_t i = 0; i < results.size();) {
-    const std::string& group = results[i].choice.group;
-    std::vector<std::string> headers = {group == "policy" ? group : "codec"};
+    const std::string group = results[i].group;
+    std::vector<std::string> headers = {column_of(group)};
     headers.insert(headers.end(), kinds.names.begin(), kinds.names.end());
     Table table(headers);
-    for (; i < results.size() && results[i].choice.group == group; ++i) {
-      std::vector<std::string> cells = {results[i].choice.name};
+    for (; i < results.size() && results[i].group == group; ++i) {
+      std::vector<std::string> cells = {results[i].name};
       for (const double error : results[i].errors) cells.push_back(fmt::format("{:.4f}", error));
       table.add_row(cells);
     }
-    fmt::print("\n{}\n{}", group == "policy" ? "Activation policies" : "Only " + group, "\n" + table.markdown());
+    fmt::print("\n{}\n\n{}", title_of(group), table.markdown());
   }
   fmt::print(
       "\nThe paper's Table 13 gives, for its own models and by its own measure: norm 0.003, GEMM weight 0.026, SiLU "
       "0.051.\n");
 }
 
+// How many times larger than the rest three channels and one unit are, in the layer where it is least.
+void print_outliers(const ModelChannels& channels) {
+  const std::vector<int64_t> three = largest(channels.final_x, kOutlierChannels);
+  double x = times_larger(channels.final_x, three), n = std::numeric_limits<double>::infinity(), h = n;
+  for (const LayerChannels& layer : channels.layers) {
+    x = std::min({x, times_larger(layer.x1, three), times_larger(layer.x2, three)});
+    n = std::min({n, times_larger(layer.n1, three), times_larger(layer.n2, three)});
+    h = std::min(h, times_larger(layer.h, largest(layer.h, 1)));
+  }
+  fmt::print(
+      "Of channels {}, the largest of the residual stream, each is {:.4g} times as large as all others (root mean "
+      "squares over the tokens), and {:.4g} times as large behind the norms; the largest unit of SwiGLU is {:.4g} "
+      "times "
+      "as large as all others; these are the least of all layers.\n\n",
+      fmt::join(three, ", "), x, n, h);
+}
+
+void print(const Options& options, Experiment& experiment, const Kinds& kinds, const std::vector<Result>& results) {
+  const int64_t batches = experiment.micro_batches(), tokens = experiment.tokens();
+  if (options.json) return print_json(kinds, results, batches * tokens);
+  if (!experiment.model().post_norm) print_outliers(experiment.channels());
+  fmt::print(
+      "Relative L2 error of the gradient over {} tokens, {} in a micro-batch, against the exact gradient; the loss of "
+      "these tokens is {:.3f}\n",
+      batches * tokens, tokens, experiment.loss());
+  print_tables(kinds, results);
+}
+
+void make_outliers(const Options& options, Experiment& experiment) {
+  const ModelChannels channels = experiment.channels();
+  const parallel::RunSpec& run_spec = experiment.weights().run_spec();
+  for (const std::string& where : split(options.outliers_in, ',')) {
+    require(where == "unit" || where == "norms", "--outliers-in: '{}' is neither unit nor norms", where);
+    experiment.rescale(where == "unit" ? unit_outliers(run_spec, channels, options.outliers)
+                                       : norm_outliers(run_spec, channels, options.outliers));
+  }
+}
+
+void write_residual_outliers(const Options& options, Experiment& experiment) {
+  require(options.outliers > 0, "--residual-outliers needs --outliers, their size");
+  const double before = experiment.loss();
+  experiment.rescale(residual_outliers(experiment.weights().run_spec(), experiment.channels(), options.outliers));
+  print_outliers(experiment.channels());
+  fmt::print("Loss before {:.3f}, after {:.3f}.\n", before, experiment.loss());
+  experiment.write(options.residual_outliers);
+}
+
 void run(const Options& options) {
-  Experiment experiment(options);
+  train::TrainConfig config = options.settings->config();
+  cli::use_threads(config);
+  Experiment experiment(options.source, config, options.data, options.micro_batches);
+  if (!options.residual_outliers.empty()) return write_residual_outliers(options, experiment);
+  if (options.outliers > 0) make_outliers(options, experiment);
   const Kinds kinds(experiment.spec());
   const GradientVectors exact = experiment.gradients({});
   std::vector<Result> results;
-  for (const Choice& choice : choices_of(options))
-    results.push_back({choice, relative_errors(kinds, experiment.ids(), experiment.gradients(choice), exact)});
-  (options.json ? print_json : print_tables)(kinds, results, experiment.tokens());
+  for (const Choice& choice : choices_of(options, experiment.model()))
+    results.push_back(
+        {choice.group, choice.name, relative_errors(kinds, experiment.ids(), experiment.gradients(choice.way), exact)});
+  print(options, experiment, kinds, with_sums_of_squares(results));
 }
 
 }  // namespace
 }  // namespace agoq::bench
 
 int main(int argc, char** argv) try {
-  CLI::App program("Error of the gradient by kind of parameter when saved activations are quantized.",
+  CLI::App program("Error of the gradient by kind of parameter: quantized activations, 8-bit products.",
                    "gradient_error");
   agoq::bench::Options options;
   program.add_option("SOURCE", options.source, "a run folder, a checkpoint or a Hugging Face folder")->required();
@@ -250,6 +275,19 @@ int main(int argc, char** argv) try {
       ->check(CLI::PositiveNumber);
   program.add_option("--policies", options.policies, "activation policies to compare")->capture_default_str();
   program.add_option("--codecs", options.codecs, "codecs for one kind of tensor at a time")->capture_default_str();
+  program
+      .add_option("--products", options.products, "products of layers to compare: bf16, rowwise, blockwise/bf16, ...")
+      ->capture_default_str();
+  program
+      .add_option("--outliers", options.outliers,
+                  "make a unit of SwiGLU and three channels behind each norm so many times larger than the others")
+      ->check(CLI::PositiveNumber);
+  program.add_option("--outliers-in", options.outliers_in, "unit, norms, or both")->capture_default_str();
+  program
+      .add_option("--residual-outliers", options.residual_outliers,
+                  "write the model with three channels of the residual stream so large, to be trained further, and "
+                  "measure nothing")
+      ->type_name("FOLDER");
   agoq::train::TrainConfig defaults;
   defaults.micro_batch_size = 8;
   options.settings = agoq::cli::SettingOptions::add(
