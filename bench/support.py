@@ -109,10 +109,12 @@ def threads_each(processes):
     return max(1, len(os.sched_getaffinity(0)) // processes)
 
 
-def run_worker(script, arguments, world, seconds, gpus=None):
+def run_worker(script, arguments, world, seconds, gpus=None, packages=None):
     """Runs one of bench/peers on so many ranks; what it has printed, see peers/worker.py. A run that fails otherwise, or does not end in
-    time, adds {"failed": why}."""
+    time, adds {"failed": why}. `packages`: a folder of Python packages that go before those installed."""
     environment = {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True", "PYTHONUNBUFFERED": "1"}
+    if packages:
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(packages), os.environ.get("PYTHONPATH"))))
     with Ranks([sys.executable, "-W", "ignore", script, *arguments], world, gpus, environment) as ranks:
         ranks.until(lambda: False, seconds)  # all have ended, or one has failed
         ranks.wait(3)

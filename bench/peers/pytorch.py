@@ -3,7 +3,8 @@
 
 With --state fp32, parameters are fp32 and sharded, computed with in bf16, and Adam's moments are fp32; with bf16 everything
 is bf16, 8 bytes a parameter: the least that PyTorch has without further packages, but no master. Gradients are summed over
-ranks after every micro-batch, so that they stay sharded. See worker.py for the rest of the interface.
+ranks after every micro-batch, so that they stay sharded. --fp8 needs the package torchao. See worker.py for the rest of the
+interface.
 """
 
 import llama
@@ -33,7 +34,11 @@ def build(w):
     llama.prepare_layers(w, model)
     if w.options.shard:
         shard(w, model)
+    elif w.options.compile:
+        model.model.norm.compile(dynamic=False)
     model.to_empty(device=w.device)
+    if config.tie_word_embeddings:
+        model.lm_head.weight = model.model.embed_tokens.weight
     llama.initialize(w, model, config)
     optimizer = torch.optim.AdamW(model.parameters(), **worker.ADAM, fused=True)
 
