@@ -58,11 +58,6 @@ struct Fp8Format {
 
 // --- rows ------------------------------------------------------------------------------------------------------------
 
-__device__ inline void clear(codec::FloatVec8& x) {
-#pragma unroll
-  for (float& number : x) number = 0;
-}
-
 // x in bf16, as a tensor of it would have held it.
 __device__ inline uint4 bf16_words(const codec::FloatVec8& x) {
   using codec::cuda::pack_bf16;

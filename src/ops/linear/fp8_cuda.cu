@@ -23,6 +23,7 @@ struct Fp8Source {
   int scale_row_shift, scale_k_shift;
   float* scales;
   uint8_t* codes;
+  Fp8Format format;
 
   __device__ float* scale_of(int row, int i) const {
     return scales + (row >> scale_row_shift) * scale_row_stride + (i >> scale_k_shift) * scale_k_stride;
@@ -36,7 +37,7 @@ static_assert(1 << kBlockShift == kScaleBlock);
 template <class T>
 Fp8Source<T> source_of(const Tensor& x, int64_t k, const Operand& out) {
   Fp8Source<T> s{x.as<T>(), static_cast<int>(out.rows()), static_cast<int>(k), static_cast<int>(out.k()), 0, 0, kAll,
-                 kAll,      out.scale.as<float>(),        out.data.raw()};
+                 kAll,      out.scale.as<float>(),        out.data.raw(),      Fp8Format(out.dtype())};
   switch (out.granularity) {
     case Granularity::Row:
       s.scale_row_stride = 1, s.scale_row_shift = 0;
@@ -53,15 +54,6 @@ Fp8Source<T> source_of(const Tensor& x, int64_t k, const Operand& out) {
       break;
   }
   return s;
-}
-
-template <class Format>
-__device__ inline uint2 encode8(const FloatVec8& x, float inv) {
-  const auto pair = [&](int i) { return fp8_pair<Format>(x[i] * inv, x[i + 1] * inv); };
-  return {pair(0) | pair(2) << 16, pair(4) | pair(6) << 16};
-}
-__device__ inline void clear_unless(float inv, FloatVec8& x) {
-  if (!(inv > 0)) clear(x);
 }
 
 // --- k is the major of x: a half-warp has 128 of k of one row --------------------------------------------------------
@@ -98,7 +90,7 @@ __global__ void __launch_bounds__(kThreads) row_amax(const __grid_constant__ Pdl
   if (threadIdx.x == 0) raise(s.scale_of(t.row, t.col), __uint_as_float(most));
 }
 
-template <class Format, class T>
+template <class T>
 __global__ void __launch_bounds__(kThreads) row_encode(const __grid_constant__ PdlArgs<Fp8Source<T>> given) {
   const Fp8Source<T>& s = given.wait();
   const SourceTile t = source_tile(s);
@@ -106,8 +98,7 @@ __global__ void __launch_bounds__(kThreads) row_encode(const __grid_constant__ P
   FloatVec8 x;
   load8(s.x + int64_t{t.row} * s.k + t.col, t.n, x);
   const float inv = reciprocal_of(*s.scale_of(t.row, t.col));
-  clear_unless(inv, x);
-  *reinterpret_cast<uint2*>(s.codes + int64_t{t.row} * s.padded_k + t.col) = encode8<Format>(x, inv);
+  *reinterpret_cast<uint2*>(s.codes + int64_t{t.row} * s.padded_k + t.col) = s.format.encode8(x, inv);
 }
 
 // --- the row is the major of x: tiles are turned in shared memory ----------------------------------------------------
@@ -441,7 +432,7 @@ void encode(const Context& ctx, const Tensor& x, Major x_major, const Operand& o
     agoq::cuda::launch(ctx, k_major ? row_amax<T> : column_amax<T>, grid, kThreads, s);
   agoq::cuda::launch(ctx, amax_to_scale<Format>, ctas(scales, kThreads), kThreads, s.scales, scales);
   if (out.granularity == Granularity::Tensor && !k_major) return to_fp8_transposed(ctx, x, out.scale, out);
-  agoq::cuda::launch(ctx, k_major ? row_encode<Format, T> : column_encode<Format, T>, grid, kThreads, s);
+  agoq::cuda::launch(ctx, k_major ? row_encode<T> : column_encode<Format, T>, grid, kThreads, s);
   if (out.max_scale) largest_scale(ctx, out.scale, out.max_scale);
 }
 

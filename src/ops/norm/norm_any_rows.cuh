@@ -62,7 +62,7 @@ __global__ void __launch_bounds__(kAnyThreads)
       scale(x, rstd);
       if constexpr (!kCentred) f.w.load8(p.col, p.n, w);
       if constexpr (!kCentred) scale(x, w);
-      if (f.fp8 && f.x.bf16) round_to_bf16(x);
+      if (f.fp8) round_to_bf16(x);
     };
     float amax = 0;
     if (f.fp8)
@@ -107,12 +107,12 @@ __global__ void __launch_bounds__(kAnyThreads)
   }
 }
 
-// The largest magnitude of the first n numbers as they are stored.
-__device__ inline float stored_amax(const FloatVec8& x, int n, bool bf16) {
+// The largest magnitude of the first n numbers as bf16 holds them.
+__device__ inline float stored_amax(const FloatVec8& x, int n) {
   FloatVec8 stored;
 #pragma unroll
   for (int i = 0; i < kGroup; ++i) stored[i] = i < n ? x[i] : 0.0f;
-  if (bf16) round_to_bf16(stored);
+  round_to_bf16(stored);
   return codec::cuda::group_amax(stored);
 }
 
@@ -175,7 +175,7 @@ __global__ void __launch_bounds__(kAnyThreads)
         add(grad, other);
       }
       b.dx.store8(first + p.col, p.n, grad);
-      if (b.fp8) amax = codec::cuda::greater_magnitude(amax, stored_amax(grad, p.n, b.dx.bf16));
+      if (b.fp8) amax = codec::cuda::greater_magnitude(amax, stored_amax(grad, p.n));
     });
     if (!b.fp8) continue;
     const float inv = b.fp8.open(row, cta_max(amax), threadIdx.x == 0);

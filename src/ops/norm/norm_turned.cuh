@@ -16,16 +16,15 @@ struct NormTurned {
   FloatPtr w;
   float* scale = nullptr;  // [1], zero before the first pass
   Fp8Columns out;
-  bool bf16 = false;  // numbers are rounded to it first
 };
 
-// n of eight of a row's numbers, in place.
+// n of eight of a row's numbers, in place, rounded to bf16 as a tensor would have held them.
 template <NormKind kNormKind, class Count>
-__device__ inline void normalise(FloatVec8& x, Count n, float mean, float rstd, const FloatVec8& w, bool bf16) {
+__device__ inline void normalise(FloatVec8& x, Count n, float mean, float rstd, const FloatVec8& w) {
   if constexpr (kNormKind == NormKind::Layer) centre(x, n, mean);
   scale(x, rstd);
   if constexpr (kNormKind == NormKind::Rms) scale(x, w);
-  if (bf16) round_to_bf16(x);
+  round_to_bf16(x);
 }
 
 // An operand's x is e4m3 in every recipe.
@@ -59,7 +58,7 @@ __global__ void __launch_bounds__(kScaleThreads) find_rms_scale(const __grid_con
     for (int t = 0; t < kAtOnce; ++t) {
       FloatVec8 x;
       codec::cuda::decode<F>(fetched[t], x);
-      normalise<NormKind::Rms>(x, p.n, 0.0f, rstd[t], w, a.bf16);
+      normalise<NormKind::Rms>(x, p.n, 0.0f, rstd[t], w);
       amax = codec::cuda::greater_magnitude(amax, codec::cuda::group_amax(x));
     }
   }
@@ -91,7 +90,7 @@ __global__ void __launch_bounds__(kScaleThreads) find_layer_scale(const __grid_c
   const float mean = lane_sum(sum) * a.share;
   if (threadIdx.x % kWarp == 0) a.mean[row] = mean;
   each_block([&](const auto& p, FloatVec8& x) {
-    normalise<NormKind::Layer>(x, p.n, mean, a.rstd[row], x, a.bf16);
+    normalise<NormKind::Layer>(x, p.n, mean, a.rstd[row], x);
     amax = codec::cuda::greater_magnitude(amax, codec::cuda::group_amax(x));
   });
   const unsigned most = __reduce_max_sync(kWholeWarp, __float_as_uint(amax));
@@ -119,7 +118,7 @@ __global__ void __launch_bounds__(TurnedTile::kThreads) turn_norm(const __grid_c
 #pragma unroll
                                for (int t = 0; t < 4; ++t) {
                                  codec::cuda::decode<F>(fetched[t], x[t]);
-                                 normalise<kNormKind>(x[t], p.n, mean[t], rstd[t], w, a.bf16);
+                                 normalise<kNormKind>(x[t], p.n, mean[t], rstd[t], w);
                                }
                              });
 }
@@ -132,10 +131,10 @@ void recompute_norm_turned(const Context& ctx, const codec::Quantized& kept_x, c
   require(kept_x.rows <= int64_t{65535} * kScaleRows && QuantRows(kept_x).aligned() && FloatPtr(w).aligned(),
           "a norm of {} rows is not made again for dW in one kernel, or its memory is not aligned", kept_x.rows);
   const auto rows = static_cast<int>(kept_x.rows), blocks = static_cast<int>(kept_x.row.blocks());
-  const NormTurned a{QuantRows(kept_x),     1.0f / static_cast<float>(kept_x.row.cols),
-                     rstd.as<float>(),      mean ? mean.as<float>() : nullptr,
-                     FloatPtr(w),           out.scale.as<float>(),
-                     Fp8Columns(out, rows), ctx.compute() == DType::BF16};
+  const NormTurned a{QuantRows(kept_x),    1.0f / static_cast<float>(kept_x.row.cols),
+                     rstd.as<float>(),     mean ? mean.as<float>() : nullptr,
+                     FloatPtr(w),          out.scale.as<float>(),
+                     Fp8Columns(out, rows)};
   AGOQ_CUDA_CHECK(cudaMemsetAsync(a.scale, 0, sizeof(float), agoq::cuda::stream(ctx)));
   const auto ctas = [](int count, int each) { return static_cast<unsigned>(ceil_div(count, each)); };
   codec::dispatch(kept_x.codec, [&]<class F>() {
