@@ -68,7 +68,7 @@ class Variant {
     ctx.profile = &step.profile;
     ctx.random.step = index_++;
     const Clock::time_point start = Clock::now();
-    state_.grads().begin_step(ctx);
+    state_.begin_step();
     const float scale = 1.0f / static_cast<float>(tokens());
     for (size_t i = 0; i < batches_.size(); ++i)
       state_.forward_backward(train::view(batches_[i]), static_cast<uint32_t>(i), scale);

@@ -7,6 +7,7 @@ namespace {
 
 // As the settings of `agoq train` make them.
 model::Fp8Layers layers_from_name(const std::string& name, const model::ModelConfig& model) {
+  require(name != "delayed", "--products: delayed takes its scales from earlier steps, and here there is one");
   train::TrainConfig config;
   const bool hybrid = name == "hybrid";
   config.fp8_format = hybrid ? "hybrid" : "e4m3";

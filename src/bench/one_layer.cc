@@ -4,6 +4,9 @@ namespace agoq::bench {
 namespace {
 
 parallel::RunSpec one_layer_of(parallel::RunSpec run_spec) {
+  const auto& fp8 = run_spec.precision.fp8.recipe;
+  require(!fp8 || !fp8->delayed,
+          "--fp8-recipe delayed takes its scales from earlier steps, which a layer alone has not: bench step");
   run_spec.model.layers = 1;
   run_spec.model.vocab_size = 16;
   run_spec.recipe.layers.resize(1);
@@ -17,11 +20,7 @@ OneLayer::OneLayer(const Workbench& b, const parallel::RunSpec& given)
       spec(run_spec.model),
       part(run_spec.model, spec, run_spec.parallelism),
       params(b.arena(), run_spec.model, spec,
-             {part.ids,
-              run_spec.precision.master,
-              run_spec.precision.compute,
-              {},
-              run_spec.precision.fp8.recipe.has_value()}),
+             {part.ids, run_spec.precision.master, run_spec.precision.compute, {}, run_spec.precision.fp8.weights()}),
       grads(b.arena(), spec, part, run_spec.precision, run_spec.parallelism, groups),
       optimizer(b.arena(), params, grads, spec, run_spec.precision, groups, part.ids),
       model(b.arena(), run_spec.model, spec, run_spec.sequence_length, run_spec.recipe.recompute,

@@ -137,17 +137,24 @@ struct OpSetting {
   PreparedOp cast(Workbench& b, int64_t rows, int64_t cols, ops::Major major, OperandFormat format) const {
     return prepare_cast(b, rows, cols, major, format);
   }
-  // Of backward: one scale for all of it, which forward has left, unless it is in blocks.
+  // Of forward: it leaves the scales of backward, unless they belong to blocks or to all of it.
+  PreparedOp cast_weight(Workbench& b, Param p) const {
+    const int64_t rows = spec[p].rows, cols = spec[p].cols;
+    if (fp8->w.granularity != ops::Granularity::Row) return prepare_cast(b, rows, cols, ops::Major::K, fp8->w);
+    const Tensor w = weight(b, p), scale = b.zeros(DType::F32, {cols});
+    const ops::Operand codes = b.out(fp8->w, rows, cols);
+    return {[=](const Context& ctx) { ops::weight_to_fp8_into(ctx, w, codes, scale); },
+            bytes_of(w, scale) + fp8_bytes(rows, cols, fp8->w)};
+  }
+  // Of backward: with the scales that forward has left, unless they belong to blocks.
   PreparedOp cast_weight_transposed(Workbench& b, Param p) const {
     const ops::Granularity granularity = fp8->w.granularity;
     if (granularity == ops::Granularity::Block1x128 || granularity == ops::Granularity::Block128x128)
       return prepare_cast(b, spec[p].rows, spec[p].cols, ops::Major::MN, fp8->w);
     const Tensor w = weight(b, p);
-    const ops::Operand forward = b.out(fp8->w, spec[p].rows, spec[p].cols);
-    ops::to_fp8_into(b.ctx(), w, forward);
-    const Tensor scale = granularity == ops::Granularity::Row ? forward.max_scale : forward.scale;
     const ops::Operand wt = b.out(fp8->w, spec[p].cols, spec[p].rows);
-    return {[=](const Context& ctx) { ops::to_fp8_transposed_into(ctx, w, scale, wt); },
+    ops::to_fp8_transposed_into(b.ctx(), w, wt);
+    return {[=](const Context& ctx) { ops::to_fp8_transposed_with(ctx, w, wt); },
             bytes_of(w) + fp8_bytes(spec[p].cols, spec[p].rows, fp8->w)};
   }
   // Of 8-bit floats by rows.
@@ -347,7 +354,7 @@ void add_operands_of_linear(OpTable& t, OpPhase part, Param p, bool x_written) {
   const auto& w = s.spec[p];
   if (!x_written)
     t.add(part, fmt::format("to_fp8 x {}", w.name), &OpSetting::cast, s.tokens, w.cols, ops::Major::K, s.fp8->x);
-  t.add(part, fmt::format("to_fp8 w {}", w.name), &OpSetting::cast, w.rows, w.cols, ops::Major::K, s.fp8->w);
+  t.add(part, fmt::format("to_fp8 w {}", w.name), &OpSetting::cast_weight, p);
 }
 
 // The same of dx = dy·w.

@@ -40,12 +40,12 @@ class BenchRun {
   void step() {
     Context& ctx = state_.context();
     ctx.random.step = step_++;
-    state_.grads().begin_step(ctx);
+    state_.begin_step();
     const float scale = 1.0f / static_cast<float>(tokens());
     for (size_t i = 0; i < batches_.size(); ++i)
       state_.forward_backward(train::view(batches_[i]), static_cast<uint32_t>(i), scale);
     state_.optimizer().step(ctx, config_.lr, {});
-    state_.optimizer().result(ctx);
+    state_.end_step();
     loss_ = state_.take_loss() / static_cast<double>(tokens());
   }
 

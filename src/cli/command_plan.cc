@@ -67,7 +67,7 @@ Plan make_plan(const PlanOptions& options) {
   p.estimate = plan::beside_the_arena(p.target);
   const int world = options.world_size > 0 ? options.world_size : train::model_ranks(config);
   p.config = train::resolved(config, p.model, p.target, world);
-  p.run_spec = plan::with_stage_widths(train::make_run_spec(p.config, p.model, {0, world}), p.target);
+  p.run_spec = train::planned_run_spec(p.config, p.model, p.target, {0, world});
   p.stages = plan::plan_stages(p.run_spec, p.target);
   p.largest = plan::largest(p.stages);
   p.reference = plan::plan_layout(plan::at_rank(plan::reference_run_spec(p.run_spec), p.largest.rank), p.target);

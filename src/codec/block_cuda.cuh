@@ -51,6 +51,21 @@ __device__ inline float greater_magnitude(float a, float b) {
   return most;
 }
 
+// Of two pairs of bf16 the larger magnitude in each half, a NaN if one is; the signs mean nothing.
+__device__ inline uint32_t larger_magnitudes(uint32_t a, uint32_t b) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 860
+  uint32_t most;
+  asm("max.NaN.xorsign.abs.bf16x2 %0, %1, %2;" : "=r"(most) : "r"(a), "r"(b));
+  return most;
+#else
+  const uint32_t x = a & 0x7fff7fffu, y = b & 0x7fff7fffu;  // a NaN is the largest integer
+  return max(x & 0xffff0000u, y & 0xffff0000u) | max(x & 0xffffu, y & 0xffffu);
+#endif
+}
+__device__ inline uint32_t larger_magnitudes(const uint4& words) {
+  return larger_magnitudes(larger_magnitudes(words.x, words.y), larger_magnitudes(words.z, words.w));
+}
+
 // The largest magnitude of a lane's numbers, and of the block that 16 lanes share; infinities and NaNs are largest of
 // all.
 __device__ inline float group_amax(const FloatVec8& x) {
@@ -84,6 +99,15 @@ __device__ inline float amax_of_share(float (&most)[kCount], int lane) {
 #pragma unroll
   for (; other > 0; other /= 2) most[0] = greater_magnitude(most[0], __shfl_xor_sync(kWholeWarp, most[0], other));
   return most[0];
+}
+
+// The same of two blocks from pairs of bf16 (larger_magnitudes), both at once.
+__device__ inline float amax_of_share(uint32_t first, uint32_t second, int lane) {
+  uint32_t most = larger_magnitudes(bytes_of(first, second, 0x5410), bytes_of(first, second, 0x7632));
+#pragma unroll
+  for (int other = kLanes / 2; other > 0; other /= 2)
+    most = larger_magnitudes(most, __shfl_xor_sync(kWholeWarp, most, other));
+  return fabsf(lane < kLanes / 2 ? low_bf16(most) : high_bf16(most));
 }
 
 // What a kernel needs of a Rounding; the row's own blocks where the unsharded row is not given.
@@ -174,26 +198,42 @@ __device__ inline void encode(const QuantPtr& q, const P& p, const FloatVec8& x,
 }
 
 // The same of two blocks at once, to the nearest, for less: each half of the lanes finds the scale of one of them.
+// `amax` is the largest magnitude of that one.
+template <class F, class P>
+__device__ inline void encode_two(const QuantPtr& q, const P (&places)[2], const FloatVec8 (&x)[2], float amax) {
+  const bool second = places[0].lane >= kLanes / 2;
+  const Bf16 scale = group_scale<F>(amax);
+  const float mine = carries_codes(scale) ? group_reciprocal<F>(scale) : 0.0f;
+  const float others = __shfl_xor_sync(kWholeWarp, mine, kLanes / 2);
+  const float inverses[2] = {second ? others : mine, second ? mine : others};
+#pragma unroll
+  for (int k = 0; k < 2; ++k) {
+    const Packed codes = encode_group<F>(x[k], inverses[k], Nearest{});
+    const P& p = places[k];
+    if (any(p.n)) store_codes<F>(q.codes, p, inverses[k] != 0.0f ? codes : Packed{});
+  }
+  if (places[0].lane % (kLanes / 2) == 0 && (second ? exists(places[1]) : exists(places[0])))
+    q.scales[second ? places[1].block : places[0].block] = scale;
+}
 template <class F, class P>
 __device__ inline void encode_two(const QuantPtr& q, const P (&places)[2], const FloatVec8 (&x)[2]) {
   if constexpr (F::kScaled) {
-    const bool second = places[0].lane >= kLanes / 2;
     float amax[2] = {group_amax(x[0]), group_amax(x[1])};
-    const Bf16 scale = group_scale<F>(amax_of_share(amax, places[0].lane));
-    const float mine = carries_codes(scale) ? group_reciprocal<F>(scale) : 0.0f;
-    const float others = __shfl_xor_sync(kWholeWarp, mine, kLanes / 2);
-    const float inverses[2] = {second ? others : mine, second ? mine : others};
-#pragma unroll
-    for (int k = 0; k < 2; ++k) {
-      const Packed codes = encode_group<F>(x[k], inverses[k], Nearest{});
-      const P& p = places[k];
-      if (any(p.n)) store_codes<F>(q.codes, p, inverses[k] != 0.0f ? codes : Packed{});
-      if (exists(p) && p.lane == k * (kLanes / 2)) q.scales[p.block] = scale;
-    }
+    encode_two<F>(q, places, x, amax_of_share(amax, places[0].lane));
   } else {
 #pragma unroll
     for (int k = 0; k < 2; ++k) encode<F>(q, places[k], x[k], Nearest{});
   }
+}
+// The same where x are the numbers of bf16 words, whose largest are found in pairs.
+template <class F, class P>
+__device__ inline void encode_two(const QuantPtr& q, const P (&places)[2], const FloatVec8 (&x)[2],
+                                  const uint4 (&words)[2]) {
+  if constexpr (F::kScaled)
+    encode_two<F>(q, places, x,
+                  amax_of_share(larger_magnitudes(words[0]), larger_magnitudes(words[1]), places[0].lane));
+  else
+    encode_two<F>(q, places, x);
 }
 
 // A lane's share of a block as it lies in memory. Fetching is apart from decoding, so that several loads are on their

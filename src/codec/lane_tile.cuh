@@ -79,7 +79,7 @@ struct RowTile : Share {
   // The lane's codes of 8 bits or more, or else their low 4; and what is above those.
   template <int kBits>
   __device__ uint8_t* group(uint8_t* codes) const {
-    return codes + offset + this->lane * (kBits < 8 ? 4 : kBits);
+    return codes + (offset + this->lane * (kBits < 8 ? 4 : kBits));
   }
   template <int kBits>
   __device__ uint8_t* tops(uint8_t* codes) const {
@@ -153,6 +153,14 @@ struct RowLayout {
     }
     const int size = min(end - begin, static_cast<int>(kBlock));
     return {{block, lane, count_of<Count>(size, lane), size}, begin + lane * kGroup, offset};
+  }
+
+  // No block of either half is short.
+  bool whole_halves() const { return seamless && cols % (2 * static_cast<int>(kBlock)) == 0; }
+  // The same of a row of whole blocks, of which this one exists or not.
+  template <class F>
+  __device__ static WholeLaneTile place_whole(int block, int lane, bool there) {
+    return {{block, lane, {there}}, block * static_cast<int>(kBlock) + lane * kGroup, block * code_bytes<F>(kBlock)};
   }
 };
 

@@ -16,7 +16,8 @@ class ProcessGroup;
 }
 namespace ops {
 struct Fp8Recipe;
-}
+class Fp8Counter;
+}  // namespace ops
 
 // Where the documents of a micro-batch lie, as far as the host knows it. Only the speed of attention depends on it:
 // what it must compute is said by Context::document_start, and without this a GPU goes by that alone, slowly.
@@ -61,6 +62,7 @@ class Context {
   Documents documents;
   bool deterministic = false;  // same bits every time, on a GPU too, where attention's gradient is slower for it
   const ops::Fp8Recipe* fp8 = nullptr;         // how a layer multiplies in 8-bit floats; none: in the compute type
+  ops::Fp8Counter* fp8_counter = nullptr;      // what counts numbers that become 8-bit floats, when someone asks
   const comm::ProcessGroup* tensor = nullptr;  // the ranks that hold one layer together; none: this one holds all of it
   Profile* profile = nullptr;                  // seconds by kind of op, when someone asks
   ExposedTimes* exposed = nullptr;             // seconds of waiting for other ranks, likewise

@@ -13,6 +13,7 @@ namespace agoq {
 struct Owner {
   enum Kind : uint8_t {
     Weights,
+    Fp8Weights,  // the same in 8-bit floats, or scales for them
     Corrections,
     Fp32Master,
     RopeTable,
@@ -21,6 +22,7 @@ struct Owner {
     MainGradients,
     Moments,
     NormWorkspace,
+    AmaxHistory,
     ResidualStream,
     Communication,
     Workspace,  // the most that temporaries take at a time
@@ -42,9 +44,14 @@ struct Owner {
 
  private:
   // In the order of the enumeration.
-  static constexpr std::array<std::string_view, kKinds> kNames = {
-      "weights", "corrections",           "fp32 master",     "rope table",    "saved ",    "batch",   "main gradients",
-      "moments", "workspace of the norm", "residual stream", "communication", "workspace", "operands"};
+  static constexpr std::array<std::string_view, kKinds> kNames = {"weights",       "weights in 8-bit floats",
+                                                                  "corrections",   "fp32 master",
+                                                                  "rope table",    "saved ",
+                                                                  "batch",         "main gradients",
+                                                                  "moments",       "workspace of the norm",
+                                                                  "amax history",  "residual stream",
+                                                                  "communication", "workspace",
+                                                                  "operands"};
   constexpr Owner(Kind kind, std::string_view tensor) : kind_(kind), tensor_(tensor) {}
 
   Kind kind_;

@@ -165,7 +165,7 @@ void DecoderLayer::first_backward(const Context& ctx, const ops::Operand& dh, co
   const Tensor dn = ops::linear_dx_scattered(ctx, dh, w.matrix(branch.in));
   if (post_norm_) return add(ctx, dn, d.dx);
   norm_.backward(ctx, dn, saved[branch.x], saved.stat(branch.rstd), w[branch.norm], d.dx, d.dx, of(grads, branch.norm),
-                 d.dx_rows);
+                 ops::counted(ctx, d.dx_rows, ops::Fp8Role::Dy));
 }
 
 // first_input again, as dW reads it [H, T]. Over the tensor group travels what was kept, a quarter of the bytes of n.
@@ -175,20 +175,25 @@ ops::Operand DecoderLayer::first_input_transposed(const Context& ctx, const Laye
   if (saved.kept(branch.n)) return ops::transposed(saved.gather(ctx, branch.n));
   const codec::Quantized x = ops::all_gather_tokens(ctx, saved[branch.x]);
   const Tensor rstd = ops::all_gather_tokens(ctx, saved.stat(branch.rstd));
-  if (ctx.fp8 && ctx.fp8->dw_in_fp8()) return norm_.again_transposed(ctx, x, rstd, w[branch.norm], ctx.fp8->dw_x);
+  if (ctx.fp8 && ctx.fp8->dw_in_fp8() && !ctx.fp8->delayed)
+    return norm_.again_transposed(ctx, x, rstd, w[branch.norm], ctx.fp8->dw_x);
   return ops::transposed(norm_.again(ctx, x, rstd, w[branch.norm]));
 }
 
 // The gradient of what the qkv product made, from that of what attention saw.
 ops::Operand DecoderLayer::qkv_gradient(const Context& ctx, const Tensor& dqkv, const LayerWeights& w,
                                         const SavedTensors& saved, const LayerGradients& grads) const {
-  if (!qk_norm_ && !w[Param::QkvBias]) return ops::rope_backward_input(ctx, dqkv, attention_.heads, rope_table_);
-  ops::rope_backward(ctx, dqkv, attention_.heads, rope_table_);
-  if (qk_norm_)
+  const bool has_bias = static_cast<bool>(w[Param::QkvBias]);
+  ops::Operand d;
+  if (qk_norm_) {
+    ops::rope_backward(ctx, dqkv, attention_.heads, rope_table_);
     qk_norm_.backward(ctx, dqkv, saved.load(ctx, SavedTensor::Qkv), w[Param::QNorm], w[Param::KNorm],
                       saved.stat(SavedTensor::QkRstd), of(grads, Param::QNorm), of(grads, Param::KNorm));
-  if (w[Param::QkvBias]) ops::accumulate_db(ctx, of(grads, Param::QkvBias), dqkv);
-  return ops::to_gradient_input(ctx, dqkv);
+  } else {
+    d = ops::rope_backward_input(ctx, dqkv, attention_.heads, rope_table_, has_bias);
+  }
+  if (has_bias) ops::accumulate_db(ctx, of(grads, Param::QkvBias), dqkv);
+  return qk_norm_ ? ops::to_gradient_input(ctx, dqkv) : d;
 }
 
 // q, k, v as attention saw them.

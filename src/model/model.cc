@@ -43,11 +43,12 @@ void gather_columns(const Context& ctx, const TensorShard& shard, const Tensor& 
 }  // namespace
 
 Model::Model(Arena& arena, const ModelConfig& config, const LayerSpec& spec, int64_t positions, Recompute recompute,
-             const Fp8Layers& fp8)
+             const Fp8Layers& fp8, const DelayedScales* scales)
     : config_(config),
       spec_(spec),
       recompute_(recompute),
       fp8_(fp8),
+      scales_(scales),
       layer_(config, spec, make_rope_table(arena, config, positions)) {}
 
 void Model::embed(const Context& ctx, const Parameters& params, const Tensor& tokens, const Tensor& x) const {
@@ -59,10 +60,10 @@ void Model::forward(const Context& ctx, const Parameters& params, const Tensor& 
   for (int64_t l = begin; l < end; ++l) {
     const ProfilerRange range("layer forward", l);
     Scope scope(ctx);
-    if (saved.empty())
-      layer_.forward(ctx, x, params.acquire(ctx, l), nothing_kept());
-    else
-      layer_.forward(of_layer(ctx, l), x, params.acquire(ctx, l), saved[static_cast<size_t>(l - begin)]);
+    const bool training = !saved.empty();
+    const Context layer_ctx = training ? of_layer(ctx, l) : ctx;
+    layer_.forward(layer_ctx, x, layer_weights(layer_ctx, params, l),
+                   training ? saved[static_cast<size_t>(l - begin)] : nothing_kept());
   }
 }
 
@@ -75,10 +76,10 @@ void Model::backward(const Context& ctx, const Parameters& params, const Tensor&
     const ProfilerRange range("layer backward", l);
     Scope scope(ctx);
     const SavedTensors& kept = saved[static_cast<size_t>(l - begin)];
-    const LayerWeights w = params.acquire(ctx, l);
     const Context layer_ctx = of_layer(ctx, l);
+    const LayerWeights w = layer_weights(layer_ctx, params, l);
     const bool by_rows = layer_ctx.fp8 && dx_rows.data;
-    if (by_rows && !d.dx_rows.data) ops::to_fp8_into(layer_ctx, dx, dx_rows);
+    if (by_rows && !d.dx_rows.data) ops::to_fp8_into(layer_ctx, dx, ops::counted(layer_ctx, dx_rows, ops::Fp8Role::Dy));
     d.dx_rows = by_rows ? dx_rows : ops::Operand{};
     if (recompute_ == Recompute::Full)
       layer_.backward_from_x1(layer_ctx, d, w, kept, layer_gradients(l, grads));
@@ -148,13 +149,25 @@ ops::Operand Model::stream_rows(const Context& ctx, const Tensor& dx) const {
   if (!fp8_.recipe || config_.post_norm) return {};
   Context own = ctx;
   own.fp8 = &*fp8_.recipe;
+  own.fp8_counter = nullptr;  // it is written again and again, and counted then
   return ops::fp8_gradient_input(own, dx.rows(), dx.cols());
+}
+
+LayerWeights Model::layer_weights(const Context& ctx, const Parameters& params, int64_t layer) const {
+  LayerWeights w = params.acquire(ctx, layer);
+  if (scales_)
+    for (const Param p : kFp8Weights) w.set_sites(p, scales_->of({layer, p}));
+  return w;
 }
 
 LayerGradients Model::layer_gradients(int64_t layer, GradientSource& grads) const {
   LayerGradients all;
   for (const ParamRow& row : spec_.params)
-    if (in_layer(row.param) && row.present()) all[static_cast<size_t>(row.param)] = grads.acquire({layer, row.param});
+    if (in_layer(row.param) && row.present()) {
+      ops::MainGrad& grad = all[static_cast<size_t>(row.param)];
+      grad = grads.acquire({layer, row.param});
+      if (scales_) grad.sites = scales_->of({layer, row.param});
+    }
   return all;
 }
 

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "model/decoder_layer.h"
+#include "model/delayed_scales.h"
 #include "ops/head/cross_entropy.h"
 #include "ops/linear/fp8.h"
 
@@ -26,10 +27,15 @@ class GradientSource {
 struct Fp8Layers {
   std::optional<ops::Fp8Recipe> recipe;
   int64_t excepted_at_start = 0, excepted_at_end = 0;
+  bool cache_weights = false;  // --fp8-weight-cache
 
   // Of layer `layer` of `layers`; null: it multiplies in the compute type.
   const ops::Fp8Recipe* of(int64_t layer, int64_t layers) const {
     return recipe && layer >= excepted_at_start && layer < layers - excepted_at_end ? &*recipe : nullptr;
+  }
+  std::optional<Fp8Holding> weights() const {
+    if (!recipe || recipe->delayed) return {};  // whose scales are not found in weights
+    return Fp8Holding{recipe->w, cache_weights};
   }
   bool operator==(const Fp8Layers&) const = default;
 };
@@ -37,8 +43,9 @@ struct Fp8Layers {
 class Model {
  public:
   // The rope table [max(positions), D] is allocated from the arena. `recompute`: as in the recipe of what is saved.
+  // `scales`: where the recipe of `fp8` is delayed, of the layers that are trained; they outlive the model.
   Model(Arena& arena, const ModelConfig& config, const LayerSpec& spec, int64_t positions, Recompute recompute,
-        const Fp8Layers& fp8 = {});
+        const Fp8Layers& fp8 = {}, const DelayedScales* scales = nullptr);
 
   const ModelConfig& config() const { return config_; }
   const LayerSpec& spec() const { return spec_; }
@@ -62,6 +69,7 @@ class Model {
 
  private:
   ops::Targets of_vocabulary(ops::Targets targets) const;  // for the rank's rows of the head
+  LayerWeights layer_weights(const Context& ctx, const Parameters& params, int64_t layer) const;
   LayerGradients layer_gradients(int64_t layer, GradientSource& grads) const;
   ops::Operand stream_rows(const Context& ctx, const Tensor& dx) const;
   Context of_layer(const Context& ctx, int64_t layer) const;  // with the layer's Fp8Recipe
@@ -70,6 +78,7 @@ class Model {
   const LayerSpec& spec_;
   const Recompute recompute_;
   const Fp8Layers fp8_;
+  const DelayedScales* scales_;
   DecoderLayer layer_;
 };
 

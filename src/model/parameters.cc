@@ -41,11 +41,7 @@ Parameters::Parameters(Arena& arena, const ModelConfig& config, const LayerSpec&
   arrivals_.resize(weights_.size());
   for (const ParamId& id : ids())
     exact_[id.index()] = allocate_weight(arena, spec[id.param], holding_, weights_[id.index()]);
-  max_scales_.resize(weights_.size());
-  if (!holding_.fp8) return;
-  for (const ParamId& id : ids())
-    if (in_layer(id.param) && !spec[id.param].one_dimensional())
-      max_scales_[id.index()] = arena.allocate(Owner::Weights, DType::F32, {1});
+  if (holding_.fp8) fp8_ = Fp8Weights(arena, spec, ids(), weights_.size(), *holding_.fp8);
 }
 
 const ops::Weight& Parameters::at(const ParamId& id) const {
@@ -103,7 +99,7 @@ LayerWeights Parameters::acquire(const Context& ctx, int64_t layer) const {
     if (in_layer(row.param) && row.present()) {
       const ParamId id{layer, row.param};
       weights[row.param] = acquire(ctx, id);
-      weights.set_max_scale(row.param, max_scales_[id.index()]);
+      if (!row.one_dimensional()) weights.set_matrix(row.param, fp8_.of(ctx, id, weights[row.param]));
     }
   return weights;
 }

@@ -3,12 +3,13 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "comm/transport/transport.h"
+#include "model/fp8_weights.h"
 #include "model/layer_spec.h"
-#include "ops/linear/operand.h"
 #include "ops/linear/weight.h"
 
 namespace agoq::model {
@@ -24,8 +25,8 @@ struct Holding {
   MasterForm form = MasterForm::Split;
   DType compute = DType::F32;
   // The rows of a matrix that this process keeps exactly, where GEMMs do not need all of them so; none: all.
-  std::function<Range(const ParamRow&)> exact_rows;
-  bool fp8 = false;  // some layers multiply in 8-bit floats
+  std::function<Range(const ParamRow&)> exact_rows = {};
+  std::optional<Fp8Holding> fp8 = {};  // if layers multiply in 8-bit floats
 };
 
 // Exact rows of a parameter: those that this process updates and saves.
@@ -40,16 +41,14 @@ class LayerWeights {
  public:
   const Tensor& operator[](Param p) const { return tensors_[static_cast<size_t>(p)]; }
   Tensor& operator[](Param p) { return tensors_[static_cast<size_t>(p)]; }
-  // A matrix as products read it: with a place for its max_scale if layers multiply in 8-bit floats.
-  ops::Operand matrix(Param p) const {
-    ops::Operand w = (*this)[p];
-    w.max_scale = max_scales_[static_cast<size_t>(p)];
-    return w;
-  }
-  void set_max_scale(Param p, const Tensor& scale) { max_scales_[static_cast<size_t>(p)] = scale; }
+  // A matrix as products read it.
+  const ops::LinearWeight& matrix(Param p) const { return matrices_[static_cast<size_t>(p)]; }
+  void set_matrix(Param p, const ops::LinearWeight& w) { matrices_[static_cast<size_t>(p)] = w; }
+  void set_sites(Param p, const ops::ScaleSites* sites) { matrices_[static_cast<size_t>(p)].sites = sites; }
 
  private:
-  std::array<Tensor, kParams> tensors_{}, max_scales_{};
+  std::array<Tensor, kParams> tensors_{};
+  std::array<ops::LinearWeight, kParams> matrices_{};
 };
 
 class Parameters {
@@ -65,8 +64,11 @@ class Parameters {
   // The head's weight: its own, or the embedding's where they are tied.
   ParamId head_id() const;
 
-  // One layer's weights as GEMMs read them. Where the held form differs (CPU in fp32), they are widened into the
-  // caller's scope, one layer at a time.
+  // A step begins: matrices in 8-bit floats are cast again.
+  void begin_step() { fp8_.outdate(); }
+
+  // One layer's weights as GEMMs read them, in 8-bit floats if the context multiplies in these. Where the held form
+  // differs (CPU in fp32), they are widened into the caller's scope, one layer at a time.
   LayerWeights acquire(const Context& ctx, int64_t layer) const;
   // An empty tensor if this architecture has no such parameter.
   Tensor acquire(const Context& ctx, const ParamId& id) const;
@@ -94,7 +96,7 @@ class Parameters {
   std::vector<ops::Weight> weights_;
   std::vector<ExactRows> exact_;  // the same memory, or beside it
   mutable std::vector<std::unique_ptr<comm::Pending>> arrivals_;
-  std::vector<Tensor> max_scales_;  // of matrices of layers, if the holding says fp8
+  Fp8Weights fp8_;
 };
 
 }  // namespace agoq::model

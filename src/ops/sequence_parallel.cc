@@ -6,7 +6,6 @@
 #include "comm/process_group.h"
 #include "comm/sum.h"
 #include "ops/linear/fp8.h"
-#include "ops/linear/linear.h"
 
 namespace agoq::ops {
 namespace {
@@ -58,13 +57,13 @@ codec::Quantized all_gather_tokens(const Context& ctx, const codec::Quantized& x
 Operand all_gather_tokens(const Context& ctx, const Operand& x) {
   if (alone(ctx)) return x;
   if (!is_fp8(x.dtype())) return all_gather_tokens(ctx, x.data);
-  require(x.granularity == Granularity::Row && x.max_scale, "tokens of an operand with a scale per {} are not gathered",
+  require(x.granularity == Granularity::Row, "tokens of an operand with a scale per {} are not gathered",
           name_of(x.granularity));
   Operand all{empty_for_all(ctx, x.data), empty_for_all(ctx, x.scale), x.granularity};
-  all.max_scale = ctx.empty(DType::F32, {1});
+  if (x.max_scale) all.max_scale = ctx.empty(DType::F32, {1});
   ctx.tensor->all_gather(ctx, x.data, all.data);
   ctx.tensor->all_gather(ctx, x.scale, all.scale);
-  largest_scale(ctx, all.scale, all.max_scale);
+  if (x.max_scale) largest_scale(ctx, all.scale, all.max_scale);
   return all;
 }
 
@@ -87,20 +86,20 @@ Tensor row_of_token(const Context& ctx, const Tensor& x, int64_t token) {
   return rows.row_range(rank, rank + 1);
 }
 
-Tensor row_parallel_linear(const Context& ctx, const Operand& x, const Operand& w) {
+Tensor row_parallel_linear(const Context& ctx, const Operand& x, const LinearWeight& w) {
   if (alone(ctx)) return linear(ctx, x, w);
-  return scattered_product(ctx, x.rows(), w.rows(), [&] { return linear(ctx, x, w); });
+  return scattered_product(ctx, x.rows(), w.w.rows(), [&] { return linear(ctx, x, w); });
 }
 
-void row_parallel_linear_add(const Context& ctx, const Operand& x, const Operand& w, const Tensor& y) {
+void row_parallel_linear_add(const Context& ctx, const Operand& x, const LinearWeight& w, const Tensor& y) {
   if (alone(ctx)) return linear_add(ctx, x, w, y);
   Scope scope(ctx);
   comm::sum(ctx, std::array{y, row_parallel_linear(ctx, x, w)}, y);
 }
 
-Tensor linear_dx_scattered(const Context& ctx, const Operand& dy, const Operand& w) {
+Tensor linear_dx_scattered(const Context& ctx, const Operand& dy, const LinearWeight& w) {
   if (alone(ctx)) return linear_dx(ctx, dy, w);
-  return scattered_product(ctx, dy.rows(), w.k(), [&] { return linear_dx(ctx, dy, w); });
+  return scattered_product(ctx, dy.rows(), w.w.k(), [&] { return linear_dx(ctx, dy, w); });
 }
 
 }  // namespace agoq::ops

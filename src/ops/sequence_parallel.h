@@ -7,7 +7,7 @@
 
 #include "codec/quantized.h"
 #include "device/context.h"
-#include "ops/linear/operand.h"
+#include "ops/linear/linear.h"
 
 namespace agoq::ops {
 
@@ -34,10 +34,10 @@ Tensor row_of_token(const Context& ctx, const Tensor& x, int64_t token);
 
 // Products with a weight that is cut by its inner dimension, so that each rank has a partial sum of every token's
 // result. x [T, in / ranks], w [out, in / ranks] -> x·wᵀ [T / ranks, out].
-Tensor row_parallel_linear(const Context& ctx, const Operand& x, const Operand& w);
+Tensor row_parallel_linear(const Context& ctx, const Operand& x, const LinearWeight& w);
 // y [T / ranks, out] += x·wᵀ: how a layer adds to the residual stream.
-void row_parallel_linear_add(const Context& ctx, const Operand& x, const Operand& w, const Tensor& y);
+void row_parallel_linear_add(const Context& ctx, const Operand& x, const LinearWeight& w, const Tensor& y);
 // dy·w -> [T / ranks, in]; dy [T, out / ranks], w [out / ranks, in].
-Tensor linear_dx_scattered(const Context& ctx, const Operand& dy, const Operand& w);
+Tensor linear_dx_scattered(const Context& ctx, const Operand& dy, const LinearWeight& w);
 
 }  // namespace agoq::ops

@@ -117,4 +117,12 @@ void add_stored(std::vector<StoredTensor>& all, const std::string& name, const m
   add_quantized(all, kStoredMoments[1], name, row, held.state->v, held);
 }
 
+void add_stored(std::vector<StoredTensor>& all, const model::DelayedScales& scales, bool replica) {
+  for (const int64_t layer : scales.layers()) {
+    const Tensor history = scales.history(layer);
+    all.emplace_back(fmt::format("{}layers.{}", kStoredAmaxes, layer), history.dtype, history.shape,
+                     std::vector{StoredPiece{{0, history.shape[0], 0, history.cols()}, history, replica}});
+  }
+}
+
 }  // namespace agoq::parallel

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "base/stored_tensor.h"
+#include "model/delayed_scales.h"
 #include "model/parameters.h"
 #include "ops/optimizer/adamw.h"
 
@@ -15,6 +16,7 @@ namespace agoq::parallel {
 // these.
 inline constexpr std::string_view kStoredWeights = "weights/", kStoredCorrections = "corrections/";
 inline constexpr std::string_view kStoredMoments[] = {"exp_avg", "exp_avg_sq"};  // before ".codes/" and ".scales/"
+inline constexpr std::string_view kStoredAmaxes = "amax_history/";               // before "layers.0"
 // "layers.0.qkv" of a tensor that belongs to a weight; otherwise nothing.
 std::string_view stored_param(std::string_view tensor);
 bool is_stored_moment(std::string_view tensor);
@@ -30,5 +32,8 @@ struct HeldParameter {
 // Adds weights, corrections and moments of parameter NAME as far as they are here: "weights/NAME", ...
 void add_stored(std::vector<StoredTensor>& all, const std::string& name, const model::ParamRow& row,
                 const HeldParameter& held);
+
+// Adds the amax history of each layer: "amax_history/layers.0", ... As `replica` if another rank saves the same.
+void add_stored(std::vector<StoredTensor>& all, const model::DelayedScales& scales, bool replica);
 
 }  // namespace agoq::parallel

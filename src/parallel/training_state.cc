@@ -29,14 +29,24 @@ std::vector<Action> actions_of(const Parallelism& p, int micro_batches) {
 
 // GEMMs in bf16 need no more than the bf16 halves of what other ranks update.
 model::Holding holding(const RunSpec& run_spec, const StageShard& part, const Groups& groups) {
-  const bool fp8 = run_spec.training && run_spec.precision.fp8.recipe.has_value();
-  model::Holding holding{part.ids, run_spec.precision.master, run_spec.precision.compute, {}, fp8};
+  model::Holding holding{part.ids, run_spec.precision.master, run_spec.precision.compute};
+  if (run_spec.training) holding.fp8 = run_spec.precision.fp8.weights();
   if (run_spec.training && run_spec.parallelism.shard_optimizer)
     holding.exact_rows = [&groups](const model::ParamRow& row) {
       const comm::ProcessGroup& group = groups.of(row.reduction);
       return row_slice(row.rows, group.size(), group.rank());
     };
   return holding;
+}
+
+std::optional<model::DelayedScales> delayed_scales(Arena& arena, const RunSpec& run_spec, const StageShard& part) {
+  const model::Fp8Layers& fp8 = run_spec.precision.fp8;
+  if (!run_spec.training || !fp8.recipe || !fp8.recipe->delayed) return {};
+  std::vector<int64_t> layers;
+  for (const LayerRange& chunk : part.chunks)
+    for (int64_t l = chunk.begin; l < chunk.end; ++l)
+      if (fp8.of(l, run_spec.model.layers)) layers.push_back(l);
+  return model::DelayedScales(arena, *fp8.recipe, std::move(layers));
 }
 
 // The front of `whole`, as long as `part`.
@@ -90,14 +100,16 @@ TrainingState::TrainingState(Arena& arena, Device target, const RunSpec& run_spe
       stage_shard_(run_spec_.model, spec_, run_spec.parallelism),
       ctx_(arena, target, run_spec.precision.compute),
       params_(arena, run_spec_.model, spec_, holding(run_spec_, stage_shard_, groups_)),
+      scales_(delayed_scales(arena, run_spec_, stage_shard_)),
       model_(arena, run_spec_.model, spec_, run_spec.sequence_length, run_spec_.recipe.recompute,
-             run_spec.precision.fp8),
+             run_spec.precision.fp8, scales()),
       saved_(arena, spec_, run_spec_.recipe, stage_shard_, run_spec.tokens(), peak_in_flight(run_spec_)),
       inputs_(allocate_inputs(arena, run_spec.tokens())),
       staging_(arena, bytes_of(inputs_)),
       nll_(arena.allocate(Owner::Batch, DType::F32, {run_spec.tokens()})),
       loss_(arena.allocate(Owner::Batch, DType::F64, {1})) {
   if (run_spec_.training) {
+    if (run_spec.precision.fp8.recipe) fp8_counter_.emplace(arena);
     grads_.emplace(arena, spec_, stage_shard_, run_spec.precision, run_spec_.parallelism, groups_);
     optimizer_.emplace(arena, params_, *grads_, spec_, run_spec.precision, groups_, all_params(run_spec_.model, spec_));
   }
@@ -136,6 +148,11 @@ void TrainingState::allocate_streams(Arena& arena) {
     forward_.add(stream());
     if (run_spec_.training) backward_.add(stream());
   }
+}
+
+void TrainingState::begin_step(int micro_batches) {
+  params_.begin_step();
+  grads().begin_step(ctx_, micro_batches);
 }
 
 void TrainingState::forward_backward(std::span<const MicroBatch> batches, float scale) {
@@ -245,6 +262,16 @@ Tensor TrainingState::forward_only(const Context& ctx, const Tensor& tokens) {
   return x;
 }
 
+UpdateResult TrainingState::end_step() {
+  UpdateResult result = optimizer().result(ctx_);
+  if (scales_) scales_->end_step(ctx_, groups_.data_and_tensor, !result.skipped);
+  return result;
+}
+
+void TrainingState::reset_scales() {
+  if (scales_) scales_->end_step(ctx_, {}, false);
+}
+
 void TrainingState::evaluate(const MicroBatch& batch) {
   load_whole(batch);
   Scope scope(ctx_);
@@ -261,6 +288,14 @@ double TrainingState::take_loss() {
   if (groups_.tensor.rank() != 0) own = 0;  // the ranks of a tensor group have it alike
   const std::vector<double> all = groups_.world.values(own);
   return std::accumulate(all.begin(), all.end(), 0.0);
+}
+
+std::optional<ops::Fp8Counts> TrainingState::take_fp8_counts() {
+  if (!ctx_.fp8_counter) return std::nullopt;
+  ops::Fp8Counts all{};
+  for (const ops::Fp8Counts& of_rank : groups_.world.values(ctx_.fp8_counter->take(ctx_)))
+    for (size_t i = 0; i < all.size(); ++i) all[i] += of_rank[i];
+  return all;
 }
 
 void TrainingState::logits(const MicroBatch& batch, int64_t row,
@@ -292,14 +327,17 @@ Traffic TrainingState::dry_run() {
   const InventedBatch batch(run_spec_);
   const Traffic before = groups_.sent();
   if (run_spec_.training) {
-    grads().begin_step(ctx_, 1);
+    begin_step(1);
     // Nothing is received ahead: to load a kernel may wait for all that the GPU does, and that would be for this step.
     loaded_ = nullptr;
     for (const Action& action : actions_of(run_spec_.parallelism, 1)) run(action, nullptr, batch.arrays, 1.0f);
-    if (ctx_.meta())
+    if (ctx_.meta()) {
       optimizer().step(ctx_, 0.0, {});
-    else
+      end_step();
+    } else {
       grads().end_step(ctx_);  // or what is still to arrive would damage the gradients of step 0
+      reset_scales();
+    }
   }
   // Every micro-batch passes layers and stages; gradients and weights are exchanged once a step.
   Traffic step = groups_.sent() - before;
@@ -335,6 +373,7 @@ std::vector<StoredTensor> TrainingState::named_tensors() {
   std::vector<StoredTensor> all;
   for (const model::ParamId& id : params_.ids())
     add_stored(all, model::logical_name(spec_, id), spec_[id.param], held(id));
+  if (scales_) add_stored(all, *scales_, groups_.data_and_tensor.rank() > 0);
   return all;
 }
 

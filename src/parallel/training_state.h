@@ -59,6 +59,7 @@ class TrainingState {
   model::Parameters& params() { return params_; }
   Gradients& grads() { return grads_.value(); }
   Optimizer& optimizer() { return optimizer_.value(); }
+  const model::DelayedScales* scales() const { return scales_ ? &*scales_ : nullptr; }  // of --fp8-recipe delayed
   Context& context() { return ctx_; }
   const Groups& groups() const { return groups_; }
   const StageShard& stage_shard() const { return stage_shard_; }
@@ -66,16 +67,27 @@ class TrainingState {
 
   // Where several processes hold the model, all calls below are made by all of them alike.
 
+  // Weights are new, and gradients start from nothing. `micro_batches` as in Gradients::begin_step.
+  void begin_step(int micro_batches = 0);
   // Forward and backward of this data rank's micro-batches of a step, in the order of the pipeline's schedule;
-  // gradients of scale · Σ weight · nll accumulate from grads().begin_step() on. Waits for nothing but other ranks: a
+  // gradients of scale · Σ weight · nll accumulate from begin_step() on. Waits for nothing but other ranks: a
   // GPU may still be computing when it returns.
   void forward_backward(std::span<const MicroBatch> batches, float scale);
   // The same of one micro-batch, which is number `index` of this data rank in the step. Not for a pipeline.
   void forward_backward(const MicroBatch& batch, int index, float scale);
+  // After optimizer().step(): what it did; waits for it. Scales of the next step are made of what this one saw, unless
+  // it was skipped.
+  UpdateResult end_step();
+  // Scales are those of their history alone, whatever was computed since the last step.
+  void reset_scales();
   // Forward without keeping anything.
   void evaluate(const MicroBatch& batch);
   // Σ weight · nll of all micro-batches of all data ranks since the last call; waits for them.
   double take_loss();
+  // From now on, or no more: whether numbers that become 8-bit floats are counted, if products take any.
+  void count_fp8(bool on) { ctx_.fp8_counter = on && fp8_counter_ ? &*fp8_counter_ : nullptr; }
+  // Those counted since the last call, of all ranks; waits for them. None if nobody counts.
+  std::optional<ops::Fp8Counts> take_fp8_counts();
   // Logits [V] of position `row`, valid until `use` returns (generation). The batch may be shorter than the job's.
   void logits(const MicroBatch& batch, int64_t row, const std::function<void(std::span<const float>)>& use);
   // Every call above and one update on no data: what a dry run on Meta executes. On a GPU, before step 0: loads what
@@ -122,6 +134,7 @@ class TrainingState {
   StageShard stage_shard_;
   Context ctx_;
   model::Parameters params_;
+  std::optional<model::DelayedScales> scales_;
   std::optional<Gradients> grads_;  // of a training job
   std::optional<Optimizer> optimizer_;
   model::Model model_;
@@ -136,8 +149,9 @@ class TrainingState {
   const void* loaded_ = nullptr;  // the tokens of the micro-batch that inputs_ hold
   Tensor document_offsets_;       // [T + 1] int32, where a GPU needs it
   Staging staging_;
-  Tensor nll_;   // [T]
-  Tensor loss_;  // [1] fp64: Σ weight · nll so far
+  Tensor nll_;                                  // [T]
+  Tensor loss_;                                 // [1] fp64: Σ weight · nll so far
+  std::optional<ops::Fp8Counter> fp8_counter_;  // of a training job in 8-bit floats
 };
 
 }  // namespace agoq::parallel

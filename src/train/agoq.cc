@@ -83,8 +83,7 @@ MemoryPlan plan_memory(const Settings& settings, Target target, const PlannedPro
   const int first = process.rank.value_or(0);
   require(first >= 0 && first < world, "there is no rank {} among {} processes", first, world);
   const train::TrainConfig config = train::resolved(given, model, device, world);
-  const parallel::RunSpec run_spec =
-      plan::with_stage_widths(train::make_run_spec(config, model, {first, world}), device);
+  const parallel::RunSpec run_spec = train::planned_run_spec(config, model, device, {first, world});
   const plan::RankPlan own =
       process.rank ? plan::plan_rank(run_spec, device) : plan::largest(plan::plan_stages(run_spec, device));
   const plan::Layout reference = plan::plan_layout(plan::at_rank(plan::reference_run_spec(run_spec), own.rank), device);

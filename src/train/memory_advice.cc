@@ -19,6 +19,7 @@ constexpr SettingChange kByRisingCost[] = {
     {"exp-avg-dtype", "8bit", "nothing measurable"},
     {"exp-avg-sq-dtype", "8bit", "nothing measurable"},
     {"main-grads-dtype", "int8", "nothing measurable with stochastic rounding"},
+    {"fp8-weight-cache", "off", "weights are cast for every micro-batch"},
     {"activation-policy", "agoq", "gradient noise of 4-bit norm and MLP inputs"},
     {"activation-override", "attention=int8", "a little gradient noise from attention"},
     {"recompute-granularity", "selective", "attention's forward runs twice"},

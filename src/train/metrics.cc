@@ -42,6 +42,24 @@ std::string exposed_field(const StepMetrics& m) {
   return fmt::format(",\"exposed_ms\":{{{}}}", fmt::join(kinds, ","));
 }
 
+// ,"fp8_saturated":{"x":0, ...},"fp8_flushed":{...}: shares of the numbers of each operand that became 8-bit floats; or
+// nothing.
+std::string fp8_fields(const StepMetrics& m) {
+  std::vector<std::string> saturated, flushed;
+  const auto share = [](ops::Fp8Role role, int64_t part, int64_t all) {
+    return fmt::format("\"{}\":{}", name_of(role), measured(static_cast<double>(part) / static_cast<double>(all)));
+  };
+  for (size_t i = 0; m.fp8 && i < m.fp8->size(); ++i) {
+    const ops::Fp8Count& count = (*m.fp8)[i];
+    if (count.encoded == 0) continue;
+    saturated.push_back(share(static_cast<ops::Fp8Role>(i), count.saturated, count.encoded));
+    flushed.push_back(share(static_cast<ops::Fp8Role>(i), count.flushed, count.encoded));
+  }
+  if (flushed.empty()) return "";
+  return fmt::format(",\"fp8_saturated\":{{{}}},\"fp8_flushed\":{{{}}}", fmt::join(saturated, ","),
+                     fmt::join(flushed, ","));
+}
+
 struct Line {
   int64_t step = 0;
   bool evaluation = false;
@@ -101,10 +119,11 @@ MetricsWriter::MetricsWriter(std::string path, int64_t steps_done) : path_(std::
 void MetricsWriter::step(const StepMetrics& m) {
   append(fmt::format(
       "{{\"step\":{},\"loss\":{},\"lr\":{},\"grad_norm\":{},\"step_ms\":{},\"tokens_per_second\":{},"
-      "\"tflops\":{}{},\"memory_bytes\":{},\"skipped\":{}{}{}}}\n",
+      "\"tflops\":{}{},\"memory_bytes\":{},\"skipped\":{}{}{}{}}}\n",
       m.step, exact(m.loss), exact(m.lr), exact(m.grad_norm), measured(m.step_ms), measured(m.tokens_per_second),
       measured(m.tflops), m.mfu > 0 ? fmt::format(",\"mfu\":{}", measured(m.mfu)) : "", m.memory_bytes, m.skipped,
-      m.without_targets > 0 ? fmt::format(",\"without_targets\":{}", m.without_targets) : "", exposed_field(m)));
+      m.without_targets > 0 ? fmt::format(",\"without_targets\":{}", m.without_targets) : "", exposed_field(m),
+      fp8_fields(m)));
 }
 
 void MetricsWriter::valid(int64_t step, double valid_loss) {

@@ -9,6 +9,7 @@
 
 #include "base/file_descriptor.h"
 #include "device/exposed.h"
+#include "ops/linear/fp8_counts.h"
 
 namespace agoq::train {
 
@@ -24,6 +25,8 @@ struct StepMetrics {
   bool counted = true;          // false: this step is one of those, and its loss is NaN
   // Of several processes: how long computing stood still for others, the highest over ranks of each kind.
   std::optional<ExposedSeconds> exposed{};
+  // With --fp8-format, in the steps that count: of all ranks.
+  std::optional<ops::Fp8Counts> fp8{};
 };
 
 // Losses and other results are written so that reading them gives the same double; a number that JSON cannot express

@@ -42,6 +42,14 @@ using Json = nlohmann::ordered_json;
 
 constexpr int64_t kSkippedInARowLimit = 20;
 
+// Whether step `step`, counted from 1, counts what 8-bit floats do not hold: the first that is logged of every ten, and
+// the last. Kernels that count are a little slower.
+bool counts_fp8(int64_t step, const TrainConfig& config) {
+  constexpr int64_t kEvery = 10;
+  const int64_t interval = config.log_interval;
+  return step == config.train_iters || (step % interval == 0 && step / kEvery > (step - interval) / kEvery);
+}
+
 double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
@@ -150,8 +158,7 @@ Trainer::Run::Run(const TrainConfig& given, Observer watcher, const Processes& p
   vocabulary_ = settled.vocabulary;
   if (!settled.own_tokens) model = ending_with(model, config.eod_token);
   stop_tokens = common_stop_tokens(coordinator_, config, model, settled.own_tokens ? model_folder_ : "");
-  const parallel::RunSpec run_spec =
-      plan::with_stage_widths(make_run_spec(config, model, coordinator_.place()), target);
+  const parallel::RunSpec run_spec = planned_run_spec(config, model, target, coordinator_.place());
   parallelism = run_spec.parallelism;
   const plan::RankPlan own = plan::plan_rank(run_spec, target);
   layout = own.layout;
@@ -252,7 +259,7 @@ void Trainer::Run::take_over(const Checkpoint& checkpoint) {
     iters_before_fit_ = metadata.iters_before_fit;
     speed_.reset();
   }
-  load_state(checkpoint, *state);
+  note(load_state(checkpoint, *state));
   keep_companions(coordinator_, config, model_folder_, true);
   note(fmt::format("resumed from {} at step {}", checkpoint.path(), checkpoint.manifest().step));
   const std::string& source = config.model.empty() ? config.model_config : config.model;
@@ -354,11 +361,11 @@ parallel::UpdateResult Trainer::Run::update(std::span<Batch> batches, double wei
   std::vector<parallel::MicroBatch> micro_batches;
   for (Batch& batch : batches) micro_batches.push_back(view(batch));
   Context& ctx = state->context();
-  state->grads().begin_step(ctx, static_cast<int>(batches.size()));
+  state->begin_step(static_cast<int>(batches.size()));
   state->forward_backward(micro_batches, static_cast<float>(1 / weight));
   state->optimizer().step(
       ctx, lr, {config.adam_beta1, config.adam_beta2, config.adam_eps, config.weight_decay, config.clip_grad});
-  parallel::UpdateResult result = state->optimizer().result(ctx);
+  const parallel::UpdateResult result = state->end_step();
   skipped_in_a_row_ = result.skipped ? skipped_in_a_row_ + 1 : 0;
   require(skipped_in_a_row_ < kSkippedInARowLimit,
           "{} steps in a row had non-finite gradients, first in {}; lower --lr or look at the data around step {}",
@@ -373,6 +380,7 @@ StepMetrics Trainer::Run::train_step() {
   Context& ctx = state->context();
   ctx.random.step = static_cast<uint32_t>(step_);
   ctx.exposed = exposed_ ? &*exposed_ : nullptr;
+  state->count_fp8(counts_fp8(step_ + 1, config));
   const double lr = learning_rate(config, step_);
   // All ranks see the same weight. Without targets there is no gradient, and weight decay alone would shrink weights.
   const double weight = target_weight(batches);
@@ -387,6 +395,7 @@ StepMetrics Trainer::Run::train_step() {
   tokens_ += step_tokens;
 
   ctx.exposed = nullptr;  // evaluation is not measured
+  const std::optional<ops::Fp8Counts> fp8_counts = state->take_fp8_counts();
   const ExposedSeconds exposed = exposed_ ? exposed_->take() : ExposedSeconds{};
   const double seconds = seconds_since(start);
   training_seconds_ += seconds;
@@ -406,6 +415,7 @@ StepMetrics Trainer::Run::train_step() {
   m.skipped = skipped_;
   m.without_targets = without_targets_;
   if (exposed_) m.exposed = highest(exposed);
+  m.fp8 = fp8_counts;
   return m;
 }
 

@@ -142,7 +142,7 @@ std::map<std::string, Costs> expected_fp8_layer_costs(double e) {
                                       {"out", 1.0 * kHidden, kQueryCols},
                                       {"gate_up", kGateUp, 1.0 * kHidden},
                                       {"down", 1.0 * kHidden, 1.0 * kFfn}}) {
-    costs[std::string("to_fp8 w ") + name] = {e * out * in + rows(out, in)};
+    costs[std::string("to_fp8 w ") + name] = {e * out * in + rows(out, in) + 4 * in};  // and the scales of wᵀ
     costs[std::string("to_fp8_transposed w ") + name] = {e * out * in + rows(in, out)};
     costs[std::string("to_fp8_transposed dy ") + name] = {rows(kTokens, out) + whole(out, kTokens)};
   }

@@ -103,6 +103,20 @@ TEST(Plan, TellsThatLayersMultiplyIn8BitFloats) {
   EXPECT_EQ(plan_of({given.begin() + 1, given.end()})["products"], products);
 }
 
+// Two bytes a parameter of the layers, where a step has several micro-batches and --gpu-memory has room.
+TEST(Plan, CachesWeightsIn8BitFloatsWhereTheyFit) {
+  const std::vector<std::string> given = {"llama3-8b", "--seq-length", "1024", "--fp8-format", "e4m3"};
+  const auto total = [&](std::vector<std::string> more) {
+    return plan_of(with(given, std::move(more)))["total"].get<double>();
+  };
+  const double off = total({"--fp8-weight-cache", "off"}), on = total({"--fp8-weight-cache", "on"});
+  EXPECT_NEAR((on - off) / (32.0 * 218e6), 2.0, 0.02);
+  EXPECT_EQ(total({"--gpu-memory", "141GiB"}), off) << "one micro-batch has nothing to gain";
+  EXPECT_EQ(total({"--global-batch-size", "4"}), off) << "no memory is named";
+  EXPECT_EQ(total({"--global-batch-size", "4", "--gpu-memory", "141GiB"}), on);
+  EXPECT_EQ(total({"--global-batch-size", "4", "--gpu-memory", "66GiB"}), off);
+}
+
 TEST(Plan, SuggestsTheLongestSequenceThatFits) {
   const json plan = plan_of({"llama3-8b", "--seq-length", "131072", "--gpu-memory", "80GiB"});
   EXPECT_EQ(plan["model"]["hidden_size"], 4096);

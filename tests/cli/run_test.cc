@@ -6,6 +6,7 @@
 
 #include <csignal>
 #include <filesystem>
+#include <fstream>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <set>
@@ -69,6 +70,52 @@ TEST(Run, TellsAtItsStartThatLayersMultiplyIn8BitFloats) {
       tiny.train(1, "run", {"--fp8-format", "e4m3", "--first-last-layers-bf16", "--num-layers-at-end-in-bf16", "0"});
   ASSERT_EQ(ran.status, 0) << ran.err;
   EXPECT_THAT(ran.out, HasSubstr("\nlayers  products in 8-bit floats (e4m3, rowwise); those of layer 0 in fp32\n"));
+}
+
+TEST(Run, CountsWhat8BitFloatsDoNotHoldOncePerTenSteps) {
+  const TinyRun tiny;
+  const std::vector<std::string> fp8 = {"--fp8-format", "hybrid"};
+  ASSERT_EQ(tiny.train(23, "all", fp8).status, 0);
+  ASSERT_EQ(tiny.train(23, "some", {"--fp8-format", "hybrid", "--log-interval", "4"}).status, 0);
+  ASSERT_EQ(tiny.train(1, "plain").status, 0);
+  EXPECT_EQ(losses_of(tiny.file("all")), losses_of(tiny.file("some"))) << "counting changes nothing";
+  const auto counted = [&](const std::string& run) {
+    std::vector<int64_t> steps;
+    std::ifstream file(tiny.file(run) + "/metrics.jsonl");
+    for (std::string line; std::getline(file, line);) {
+      const json fields = json::parse(line);
+      if (!fields.contains("fp8_flushed")) continue;
+      steps.push_back(fields["step"].get<int64_t>());
+      for (const char* role : {"x", "w", "dy", "dw_dy", "dw_x"}) {
+        EXPECT_EQ(fields["fp8_saturated"].at(role), 0) << "every scale is found from its numbers";
+        EXPECT_GE(fields["fp8_flushed"].at(role), 0);
+        EXPECT_LT(fields["fp8_flushed"].at(role), 0.05) << role;
+      }
+    }
+    return steps;
+  };
+  EXPECT_EQ(counted("all"), (std::vector<int64_t>{10, 20, 23}));
+  EXPECT_EQ(counted("some"), (std::vector<int64_t>{12, 20, 23}));
+  EXPECT_EQ(counted("plain"), std::vector<int64_t>{});
+}
+
+// Codes that serve all micro-batches of a step are those that each would make. A run may change its mind.
+TEST(Run, WeightsCachedIn8BitFloatsGiveTheSameBits) {
+  const TinyRun tiny;
+  for (const char* name : {"rowwise", "tensorwise", "blockwise"}) {
+    const std::string recipe = name;
+    const auto losses = [&](const char* run, int steps, const char* cache) {
+      const Ran ran = tiny.train(steps, recipe + run,
+                                 {"--fp8-format", "e4m3", "--fp8-recipe", recipe, "--fp8-weight-cache", cache,
+                                  "--micro-batch-size", "1", "--global-batch-size", "3"});
+      EXPECT_EQ(ran.status, 0) << ran.err;
+      return losses_of(tiny.file(recipe + run));
+    };
+    const auto cast = losses("cast", 4, "off");
+    EXPECT_EQ(losses("cached", 4, "on"), cast) << recipe;
+    losses("both", 2, "on");
+    EXPECT_EQ(losses("both", 4, "off"), cast) << recipe;
+  }
 }
 
 TEST(Run, ContinuesBitForBit) {

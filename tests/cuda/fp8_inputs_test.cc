@@ -61,8 +61,8 @@ TEST_F(CudaFp8Inputs, TurnedCodesHaveTheBitsOfTheCpu) {
         SCOPED_TRACE(fmt::format("[{}, {}] {} {}", s.rows, s.row.cols, name_of(dtype), damaged ? "damaged" : ""));
         start(DType::BF16);
         const Twin x = twin(rows_of_many_sizes({s.rows, s.row.cols}, damaged));
-        const OperandFormat by_row{dtype, Granularity::Row}, whole{dtype, Granularity::Tensor};
-        const Operand cpu_rows = to_fp8(c(), x.cpu, by_row), gpu_rows = to_fp8(g(), x.gpu, by_row);
+        const OperandFormat whole{dtype, Granularity::Tensor};
+        const Operand cpu_rows = to_fp8_rows(c(), x.cpu, dtype), gpu_rows = to_fp8_rows(g(), x.gpu, dtype);
         const Operand cpu_turned = to_fp8_transposed(c(), cpu_rows, whole);
         const Operand gpu_turned = to_fp8_transposed(g(), gpu_rows, whole);
         expect_same_bits(cpu_rows.max_scale, gpu_rows.max_scale, "max_scale");
@@ -72,22 +72,45 @@ TEST_F(CudaFp8Inputs, TurnedCodesHaveTheBitsOfTheCpu) {
       }
 }
 
-TEST_F(CudaFp8Inputs, AKnownScaleGivesTheBitsOfTheCpu) {
+TEST_F(CudaFp8Inputs, KnownScalesGiveTheBitsOfTheCpu) {
   for (const Case& s : kCases)
     for (const Granularity granularity : {Granularity::Tensor, Granularity::Row})
       for (const float known : {0.25f, 0.0f, std::nanf("")}) {
         SCOPED_TRACE(fmt::format("[{}, {}] per {}, {}", s.rows, s.row.cols, name_of(granularity), known));
         start(DType::BF16);
         const Twin x = twin(rows_of_many_sizes({s.rows, s.row.cols}));
-        const Twin scale = twin(cpu->filled(
-            {1}, [&](int64_t) { return known; }, DType::F32));
         const OperandFormat format{DType::E4M3, granularity};
-        const Operand on_cpu = fp8_operand(c(), s.row.cols, s.rows, format);
-        const Operand on_gpu = fp8_operand(g(), s.row.cols, s.rows, format);
-        to_fp8_transposed_into(c(), x.cpu, scale.cpu, on_cpu);
-        to_fp8_transposed_into(g(), x.gpu, scale.gpu, on_gpu);
+        Operand on_cpu = fp8_operand(c(), s.row.cols, s.rows, format);
+        Operand on_gpu = fp8_operand(g(), s.row.cols, s.rows, format);
+        const Twin scale = twin(cpu->filled(
+            on_cpu.scale.shape, [&](int64_t i) { return i % 3 == 1 ? 0.5f : known; }, DType::F32));
+        on_cpu.scale = scale.cpu, on_gpu.scale = scale.gpu;
+        to_fp8_transposed_with(c(), x.cpu, on_cpu);
+        to_fp8_transposed_with(g(), x.gpu, on_gpu);
+        expect_same_bits(on_cpu.data, on_gpu.data, "codes");
+      }
+}
+
+// Also rows that no CTA holds, and columns that are no multiple of 16.
+TEST_F(CudaFp8Inputs, AWeightLeavesTheScalesOfItsTranspose) {
+  std::vector<Shape> shapes = {{37, 70}, {3, 16640}};
+  for (const Case& s : kCases) shapes.push_back({s.rows, s.row.cols});
+  for (const Shape& shape : shapes)
+    for (const DType dtype : {DType::BF16, DType::F32})
+      for (const bool damaged : {false, true}) {
+        SCOPED_TRACE(fmt::format("{} {}{}", shape.text(), name_of(dtype), damaged ? " damaged" : ""));
+        start(dtype);
+        const Twin w = twin(rows_of_many_sizes(shape, damaged));
+        const Twin scale = twin(cpu->filled(
+            {shape[1]}, [](int64_t) { return 9.0; }, DType::F32));
+        const Operand on_cpu = fp8_operand(c(), shape[0], shape[1], kByRow);
+        const Operand on_gpu = fp8_operand(g(), shape[0], shape[1], kByRow);
+        weight_to_fp8_into(c(), w.cpu, on_cpu, scale.cpu);
+        weight_to_fp8_into(g(), w.gpu, on_gpu, scale.gpu);
         expect_same_bits(on_cpu.scale, on_gpu.scale, "scales");
         expect_same_bits(on_cpu.data, on_gpu.data, "codes");
+        expect_same_bits(scale.cpu, scale.gpu, "scales of the transpose");
+        expect_same_bits(scale.cpu, to_fp8_transposed(g(), w.gpu, kByRow).scale, "scales of the transpose alone");
       }
 }
 
@@ -185,7 +208,7 @@ TEST_F(CudaFp8Inputs, SwigluWritesWhatACastWould) {
         const SwigluOperands got = swiglu_backward_operands(ctx, dh, keep);
         const SwigluGradients want = swiglu_backward(g(), dh, keep);
         expect_same(to_fp8(g(), want.d_gate_up, kHybrid.dy), got.d_gate_up);
-        expect_same(to_fp8_transposed(g(), to_fp8(g(), want.h, kByRow), kWhole), got.ht);
+        expect_same(to_fp8_transposed(g(), to_fp8_rows(g(), want.h, DType::E4M3), kWhole), got.ht);
       }
 }
 
@@ -205,11 +228,14 @@ TEST_F(CudaFp8Inputs, RopeBackwardWritesWhatACastWould) {
       spec.dim = heads.dim;
       fill_rope_table(spec, table);
       const Tensor turns = twin(table).gpu, x = rows_of_many_sizes({rows, heads.cols()}, damaged);
-      const Tensor dqkv = twin(x).gpu, alone = twin(x).gpu;
+      const Tensor dqkv = twin(x).gpu, in_place = twin(x).gpu, alone = twin(x).gpu;
       const Operand got = rope_backward_input(ctx, dqkv, heads, turns);
       ASSERT_TRUE(is_fp8(got.dtype()));
       rope_backward(g(), alone, heads, turns);
-      expect_same(to_fp8(g(), alone, kHybrid.dy), got);
+      const Operand want = to_fp8(g(), alone, kHybrid.dy);
+      expect_same(want, got);
+      expect_same(want, rope_backward_input(ctx, in_place, heads, turns, true));
+      expect_same_bits(down(alone), in_place, "in place too");
     }
 }
 
@@ -227,7 +253,7 @@ TEST_F(CudaFp8Inputs, PlannedBytesAreHeld) {
     rms_norm_into(ctx, stream, w, kEps, x, rstd, forward_input(ctx, 48, 256));
     recompute_rms_norm_transposed(ctx, x, rstd, w, kWhole);
     recompute_layer_norm_transposed(ctx, x, rstd, kWhole);
-    to_fp8_transposed(ctx, forward_input(ctx, 48, 256), kWhole);
+    to_fp8_transposed(ctx, gradient_input(ctx, 48, 256), kWhole);
   });
 }
 

@@ -59,7 +59,7 @@ class Rank {
   const Parallelism& parallelism() const { return state_.run_spec().parallelism; }
 
   void fill() {
-    state_.grads().begin_step(state_.context());
+    state_.begin_step();
     for (const ParamId& id : ids()) {
       const codec::Quantized to = state_.grads().data(id);
       const std::vector<float> values = test::invented(rank_, id.tensor(), to.rows * to.row.cols);

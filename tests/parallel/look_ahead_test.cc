@@ -49,7 +49,7 @@ std::vector<std::string> order_of_messages(int stages, int micro_batches) {
     std::vector<float> weights(tokens, 1.0f);
     const auto tensor = [](auto& v) { return host_tensor(v.data(), {static_cast<int64_t>(v.size())}); };
     const MicroBatch batch = {tensor(ids), tensor(ids), tensor(weights), tensor(positions), tensor(starts)};
-    state.grads().begin_step(state.context());
+    state.begin_step();
     state.forward_backward(std::vector<MicroBatch>(static_cast<size_t>(micro_batches), batch), 1.0f);
     logs[static_cast<size_t>(transport.rank())] = recorder.log;
   });

@@ -203,11 +203,11 @@ Trained train(const Shape& shape, const RunSpec& run_spec, int steps = kSteps, u
       }
       std::vector<MicroBatch> views;
       for (Batch& batch : batches) views.push_back(batch.view());
-      state.grads().begin_step(ctx, static_cast<int>(views.size()));
+      state.begin_step(static_cast<int>(views.size()));
       state.forward_backward(views, static_cast<float>(1 / weight));
       state.optimizer().step(ctx, 3e-3, {});
       own.losses.push_back(state.take_loss() / weight);
-      own.norms.push_back(state.optimizer().result(ctx).grad_norm);
+      own.norms.push_back(state.end_step().grad_norm);
     }
     const Traffic sent = state.groups().sent() - sent_before;
     const auto times = [&](uint64_t bytes) { return bytes * static_cast<uint64_t>(steps - 1); };
@@ -334,13 +334,45 @@ TEST_F(Mesh, Fp8TrainingIsThatOfOneProcess) {
   RunSpec run_spec = exact_run_spec();
   constexpr ops::OperandFormat kRow{}, kWhole{DType::E4M3, ops::Granularity::Tensor};
   run_spec.precision.fp8.recipe = ops::Fp8Recipe{kRow, kRow, kRow, kWhole, kWhole};
+  RunSpec cached = run_spec;
+  cached.precision.fp8.cache_weights = true;
   const Trained one = train({}, run_spec), exact = train({}, exact_run_spec());
+  EXPECT_TRUE(train({}, cached) == one);
   for (const Shape& shape : {Shape{2, 1, 1}, Shape{1, 2, 1}, Shape{1, 1, 2}, Shape{2, 2, 2}}) {
     const Trained many = train(shape, run_spec);
+    EXPECT_TRUE(train(shape, cached) == many) << shape.text() << ": a cache of weights changes no bit";
     for (size_t i = 0; i < one.losses.size(); ++i)
       EXPECT_NEAR(many.losses[i], one.losses[i], 0.01) << shape.text() << ", step " << i;
     EXPECT_NE(many.losses[0], exact.losses[0]) << "or nothing was rounded";
   }
+}
+
+// Each rank sees some of a tensor's columns, tokens or layers; what is remembered of it is of all of them.
+TEST_F(Mesh, DelayedScalesHaveTheHistoryOfOneProcess) {
+  RunSpec run_spec = exact_run_spec();
+  constexpr ops::OperandFormat kWhole{DType::E4M3, ops::Granularity::Tensor};
+  ops::Fp8Recipe recipe{kWhole, kWhole, kWhole, kWhole, kWhole};
+  recipe.delayed = ops::DelayedScaling{3, false, 0};
+  run_spec.precision.fp8.recipe = recipe;
+  constexpr int kFew = 4;  // one more than is remembered
+  const Trained one = train({}, run_spec, kFew);
+  for (const Shape& shape : {Shape{2, 1, 1}, Shape{1, 2, 1}, Shape{1, 1, 2}, Shape{2, 2, 2}, Shape{1, 2, 1, 2}}) {
+    SCOPED_TRACE(shape.text());
+    const Trained many = train(shape, run_spec, kFew);
+    EXPECT_EQ(many.stored.size(), one.stored.size());
+    for (size_t i = 0; i < one.losses.size(); ++i) EXPECT_NEAR(many.losses[i], one.losses[i], 0.01) << "step " << i;
+    for (int64_t layer = 0; layer < run_spec.model.layers; ++layer) {
+      const std::string name = fmt::format("amax_history/layers.{}", layer);
+      const auto got = numbers_of<float>(many.stored.at(name)), want = numbers_of<float>(one.stored.at(name));
+      ASSERT_EQ(want.size(), 12U * 3) << name;
+      // What rounds one way or the other is a step of e4m3 of a few numbers, and gradients are sums of such.
+      for (size_t i = 0; i < want.size(); ++i) {
+        EXPECT_GT(want[i], 0) << name << ' ' << i;
+        EXPECT_NEAR(got[i], want[i], 0.1 * want[i]) << name << ' ' << i;
+      }
+    }
+  }
+  EXPECT_TRUE(train({1, 2, 1}, run_spec, kFew).stored == one.stored) << "stages change no number";
 }
 #endif
 

@@ -157,7 +157,7 @@ Step run(parallel::RunSpec run_spec, int ranks) {
     state.params().initialize(state.context(), 11);
     vary_vectors(state);
     Batches batches(mine);
-    state.grads().begin_step(state.context());
+    state.begin_step();
     for (const int i : {0, 1}) state.forward_backward(batches.of(static_cast<uint32_t>(i)), i, 0.1f);
     const double loss = state.take_loss();
     state.evaluate(batches.of(1));
@@ -323,7 +323,7 @@ SavedCodes keep_and_run_back(const ModelConfig& model, model::Policy policy, int
     built.forward(ctx, state.params(), x, 0, 1, saved);
     const codec::Quantized x1 = ops::all_gather_tokens(ctx, saved[0][SavedTensor::X1]);
     const uint64_t before = group.bytes_sent();
-    state.grads().begin_step(ctx);
+    state.begin_step();
     built.backward(ctx, state.params(), x, 0, 1, saved, state.grads());
     if (transport.rank() > 0) return;
     saved_codes.codes.assign(x1.codes.raw(), x1.codes.raw() + x1.codes.bytes());

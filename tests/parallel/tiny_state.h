@@ -56,7 +56,7 @@ class TinyState {
   }
   // One micro-batch's gradients, from zero. Returns its summed loss.
   double gradients() {
-    state_.grads().begin_step(state_.context());
+    state_.begin_step();
     state_.forward_backward(batch(), 0, 1.0f / static_cast<float>(ids_.size()));
     return state_.take_loss();
   }
@@ -67,7 +67,7 @@ class TinyState {
   }
   parallel::UpdateResult update(double lr, const parallel::AdamWConfig& config = {}) {
     state_.optimizer().step(state_.context(), lr, config);
-    return state_.optimizer().result(state_.context());
+    return state_.end_step();
   }
   // Every weight, exactly.
   std::vector<float> weights() {

@@ -23,13 +23,19 @@ struct Case {
   const char* name;
   model::Fp8Layers fp8;
 };
+model::Fp8Layers delayed() {
+  model::Fp8Layers fp8 = recipe(Granularity::Tensor, Granularity::Tensor);
+  fp8.recipe->delayed = ops::DelayedScaling{};
+  return fp8;
+}
 const Case kCases[] = {{"rowwise", recipe(Granularity::Row, Granularity::Row)},
                        {"tensorwise", recipe(Granularity::Tensor, Granularity::Tensor)},
+                       {"delayed", delayed()},
                        {"hybrid", recipe(Granularity::Row, Granularity::Row, DType::E5M2)},
                        {"blockwise", recipe(Granularity::Block1x128, Granularity::Block128x128)}};
 
 double step_loss(const Golden& golden, parallel::TrainingState& state) {
-  state.grads().begin_step(state.context());
+  state.begin_step();
   state.forward_backward(golden.micro_batch(0, golden.batch()), 0, static_cast<float>(1 / golden.target_weight()));
   return state.take_loss() / golden.target_weight();
 }

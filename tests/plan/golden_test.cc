@@ -47,7 +47,7 @@ void expect_gradients(const Golden& golden, GoldenRun& run) {
 
 double step_loss(const Golden& golden, parallel::TrainingState& state, int64_t micro_batch) {
   const float scale = static_cast<float>(1 / golden.target_weight());
-  state.grads().begin_step(state.context());
+  state.begin_step();
   for (int64_t first = 0; first < golden.batch(); first += micro_batch)
     state.forward_backward(golden.micro_batch(first, micro_batch), static_cast<uint32_t>(first / micro_batch), scale);
   return state.take_loss() / golden.target_weight();

@@ -105,7 +105,7 @@ void expect_planned_is_held(parallel::RunSpec run_spec) {
   std::iota(positions.begin(), positions.end(), 0);
   const auto tensor = [&](auto& v) { return host_tensor(v.data(), {run_spec.tokens()}); };
   const parallel::MicroBatch batch{tensor(ids), tensor(ids), tensor(weights), tensor(positions), tensor(starts)};
-  state.grads().begin_step(state.context());
+  state.begin_step();
   state.forward_backward(batch, 0, 1.0f / static_cast<float>(tokens));
   state.optimizer().step(state.context(), 1e-3f, {});
   state.evaluate(batch);
@@ -117,6 +117,20 @@ void expect_planned_is_held(parallel::RunSpec run_spec) {
     EXPECT_EQ(held[i].owner, planned.owners[i].owner);
     EXPECT_EQ(held[i].bytes, planned.owners[i].bytes) << held[i].owner.text();
   }
+}
+
+TEST(Layout, WhatIsPlannedIsHeldWithDelayedScales) {
+  parallel::RunSpec run_spec = run_spec_of("demo", 64);
+  run_spec.precision.compute = DType::F32;
+  constexpr ops::OperandFormat kWhole{DType::E4M3, ops::Granularity::Tensor};
+  ops::Fp8Recipe recipe{kWhole, kWhole, kWhole, kWhole, kWhole};
+  recipe.delayed = ops::DelayedScaling{100, false, 0};
+  run_spec.precision.fp8.recipe = recipe;
+  expect_planned_is_held(run_spec);
+  const auto sites = static_cast<size_t>(run_spec.model.layers * 4 * 3);
+  EXPECT_NEAR(static_cast<double>(plan_layout(run_spec, Device::Cpu).of(Owner::AmaxHistory)),
+              static_cast<double>(sites * (100 + 2) * sizeof(float)), 1024)
+      << "and what aligns three tensors";
 }
 
 TEST(Layout, WhatIsPlannedIsHeld) {

@@ -171,7 +171,7 @@ void expect_training_as_planned(const parallel::RunSpec& run_spec) {
     std::vector<double> losses;
     for (int step = 0; step < 2; ++step) {
       const parallel::Traffic before = state.groups().sent();
-      state.grads().begin_step(state.context(), run_spec.parallelism.micro_batches);
+      state.begin_step(run_spec.parallelism.micro_batches);
       state.forward_backward(batches, 1 / static_cast<float>(batches.size() * ids.size()));
       state.optimizer().step(state.context(), 1e-3, {});  // 1e-2 overshoots from some initial weights
       losses.push_back(state.take_loss());

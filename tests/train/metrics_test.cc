@@ -111,6 +111,19 @@ TEST(Metrics, ALineOfSeveralProcessesTellsWhatWasWaitedFor) {
   EXPECT_EQ(lines_of(scratch.file("m")).at(0)["exposed_ms"], want);
 }
 
+TEST(Metrics, ALineTellsTheSharesThatEightBitFloatsDoNotHold) {
+  const ScratchFolder scratch;
+  StepMetrics m{.step = 1};
+  m.fp8 = ops::Fp8Counts{{{1000, 0, 1}, {8, 2, 0}, {4, 0, 0}}};  // dW is made of numbers
+  MetricsWriter(scratch.file("m"), 0).step(m);
+  m.fp8 = ops::Fp8Counts{};  // nothing counts for the loss
+  MetricsWriter(scratch.file("none"), 0).step(m);
+  const Json line = lines_of(scratch.file("m")).at(0);
+  EXPECT_EQ(line["fp8_flushed"], (Json{{"x", 0.001}, {"w", 0.0}, {"dy", 0.0}}));
+  EXPECT_EQ(line["fp8_saturated"], (Json{{"x", 0.0}, {"w", 0.25}, {"dy", 0.0}}));
+  EXPECT_FALSE(lines_of(scratch.file("none")).at(0).contains("fp8_flushed"));
+}
+
 TEST(Metrics, AResumedRunWritesTheSameHistory) {
   const ScratchFolder scratch;
   set_log_level(LogLevel::Error);

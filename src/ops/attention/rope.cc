@@ -80,13 +80,14 @@ void rope_backward(const Context& ctx, const Tensor& dqkv, const Heads& heads, c
   rotate(ctx, dqkv, heads, table, -1, "rope_backward");
 }
 
-Operand rope_backward_input(const Context& ctx, const Tensor& dqkv, const Heads& heads, const Tensor& table) {
+Operand rope_backward_input(const Context& ctx, const Tensor& dqkv, const Heads& heads, const Tensor& table,
+                            bool in_place_too) {
   check(ctx, dqkv, heads, table, "rope_backward");
   const Operand rows = fp8_gradient_input(ctx, dqkv.rows(), dqkv.cols());
   if (rows.data && written_as_made(ctx, rows, dqkv.cols()) && cuda::rotates_rows(heads)) {
     if constexpr (kCudaBuild) {
       Timed timed(ctx.profile, Work::Elementwise, "rope_backward");
-      if (ctx.cuda()) cuda::rotate_back_rows(ctx, dqkv, heads, table, rows);
+      if (ctx.cuda()) cuda::rotate_back_rows(ctx, dqkv, heads, table, rows, in_place_too);
     }
     return rows;
   }

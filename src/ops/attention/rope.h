@@ -28,8 +28,9 @@ void fill_rope_table(const RopeSpec& spec, const Tensor& table);
 // Rotates q and k of qkv [T, (Hq + 2 Hkv) D] in place by ctx.positions; backward rotates dqkv back.
 void rope(const Context& ctx, const Tensor& qkv, const Heads& heads, const Tensor& table);
 void rope_backward(const Context& ctx, const Tensor& dqkv, const Heads& heads, const Tensor& table);
-// The same as products of backward read it (ops/linear/fp8.h: gradient_input): in 8-bit floats, after which dqkv may or
-// may not be rotated; or dqkv itself.
-Operand rope_backward_input(const Context& ctx, const Tensor& dqkv, const Heads& heads, const Tensor& table);
+// The same as products of backward read it (ops/linear/fp8.h: gradient_input): in 8-bit floats, or dqkv itself. If
+// `in_place_too`, dqkv is rotated as well; otherwise it is so only where it is returned.
+Operand rope_backward_input(const Context& ctx, const Tensor& dqkv, const Heads& heads, const Tensor& table,
+                            bool in_place_too = false);
 
 }  // namespace agoq::ops

@@ -113,22 +113,25 @@ __global__ void __launch_bounds__(kThreads) rotate_heads(const __grid_constant__
 // --- backward into 8-bit floats: a CTA has a row, a thread two groups of eight pairs of it --------------------------
 
 struct RotatedRows {
-  const Bf16* dqkv;
+  Bf16* dqkv;
   const float* table;
   const int32_t* positions;
   int64_t cols;
   int groups, rotated, of_head, half;  // groups of pairs in a row; those of q and k; those of a head; pairs of a head
   FastDivmod by_head;
   Fp8Rows out;
+  bool in_place_too;
 };
 constexpr int kHeldGroups = 2, kRowThreads = kMostPairGroups / kHeldGroups;
 
+template <bool kCounts>
 __global__ void __launch_bounds__(kRowThreads) rotate_rows(const __grid_constant__ PdlArgs<RotatedRows> given) {
   const RotatedRows& r = given.wait();
   const int64_t row = blockIdx.x;
   const int32_t position = r.positions[row];
+  Bf16* const dqkv = r.dqkv + row * r.cols;
   int col[kHeldGroups];
-  AllOrNone n[kHeldGroups];
+  AllOrNone n[kHeldGroups], changed[kHeldGroups];
   uint4 first[kHeldGroups], second[kHeldGroups];
 #pragma unroll
   for (int j = 0; j < kHeldGroups; ++j) {
@@ -137,8 +140,9 @@ __global__ void __launch_bounds__(kRowThreads) rotate_rows(const __grid_constant
     const int pair = (group - head * r.of_head) * kGroup;
     n[j] = {group < r.groups};
     col[j] = head * 2 * r.half + pair;
-    first[j] = fetch8(r.dqkv + row * r.cols + col[j], n[j]);
-    second[j] = fetch8(r.dqkv + row * r.cols + col[j] + r.half, n[j]);
+    first[j] = fetch8(dqkv + col[j], n[j]);
+    second[j] = fetch8(dqkv + col[j] + r.half, n[j]);
+    changed[j] = {r.in_place_too && group < r.rotated};
     if (group >= r.rotated) continue;
     FloatVec8 cosine, sine, x, y, turned_x, turned_y;
     const float* angles = r.table + int64_t{position} * 2 * r.half + pair;
@@ -162,15 +166,17 @@ __global__ void __launch_bounds__(kRowThreads) rotate_rows(const __grid_constant
     FloatVec8 x, y;
     unpack8(first[j], x);
     unpack8(second[j], y);
-    r.out.store8(row, col[j], n[j], x, inv);
-    r.out.store8(row, col[j] + r.half, n[j], y, inv);
+    r.out.store8<kCounts>(row, col[j], n[j], x, inv);
+    r.out.store8<kCounts>(row, col[j] + r.half, n[j], y, inv);
+    put8(dqkv + col[j], changed[j], first[j]);
+    put8(dqkv + col[j] + r.half, changed[j], second[j]);
   }
 }
 
 }  // namespace
 
 void rotate_back_rows(const Context& ctx, const Tensor& dqkv, const Heads& heads, const Tensor& table,
-                      const Operand& rows) {
+                      const Operand& rows, bool in_place_too) {
   static_assert(kRotatedEights == kGroup);
   require(aligned<uint4>(dqkv.data) && aligned<uint4>(table.data), "rope_backward: memory is not aligned");
   constexpr int kWarpSize = 32;
@@ -178,10 +184,11 @@ void rotate_back_rows(const Context& ctx, const Tensor& dqkv, const Heads& heads
   const int groups = static_cast<int>(heads.cols()) / (2 * kGroup);
   const int threads = ceil_div(ceil_div(groups, kHeldGroups), kWarpSize) * kWarpSize;
   clear_max_scale(ctx, rows);
-  agoq::cuda::launch(ctx, rotate_rows, dim3(static_cast<unsigned>(dqkv.rows())), dim3(static_cast<unsigned>(threads)),
+  agoq::cuda::launch(ctx, counting_kernel(rows, [&]<bool kCounts>() { return rotate_rows<kCounts>; }),
+                     dim3(static_cast<unsigned>(dqkv.rows())), dim3(static_cast<unsigned>(threads)),
                      RotatedRows{dqkv.as<Bf16>(), table.as<float>(), ctx.positions.as<int32_t>(), dqkv.cols(), groups,
                                  static_cast<int>(heads.query + heads.kv) * of_head, of_head, half,
-                                 FastDivmod(static_cast<uint32_t>(of_head)), Fp8Rows(rows)});
+                                 FastDivmod(static_cast<uint32_t>(of_head)), Fp8Rows(rows), in_place_too});
 }
 
 void rotate(const Context& ctx, const Tensor& qkv, int64_t heads, int64_t dim, const Tensor& table, float sign) {

@@ -76,6 +76,14 @@ void accumulate_dw_gpu(const Context& ctx, const MainGrad& grad, const Tensor& d
   }
 }
 
+// The transpose of x, numbers or 8-bit floats by rows, as dW reads it. `sites`: of the gradient.
+Operand turned(const Context& ctx, const Operand& x, Fp8Role role, const ScaleSites* sites) {
+  if (const ScaleSite* site = site_of(ctx, sites, role)) return to_fp8(ctx, transposed(x.data), role, *site);
+  const Operand out = operand_for(ctx, x.k(), x.rows(), role);
+  is_fp8(x.dtype()) ? to_fp8_transposed_into(ctx, x, out) : to_fp8_transposed_into(ctx, x.data, out);
+  return out;
+}
+
 }  // namespace
 
 codec::Rounding MainGrad::rounding(const RandomKey& step_key, RngStream stream) const {
@@ -117,8 +125,8 @@ void accumulate_dw(const Context& ctx, const MainGrad& grad, const Tensor& dy, c
   if (tokens == 0) return zero_if_fresh(ctx, grad);
   if (ctx.fp8 && ctx.fp8->dw_in_fp8()) {
     Scope scope(ctx);
-    return accumulate_dw(ctx, grad, to_fp8_transposed(ctx, dy, ctx.fp8->dw_dy),
-                         to_fp8_transposed(ctx, x, ctx.fp8->dw_x), ctx.fp8->dw);
+    return accumulate_dw(ctx, grad, turned(ctx, dy, Fp8Role::DwDy, grad.sites),
+                         turned(ctx, x, Fp8Role::DwX, grad.sites), ctx.fp8->dw);
   }
   if (ctx.profile) ctx.profile->gemm_flops += 2.0 * static_cast<double>(tokens) * static_cast<double>(out * in);
   if (ctx.target() == Device::Cuda) return accumulate_dw_gpu(ctx, grad, dy, x);
@@ -152,11 +160,8 @@ void accumulate_dw(const Context& ctx, const MainGrad& grad, const Operand& dy, 
   if (dy.rows() == 0) return zero_if_fresh(ctx, grad);
   Scope scope(ctx);
   if (ctx.fp8 && ctx.fp8->dw_in_fp8()) {
-    const auto turned = [&](const Operand& x, OperandFormat format) {
-      return is_fp8(x.dtype()) ? to_fp8_transposed(ctx, x, format) : to_fp8_transposed(ctx, x.data, format);
-    };
-    return accumulate_dw(ctx, grad, turned(dy, ctx.fp8->dw_dy),
-                         is_fp8(xt.dtype()) ? xt : turned(xt.data, ctx.fp8->dw_x), ctx.fp8->dw);
+    return accumulate_dw(ctx, grad, turned(ctx, dy, Fp8Role::DwDy, grad.sites),
+                         is_fp8(xt.dtype()) ? xt : turned(ctx, xt.data, Fp8Role::DwX, grad.sites), ctx.fp8->dw);
   }
   require(!is_fp8(xt.dtype()), "accumulate_dw: x is in 8-bit floats, but dW is made in {}", name_of(ctx.compute()));
   accumulate_dw(ctx, grad, is_fp8(dy.dtype()) ? to_numbers(ctx, dy) : dy.data, xt.data);

@@ -6,6 +6,8 @@
 
 namespace agoq::ops {
 
+struct ScaleSites;
+
 // Where the gradient of one parameter accumulates. Codec Fp32 or Bf16: plain; otherwise decode + add + encode in one
 // pass.
 struct MainGrad {
@@ -14,6 +16,7 @@ struct MainGrad {
   bool stochastic = true;               // how sums are rounded
   bool fresh = false;                   // the sum so far is zero, whatever `data` holds: overwrite it, do not read it
   codec::GlobalOffset global_offset{};  // of `data` in the logical tensor, for the draws
+  const ScaleSites* sites = nullptr;    // of the parameter's products, as LinearWeight::sites
   // Of this tensor in this micro-batch. A tied embedding is rounded twice, with a purpose for each, so that draws
   // differ.
   codec::Rounding rounding(const RandomKey& step_key, RngStream stream = RngStream::Gradient) const;

@@ -23,9 +23,9 @@ __device__ inline uint32_t fp8_pair(float first, float second) {
 #endif
 }
 
-// What numbers are multiplied by: 0 stands for codes of zero, whatever the numbers are.
+// What numbers are multiplied by: 0 stands for codes of zero, whatever the numbers are. Scales are powers of two.
 __device__ inline float reciprocal_of(float scale) {
-  return scale > 0 ? 1.0f / scale : 0.0f;
+  return scale > 0 ? __uint_as_float((254u << 23) - __float_as_uint(scale)) : 0.0f;
 }
 
 // Magnitudes compare as integers, and a NaN is above all. Most do not raise the maximum; they read it and are done,
@@ -39,20 +39,75 @@ __device__ inline void raise(float* amax, float magnitude) {
 struct Fp8Format {
   bool e5m2 = false;
 
-  Fp8Format() = default;
-  explicit Fp8Format(DType dtype) : e5m2(dtype == DType::E5M2) {}
+  constexpr Fp8Format() = default;
+  constexpr explicit Fp8Format(DType dtype) : e5m2(dtype == DType::E5M2) {}
 
   __device__ float scale_of(float amax) const {
-    return to_float(e5m2 ? codec::scale_of<codec::OperandE5M2>(amax) : codec::scale_of<codec::OperandE4M3>(amax));
+    return to_float(e5m2 ? codec::group_scale<codec::OperandE5M2>(amax) : codec::group_scale<codec::OperandE4M3>(amax));
   }
   __device__ uint32_t pair(float first, float second) const {
     return e5m2 ? fp8_pair<codec::OperandE5M2>(first, second) : fp8_pair<codec::OperandE4M3>(first, second);
   }
+  __device__ float largest() const { return e5m2 ? codec::OperandE5M2::max() : codec::OperandE4M3::max(); }
+  __device__ float least() const { return e5m2 ? codec::OperandE5M2::least() : codec::OperandE4M3::least(); }
   // x · inv; zeros if inv is 0.
   __device__ uint2 encode8(const codec::FloatVec8& x, float inv) const {
     if (!(inv > 0)) return {0, 0};
     const auto two = [&](int i) { return pair(x[i] * inv, x[i + 1] * inv); };
     return {two(0) | two(2) << 16, two(4) | two(6) << 16};
+  }
+};
+
+// --- counts ----------------------------------------------------------------------------------------------------------
+
+// Bit 7 of each of four codes that is zero.
+__device__ inline uint32_t zero_codes(uint32_t codes) {
+  return ~((codes & 0x7f7f7f7fu) + 0x7f7f7f7fu) & 0x80808080u;
+}
+
+// The kernel that writes x: counting takes registers and time, so where nobody counts another one runs.
+// kernel.operator()<whether it counts>()
+template <class Kernel>
+auto counting_kernel(const Operand& x, const Kernel& kernel) {
+  return x.counts ? kernel.template operator()<true>() : kernel.template operator()<false>();
+}
+
+// Where a kernel adds up its numbers that their codes do not hold (ops/linear/fp8_counts.h); or nowhere.
+struct LostNumbers {
+  unsigned long long* counts = nullptr;  // saturated, flushed
+
+  LostNumbers() = default;
+  explicit LostNumbers(const Operand& x)
+      : counts(x.counts ? reinterpret_cast<unsigned long long*>(x.counts.as<int64_t>()) : nullptr) {}
+  __device__ explicit operator bool() const { return counts != nullptr; }
+
+  // One addition in memory for all threads of a warp that come here together.
+  __device__ void add(uint32_t saturated, uint32_t flushed) const {
+    constexpr uint32_t kBits = 16;
+    const uint32_t together = __activemask(), both = __reduce_add_sync(together, saturated << kBits | flushed);
+    if (threadIdx.x % 32 != static_cast<uint32_t>(__ffs(static_cast<int>(together))) - 1) return;
+    if (const uint32_t sum = both >> kBits) atomicAdd(counts, sum);
+    if (const uint32_t sum = both & ((1u << kBits) - 1)) atomicAdd(counts + 1, sum);
+  }
+  // Of eight numbers x[i] · inv(i); the codes of most eights hold them all.
+  template <class Inverse>
+  __device__ void add8(const Fp8Format& format, const codec::FloatVec8& x, const Inverse& inv) const {
+    const float largest = format.largest(), least = 0.5f * format.least();
+    float most = 0, smallest = largest;
+#pragma unroll
+    for (int i = 0; i < codec::cuda::kGroup; ++i) {
+      most = fmaxf(most, fabsf(x[i] * inv(i)));
+      smallest = fminf(smallest, fabsf(x[i] * inv(i)));
+    }
+    if (most <= largest && smallest > least) return;
+    uint32_t saturated = 0, flushed = 0;
+#pragma unroll
+    for (int i = 0; i < codec::cuda::kGroup; ++i) {
+      const float size = fabsf(x[i] * inv(i));
+      saturated += size > largest;
+      flushed += size <= least && x[i] != 0 && inv(i) > 0;
+    }
+    if (saturated | flushed) add(saturated, flushed);
   }
 };
 
@@ -67,20 +122,9 @@ __device__ inline void round_to_bf16(codec::FloatVec8& x) {
   codec::cuda::unpack8(bf16_words(x), x);
 }
 
-// Of two pairs of bf16 the larger magnitude in each half, a NaN if one is; the signs mean nothing.
-__device__ inline uint32_t larger_magnitudes(uint32_t a, uint32_t b) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 860
-  uint32_t most;
-  asm("max.NaN.xorsign.abs.bf16x2 %0, %1, %2;" : "=r"(most) : "r"(a), "r"(b));
-  return most;
-#else
-  const uint32_t x = a & 0x7fff7fffu, y = b & 0x7fff7fffu;  // a NaN is the largest integer
-  return max(x & 0xffff0000u, y & 0xffff0000u) | max(x & 0xffffu, y & 0xffffu);
-#endif
-}
+using codec::cuda::larger_magnitudes;
 __device__ inline uint32_t larger_magnitudes(uint32_t most, const uint4& words) {
-  return larger_magnitudes(larger_magnitudes(most, larger_magnitudes(words.x, words.y)),
-                           larger_magnitudes(words.z, words.w));
+  return larger_magnitudes(most, larger_magnitudes(words));
 }
 // The larger of the two.
 __device__ inline float magnitude_of(uint32_t pair) {
@@ -109,20 +153,22 @@ class CtaMax {
   int turn_ = 0;
 };
 
-// An operand with a scale per row for the kernel that makes its rows; or none. Rows have no padding.
+// An operand with a scale per row for the kernel that makes its rows; or none.
 struct Fp8Rows {
   uint8_t* codes = nullptr;
   float *scales = nullptr, *max_scale = nullptr;
   int64_t pitch = 0;
   Fp8Format format;
+  LostNumbers lost;
 
   Fp8Rows() = default;
   explicit Fp8Rows(const Operand& x)
       : codes(x.data.raw()),
         scales(x.scale.as<float>()),
-        max_scale(x.max_scale.as<float>()),
+        max_scale(x.max_scale ? x.max_scale.as<float>() : nullptr),
         pitch(x.k()),
-        format(x.dtype()) {}
+        format(x.dtype()),
+        lost(x) {}
   __device__ explicit operator bool() const { return codes != nullptr; }
 
   // Called by all threads that write the row, with its largest magnitude: what they multiply by. One of them, `first`,
@@ -131,12 +177,14 @@ struct Fp8Rows {
     const float scale = format.scale_of(amax);
     if (first) {
       scales[row] = scale;
-      raise(max_scale, scale);
+      if (max_scale) raise(max_scale, scale);
     }
     return reciprocal_of(scale);
   }
-  template <class Count>
+  template <bool kCounts = false, class Count>
   __device__ void store8(int64_t row, int col, Count n, const codec::FloatVec8& x, float inv) const {
+    // Numbers beyond a row mean nothing, and kernels leave what they like there.
+    if (kCounts && lost && codec::cuda::any(n)) lost.add8(format, x, [&](int) { return inv; });
     const uint2 words = format.encode8(x, inv);
     codec::cuda::store_bytes(codes + row * pitch + col, n, uint64_t{words.y} << 32 | words.x);
   }

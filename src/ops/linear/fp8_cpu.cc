@@ -1,7 +1,10 @@
 #include "ops/linear/fp8_cpu.h"
 
 #include <algorithm>
+#include <atomic>
 #include <bit>
+#include <cmath>
+#include <limits>
 
 #include "codec/formats.h"
 #include "ops/cpu.h"
@@ -71,18 +74,39 @@ void make_scales(const Operand& out, const ScaleGroup& group, const Tensor& row_
     }
 }
 
+// Numbers that their codes do not hold, on the way to the operand's counts.
+struct LostNumbers {
+  int64_t saturated = 0, flushed = 0;
+
+  template <class Format>
+  void add(float x, float inv, uint8_t code) {
+    saturated += std::abs(x * inv) > Format::max();
+    flushed += x != 0 && (code & 0x7f) == 0;
+  }
+  void give(const Operand& out) const {
+    if (!out.counts) return;
+    const auto sum = [&](int64_t i) { return std::atomic_ref(out.counts.as<int64_t>()[i]); };
+    sum(0).fetch_add(saturated, std::memory_order_relaxed);
+    sum(1).fetch_add(flushed, std::memory_order_relaxed);
+  }
+};
+
 template <class Format, class T>
 void make_codes(const Source<T>& x, const Operand& out, int64_t group_k) {
   parallel_for(x.rows, [&](int64_t row, int) {
     uint8_t* codes = out.data.raw() + row * out.k();
     std::fill_n(codes, out.k(), uint8_t{0});
+    LostNumbers lost;
     for (int64_t first = 0; first < x.k; first += group_k) {
       const float scale = out.scale.as<float>()[scale_index(out, row, first)];
       if (!(scale > 0)) continue;  // zeros, or a number that is not finite
       const float inv = 1.0f / scale;
       for (int64_t i = first; i < std::min(first + group_k, x.k); ++i)
         codes[i] = static_cast<uint8_t>(Format::encode(x(row, i) * inv));
+      if (!out.counts) continue;
+      for (int64_t i = first; i < std::min(first + group_k, x.k); ++i) lost.add<Format>(x(row, i), inv, codes[i]);
     }
+    lost.give(out);
   });
 }
 
@@ -96,6 +120,13 @@ void encode(const Tensor& x, Major x_major, const Operand& out, const Tensor& ro
     make_codes<Format>(source, out, group.k);
   });
   if (out.max_scale) largest_scale(out.scale, out.max_scale);
+}
+
+// Products show a number that is not finite.
+void raise(const ScaleSite& site, float amax) {
+  float& most = *site.amax.as<float>();
+  most = larger(most, amax);
+  if (!(amax <= std::numeric_limits<float>::max())) *site.scale.as<float>() = std::numeric_limits<float>::quiet_NaN();
 }
 
 // fn.operator()<Format>() with what the codes of `dtype` mean.
@@ -114,10 +145,45 @@ void to_fp8(const Tensor& x, Major x_major, const Operand& out, const Tensor& ro
   by_format(out.dtype(), [&]<class Format>() { encode<Format>(x, x_major, out, row_amax); });
 }
 
-void to_fp8_transposed(const Tensor& x, const Tensor& known_scale, const Operand& out) {
-  std::fill_n(out.scale.as<float>(), out.scale.count(), *known_scale.as<float>());
+void to_fp8(const Tensor& x, Major x_major, const ScaleSite& site, const Operand& out, const Tensor& row_amax) {
+  by_type(x.dtype, [&]<class T>() {
+    const Source<T> source = source_of<T>(x, x_major);
+    by_format(out.dtype(), [&]<class Format>() { make_codes<Format>(source, out, out.k()); });
+    find_row_amax(source, out.k(), row_amax);
+  });
+  float amax = 0;
+  for (int64_t row = 0; row < out.rows(); ++row) amax = larger(amax, row_amax.as<float>()[row]);
+  raise(site, amax);
+}
+
+void note_amax(const Tensor& x, const Tensor& amax) {
+  float most = *amax.as<float>();
+  by_type(x.dtype, [&]<class T>() {
+    for (int64_t i = 0; i < x.count(); ++i) most = larger(most, magnitude(to_float(x.as<T>()[i])));
+  });
+  *amax.as<float>() = most;
+}
+
+void to_fp8_transposed_with(const Tensor& x, const Operand& out) {
   by_format(out.dtype(), [&]<class Format>() {
     by_type(x.dtype, [&]<class T>() { make_codes<Format>(source_of<T>(x, Major::MN), out, out.k()); });
+  });
+}
+
+void find_transposed_scale(const Tensor& w, DType dtype, const Tensor& scale) {
+  constexpr int64_t kColumns = 64;  // that a thread goes down together: a line of memory or more
+  const int64_t cols = w.cols();
+  by_type(w.dtype, [&]<class T>() {
+    parallel_for((cols + kColumns - 1) / kColumns, [&](int64_t strip, int) {
+      const int64_t begin = strip * kColumns, end = std::min(begin + kColumns, cols);
+      float* amax = scale.as<float>();
+      std::fill(amax + begin, amax + end, 0.0f);
+      for (int64_t row = 0; row < w.shape[0]; ++row)
+        for (int64_t c = begin; c < end; ++c) amax[c] = larger(amax[c], magnitude(to_float(w.as<T>()[row * cols + c])));
+    });
+  });
+  by_format(dtype, [&]<class Format>() {
+    for (int64_t c = 0; c < cols; ++c) scale.as<float>()[c] = to_float(codec::scale_of<Format>(scale.as<float>()[c]));
   });
 }
 
@@ -129,9 +195,13 @@ void transpose_codes(const Operand& x, const Operand& out) {
       uint8_t* codes = out.data.raw() + row * out.k();
       std::fill_n(codes, out.k(), uint8_t{0});
       if (!(inv > 0)) return;  // zeros, or a number that is not finite
-      for (int64_t i = 0; i < x.rows(); ++i)
-        codes[i] = static_cast<uint8_t>(
-            Format::encode(Format::decode(x.data.raw()[i * x.k() + row]) * (x.scale.as<float>()[i] * inv)));
+      LostNumbers lost;
+      for (int64_t i = 0; i < x.rows(); ++i) {
+        const float number = Format::decode(x.data.raw()[i * x.k() + row]), by = x.scale.as<float>()[i] * inv;
+        codes[i] = static_cast<uint8_t>(Format::encode(number * by));
+        lost.add<Format>(number, by, codes[i]);
+      }
+      lost.give(out);
     });
   });
 }

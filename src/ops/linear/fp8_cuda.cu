@@ -1,3 +1,5 @@
+#include <limits>
+
 #include "ops/by_type.h"
 #include "ops/linear/fp8_cuda.h"
 #include "ops/linear/fp8_tile.cuh"
@@ -24,6 +26,8 @@ struct Fp8Source {
   float* scales;
   uint8_t* codes;
   Fp8Format format;
+  LostNumbers lost;
+  float* amax = nullptr;  // of a site, to be raised
 
   __device__ float* scale_of(int row, int i) const {
     return scales + (row >> scale_row_shift) * scale_row_stride + (i >> scale_k_shift) * scale_k_stride;
@@ -36,8 +40,18 @@ static_assert(1 << kBlockShift == kScaleBlock);
 
 template <class T>
 Fp8Source<T> source_of(const Tensor& x, int64_t k, const Operand& out) {
-  Fp8Source<T> s{x.as<T>(), static_cast<int>(out.rows()), static_cast<int>(k), static_cast<int>(out.k()), 0, 0, kAll,
-                 kAll,      out.scale.as<float>(),        out.data.raw(),      Fp8Format(out.dtype())};
+  Fp8Source<T> s{x.as<T>(),
+                 static_cast<int>(out.rows()),
+                 static_cast<int>(k),
+                 static_cast<int>(out.k()),
+                 0,
+                 0,
+                 kAll,
+                 kAll,
+                 out.scale.as<float>(),
+                 out.data.raw(),
+                 Fp8Format(out.dtype()),
+                 LostNumbers(out)};
   switch (out.granularity) {
     case Granularity::Row:
       s.scale_row_stride = 1, s.scale_row_shift = 0;
@@ -54,6 +68,15 @@ Fp8Source<T> source_of(const Tensor& x, int64_t k, const Operand& out) {
       break;
   }
   return s;
+}
+
+// A CTA has seen so large a magnitude of a site. Products show a number that is not finite.
+__device__ inline void note(float* amax, float* scale, float magnitude) {
+  CtaMax cta_max;
+  magnitude = cta_max(magnitude);
+  if (threadIdx.x > 0) return;
+  raise(amax, magnitude);
+  if (!(magnitude <= std::numeric_limits<float>::max())) *scale = std::numeric_limits<float>::quiet_NaN();
 }
 
 // --- k is the major of x: a half-warp has 128 of k of one row --------------------------------------------------------
@@ -94,10 +117,14 @@ template <class T>
 __global__ void __launch_bounds__(kThreads) row_encode(const __grid_constant__ PdlArgs<Fp8Source<T>> given) {
   const Fp8Source<T>& s = given.wait();
   const SourceTile t = source_tile(s);
-  if (t.row >= s.rows || t.col >= s.padded_k) return;
+  const bool outside = t.row >= s.rows || t.col >= s.padded_k;
+  if (outside && !s.amax) return;
   FloatVec8 x;
   load8(s.x + int64_t{t.row} * s.k + t.col, t.n, x);
   const float inv = reciprocal_of(*s.scale_of(t.row, t.col));
+  if (s.amax) note(s.amax, s.scales, group_amax(x));
+  if (outside) return;
+  if (s.lost) s.lost.add8(s.format, x, [&](int) { return inv; });
   *reinterpret_cast<uint2*>(s.codes + int64_t{t.row} * s.padded_k + t.col) = s.format.encode8(x, inv);
 }
 
@@ -144,7 +171,7 @@ __global__ void __launch_bounds__(kThreads) column_amax(const __grid_constant__ 
     raise(s.scale_of(row, static_cast<int>(blockIdx.x) * kTileK), __uint_as_float(most[threadIdx.x]));
 }
 
-template <class Format, class T>
+template <class Format, class T, bool kCounts>
 __global__ void __launch_bounds__(kThreads) column_encode(const __grid_constant__ PdlArgs<Fp8Source<T>> given) {
   const Fp8Source<T>& s = given.wait();
   // A row of the operand's tile; four bytes more than 128 put neighbouring rows into different banks.
@@ -159,6 +186,7 @@ __global__ void __launch_bounds__(kThreads) column_encode(const __grid_constant_
     FloatVec8 x;
     const int k = t.k + pass;
     load8(s.x + int64_t{k} * s.rows + t.row, k < s.k ? t.n : 0, x);
+    if constexpr (kCounts) s.lost.add8(s.format, x, [&](int i) { return inv[i]; });
     uint8_t* column = turned + threadIdx.x % kThreadsAcross * kGroup * kPitch + threadIdx.x / kThreadsAcross + pass;
 #pragma unroll
     for (int i = 0; i < kGroup; i += 2) {
@@ -241,7 +269,7 @@ struct RowSource {
 constexpr int kMostRowGroups = 8;  // of eight numbers, that a thread holds
 constexpr int kRowCtas = 4;        // of a multiprocessor, at least
 
-template <class T, int kGroups>
+template <class T, int kGroups, bool kCounts>
 __global__ void __launch_bounds__(kThreads, kRowCtas) encode_rows(const __grid_constant__ PdlArgs<RowSource<T>> given) {
   const RowSource<T>& s = given.wait();
   const int64_t row = blockIdx.x;
@@ -255,40 +283,125 @@ __global__ void __launch_bounds__(kThreads, kRowCtas) encode_rows(const __grid_c
   for (int g = 0; g < kGroups; ++g) {
     FloatVec8 x;
     unpack8(held[g], x);
-    if (col(g) < s.out.pitch) s.out.store8(row, col(g), AllOrNone{true}, x, inv);
+    if (col(g) < s.out.pitch) s.out.store8<kCounts>(row, col(g), AllOrNone{true}, x, inv);
   }
 }
 
-// --- one scale, which is known: tiles are turned --------------------------------------------------------------------
+// --- a weight: a scale per row, and the scales of its transpose -----------------------------------------------------
+
+// The larger magnitudes of two groups of eight; signs mean nothing in bf16.
+__device__ inline void keep_larger(uint4& most, const uint4& x) {
+  most = make_uint4(larger_magnitudes(most.x, x.x), larger_magnitudes(most.y, x.y), larger_magnitudes(most.z, x.z),
+                    larger_magnitudes(most.w, x.w));
+}
+__device__ inline void keep_larger(Float8& most, const Float8& x) {
+  FloatVec8 a, b;
+  unpack8(most, a);
+  unpack8(x, b);
+#pragma unroll
+  for (int i = 0; i < kGroup; ++i) a[i] = greater_magnitude(a[i], b[i]);
+  most = {make_float4(a[0], a[1], a[2], a[3]), make_float4(a[4], a[5], a[6], a[7])};
+}
+
+template <class T>
+struct WeightRows {
+  const T* w;
+  int rows, cols;
+  Fp8Rows out;
+  float* column_scales;  // zero before the kernel
+  int cta_rows;          // that a CTA goes down; it keeps the largest magnitudes of its columns
+};
+constexpr int kLeastWeightRows = 16, kMostWeightRows = 64, kWeightCtas = 8;  // of a multiprocessor
+
+// Raises the scales of eight columns. Most are as high already: they are read at once.
+template <class Scale>
+__device__ inline void raise_columns(float* scales, int n, const Scale& scale_of) {
+  if (n < kGroup) {
+    for (int i = 0; i < n; ++i) raise(scales + i, scale_of(i));
+    return;
+  }
+  const auto* four = reinterpret_cast<const float4*>(scales);
+  const float4 low = __ldcg(four), high = __ldcg(four + 1);
+  const float there[kGroup] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
+#pragma unroll
+  for (int i = 0; i < kGroup; ++i)
+    if (__float_as_uint(scale_of(i)) > __float_as_uint(there[i])) raise(scales + i, scale_of(i));
+}
+
+template <class T, int kGroups, bool kCounts>
+__global__ void __launch_bounds__(kThreads, kGroups <= 2 ? kRowCtas : 2)
+    encode_weight(const __grid_constant__ PdlArgs<WeightRows<T>> given) {
+  const WeightRows<T>& s = given.wait();
+  const int begin = static_cast<int>(blockIdx.x) * s.cta_rows, end = min(begin + s.cta_rows, s.rows);
+  const auto col = [](int g) { return static_cast<int>(g * blockDim.x + threadIdx.x) * kGroup; };
+  Fetched8<T> held[kGroups], next[kGroups], most[kGroups] = {};
+  const auto fetch_row = [&](int row, Fetched8<T>(&to)[kGroups]) {
+#pragma unroll
+    for (int g = 0; g < kGroups; ++g)
+      to[g] = fetch8(s.w + int64_t{row} * s.cols + col(g), min(max(s.cols - col(g), 0), kGroup));
+  };
+  fetch_row(begin, next);
+  CtaMax cta_max;
+  for (int row = begin; row < end; ++row) {
+#pragma unroll
+    for (int g = 0; g < kGroups; ++g) held[g] = next[g];
+    if (row + 1 < end) fetch_row(row + 1, next);
+    const float inv = s.out.open(row, cta_max(largest_of(held)), threadIdx.x == 0);
+#pragma unroll
+    for (int g = 0; g < kGroups; ++g) {
+      keep_larger(most[g], held[g]);
+      FloatVec8 x;
+      unpack8(held[g], x);
+      if (col(g) < s.out.pitch) s.out.store8<kCounts>(row, col(g), AllOrNone{true}, x, inv);
+    }
+  }
+#pragma unroll
+  for (int g = 0; g < kGroups; ++g) {
+    FloatVec8 amax;
+    unpack8(most[g], amax);
+    raise_columns(s.column_scales + col(g), min(s.cols - col(g), kGroup),
+                  [&](int i) { return s.out.format.scale_of(fabsf(amax[i])); });
+  }
+}
+
+// --- scales that are known: tiles are turned ------------------------------------------------------------------------
 
 template <class T>
 struct TurnSource {
   const T* x;  // [tokens, columns]
   int columns;
-  const float* scale;
-  float* scales;  // [columns], or none: a copy for each row of the operand
+  float* scales;
+  int scale_stride;  // from a column's scale to the next: 0 if they share one
   Fp8Columns out;
+  float* amax = nullptr;  // of a site, to be raised if kNote
 };
 
-template <class Format, class T>
+template <bool kNote, class Format, class T, bool kCounts>
 __global__ void __launch_bounds__(kThreads) encode_turned(const __grid_constant__ PdlArgs<TurnSource<T>> given) {
   const TurnSource<T>& s = given.wait();
-  const float scale = *s.scale;
   const int first_token = static_cast<int>(blockIdx.x) * TurnedTile::kTokens;
-  const int first = static_cast<int>(blockIdx.y) * TurnedTile::kColumns, thread = static_cast<int>(threadIdx.x);
+  const int first = static_cast<int>(blockIdx.y) * TurnedTile::kColumns;
   const int columns = min(s.columns - first, TurnedTile::kColumns);
-  if (s.scales && blockIdx.x == 0 && thread < columns) s.scales[first + thread] = scale;
-  write_turned<Format>(s.out, reciprocal_of(scale), first, columns, first_token,
-                       [&](int token, int lane, FloatVec8(&x)[4]) {
-                         const int col = first + lane * kGroup, n = min(max(s.columns - col, 0), kGroup);
-                         const T* from = s.x + int64_t{token} * s.columns + col;
-                         Fetched8<T> held[4];
+  FloatVec8 inv;
+  [[maybe_unused]] float amax = 0;
 #pragma unroll
-                         for (int t = 0; t < 4; ++t)
-                           held[t] = fetch8(from + t * s.columns, token + t < s.out.tokens ? n : 0);
+  for (int i = 0; i < kGroup; ++i) {
+    const int column = first + static_cast<int>(threadIdx.x) % kLanes * kGroup + i;
+    inv[i] = column < s.columns ? reciprocal_of(s.scales[column * s.scale_stride]) : 0.0f;
+  }
+  write_turned<Format, kCounts>(s.out, inv, first, columns, first_token, [&](int token, int lane, FloatVec8(&x)[4]) {
+    const int col = first + lane * kGroup, n = min(max(s.columns - col, 0), kGroup);
+    const T* from = s.x + int64_t{token} * s.columns + col;
+    Fetched8<T> held[4];
 #pragma unroll
-                         for (int t = 0; t < 4; ++t) unpack8(held[t], x[t]);
-                       });
+    for (int t = 0; t < 4; ++t) held[t] = fetch8(from + t * s.columns, token + t < s.out.tokens ? n : 0);
+#pragma unroll
+    for (int t = 0; t < 4; ++t) {
+      unpack8(held[t], x[t]);
+      if constexpr (kNote) amax = greater_magnitude(amax, group_amax(x[t]));
+    }
+  });
+  if constexpr (kNote) note(s.amax, s.scales, amax);
 }
 
 // Codes with a scale per row become codes of its transpose with the largest of the scales.
@@ -300,6 +413,7 @@ struct CodeSource {
   uint8_t* out;  // [columns, out_pitch]
   int64_t out_pitch;
   float* out_scale;
+  LostNumbers lost;
 };
 
 // Four codes times a power of two that is at most 1.
@@ -365,6 +479,12 @@ __global__ void __launch_bounds__(kThreads) turn_codes(const __grid_constant__ P
 #pragma unroll
     for (int t = 0; t < 4; ++t) w[t] = by[t] == 1.0f ? words(t, i) : scaled_codes<Format>(words(t, i), by[t]);
     if (!(inv > 0)) w[0] = w[1] = w[2] = w[3] = 0;  // zeros, or a number that is not finite
+    if (s.lost && inv > 0) {
+      int flushed = 0;
+#pragma unroll
+      for (int t = 0; t < 4; ++t) flushed += __popc(zero_codes(w[t]) & ~zero_codes(words(t, i)));
+      if (flushed > 0) s.lost.add(0, static_cast<uint32_t>(flushed));
+    }
     turn_bytes(w);
 #pragma unroll
     for (int j = 0; j < 4; ++j) tile.put(chunk * kChunk + 4 * i + j, quad, w[j]);
@@ -408,53 +528,130 @@ __global__ void __launch_bounds__(kThreads) find_largest(const __grid_constant__
   if (threadIdx.x == 0) *s.most = largest;
 }
 
-template <class Format>
-__global__ void __launch_bounds__(kThreads) amax_to_scale(float* scales, int64_t count) {
+struct Amaxes {
+  float* scales;
+  int64_t count;
+  Fp8Format format;
+};
+__global__ void __launch_bounds__(kThreads) amax_to_scale(const __grid_constant__ PdlArgs<Amaxes> given) {
+  const Amaxes& s = given.wait();
   const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x;
-  if (i < count) scales[i] = to_float(codec::scale_of<Format>(scales[i]));
+  if (i < s.count) s.scales[i] = s.format.scale_of(s.scales[i]);
+}
+
+struct Floats {
+  float* to;
+  int64_t count;
+};
+__global__ void __launch_bounds__(kThreads) set_to_zero(const __grid_constant__ PdlArgs<Floats> given) {
+  const Floats& s = given.wait();
+  const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  if (i < s.count) s.to[i] = 0.0f;
 }
 
 unsigned ctas(int64_t n, int64_t each) {
   return static_cast<unsigned>((n + each - 1) / each);
 }
 
+void to_scales(const Context& ctx, const Tensor& amax, Fp8Format format) {
+  agoq::cuda::launch(ctx, amax_to_scale, ctas(amax.count(), kThreads), kThreads,
+                     Amaxes{amax.as<float>(), amax.count(), format});
+}
+
+template <class T>
+dim3 encode_grid(const Fp8Source<T>& s, Major x_major) {
+  return {ctas(s.padded_k, kTileK), ctas(s.rows, x_major == Major::K ? kThreads / kLanes : kTileRows)};
+}
+
+// Raises amax to the largest magnitude of x.
+template <class T>
+void sweep_amax(const Context& ctx, const Tensor& x, float* amax) {
+  agoq::cuda::launch(ctx, whole_amax<T>, dim3(static_cast<unsigned>(ctx.gpu().multiprocessors() * kSweepCtas)),
+                     dim3(kThreads), Sweep<T>{x.as<T>(), x.count(), amax});
+}
+
+// With the scales of `out`.
+template <bool kNote, class T>
+void turn(const Context& ctx, const Tensor& x, const Operand& out, float* amax) {
+  const auto kernel = counting_kernel(out, [&]<bool kCounts>() {
+    return out.dtype() == DType::E4M3 ? encode_turned<kNote, codec::OperandE4M3, T, kCounts>
+                                      : encode_turned<kNote, codec::OperandE5M2, T, kCounts>;
+  });
+  agoq::cuda::launch(ctx, kernel, turned_grid(out.k(), x.shape[1]), kThreads,
+                     TurnSource<T>{x.as<T>(), static_cast<int>(x.shape[1]), out.scale.as<float>(),
+                                   out.granularity == Granularity::Row ? 1 : 0, Fp8Columns(out, x.shape[0]), amax});
+}
+
 template <class Format, class T>
 void encode(const Context& ctx, const Tensor& x, Major x_major, const Operand& out) {
   const bool k_major = x_major == Major::K;
   const Fp8Source<T> s = source_of<T>(x, x.shape[k_major ? 1 : 0], out);
-  const dim3 grid(ctas(s.padded_k, kTileK), ctas(s.rows, k_major ? kThreads / kLanes : kTileRows));
-  const int64_t scales = out.scale.count();
-  AGOQ_CUDA_CHECK(cudaMemsetAsync(s.scales, 0, out.scale.bytes(), agoq::cuda::stream(ctx)));
+  const dim3 grid = encode_grid(s, x_major);
+  clear(ctx, out.scale);
   if (out.granularity == Granularity::Tensor)
-    agoq::cuda::launch(ctx, whole_amax<T>, dim3(static_cast<unsigned>(ctx.gpu().multiprocessors() * kSweepCtas)),
-                       dim3(kThreads), Sweep<T>{x.as<T>(), x.count(), s.scales});
+    sweep_amax<T>(ctx, x, s.scales);
   else
     agoq::cuda::launch(ctx, k_major ? row_amax<T> : column_amax<T>, grid, kThreads, s);
-  agoq::cuda::launch(ctx, amax_to_scale<Format>, ctas(scales, kThreads), kThreads, s.scales, scales);
-  if (out.granularity == Granularity::Tensor && !k_major) return to_fp8_transposed(ctx, x, out.scale, out);
-  agoq::cuda::launch(ctx, k_major ? row_encode<T> : column_encode<Format, T>, grid, kThreads, s);
+  to_scales(ctx, out.scale, s.format);
+  if (out.granularity == Granularity::Tensor && !k_major) return to_fp8_transposed_with(ctx, x, out);
+  const auto by_columns = [&]<bool kCounts>() { return column_encode<Format, T, kCounts>; };
+  agoq::cuda::launch(ctx, k_major ? row_encode<T> : counting_kernel(out, by_columns), grid, kThreads, s);
   if (out.max_scale) largest_scale(ctx, out.scale, out.max_scale);
 }
 
 // A row that fits into the registers of a CTA.
 bool held_in_registers(const Operand& out) {
-  return out.granularity == Granularity::Row && out.max_scale && out.k() <= int64_t{kThreads} * kMostRowGroups * kGroup;
+  return out.granularity == Granularity::Row && out.k() <= int64_t{kThreads} * kMostRowGroups * kGroup;
+}
+
+// launch.operator()<groups of eight that a thread holds>(threads of a CTA)
+template <class Launch>
+void for_held_rows(const Operand& out, Launch&& launch) {
+  constexpr int kWarpSize = 32;
+  const int groups = static_cast<int>(out.k()) / kGroup;
+  const int threads = std::min(ceil_div(groups, kWarpSize) * kWarpSize, kThreads);
+  const int held = ceil_div(groups, threads);
+  const dim3 cta(static_cast<unsigned>(threads));
+  if (held <= 2) return launch.template operator()<2>(cta);
+  if (held <= 4) return launch.template operator()<4>(cta);
+  launch.template operator()<kMostRowGroups>(cta);
 }
 
 template <class T>
 void encode_held_rows(const Context& ctx, const Tensor& x, const Operand& out) {
-  constexpr int kWarpSize = 32;
-  const int groups = static_cast<int>(out.k()) / kGroup;
-  const int threads = std::min(ceil_div(groups, kWarpSize) * kWarpSize, kThreads);
-  const RowSource<T> s{x.as<T>(), static_cast<int>(x.shape[1]), Fp8Rows(out)};
   clear_max_scale(ctx, out);
-  const auto launch = [&](auto kernel) {
-    agoq::cuda::launch(ctx, kernel, dim3(static_cast<unsigned>(out.rows())), dim3(static_cast<unsigned>(threads)), s);
-  };
-  const int held = ceil_div(groups, threads);
-  if (held <= 2) return launch(encode_rows<T, 2>);
-  if (held <= 4) return launch(encode_rows<T, 4>);
-  launch(encode_rows<T, kMostRowGroups>);
+  for_held_rows(out, [&]<int kGroups>(dim3 cta) {
+    const auto kernel = counting_kernel(out, [&]<bool kCounts>() { return encode_rows<T, kGroups, kCounts>; });
+    agoq::cuda::launch(ctx, kernel, dim3(static_cast<unsigned>(out.rows())), cta,
+                       RowSource<T>{x.as<T>(), static_cast<int>(x.cols()), Fp8Rows(out)});
+  });
+}
+
+template <class T>
+void encode_held_weight(const Context& ctx, const Tensor& w, const Operand& out, const Tensor& transposed_scale) {
+  require(reinterpret_cast<uintptr_t>(transposed_scale.data) % sizeof(float4) == 0,
+          "weight_to_fp8: scales of the transpose are not aligned");
+  const int rows = static_cast<int>(w.shape[0]);
+  const int each =
+      std::clamp(ceil_div(rows, ctx.gpu().multiprocessors() * kWeightCtas), kLeastWeightRows, kMostWeightRows);
+  clear(ctx, transposed_scale);
+  for_held_rows(out, [&]<int kGroups>(dim3 cta) {
+    const auto kernel = counting_kernel(out, [&]<bool kCounts>() { return encode_weight<T, kGroups, kCounts>; });
+    agoq::cuda::launch(
+        ctx, kernel, dim3(ctas(rows, each)), cta,
+        WeightRows<T>{w.as<T>(), rows, static_cast<int>(w.cols()), Fp8Rows(out), transposed_scale.as<float>(), each});
+  });
+}
+
+// The scales of the transpose alone.
+template <class T>
+void find_transposed_scale(const Context& ctx, const Tensor& w, const Operand& out, const Tensor& transposed_scale) {
+  Operand transposed{out.data, transposed_scale, Granularity::Row};  // whose codes are not written
+  transposed.data.shape = {w.cols(), w.shape[0]};
+  const Fp8Source<T> s = source_of<T>(w, w.shape[0], transposed);
+  clear(ctx, transposed_scale);
+  agoq::cuda::launch(ctx, column_amax<T>, dim3(ctas(s.k, kTileK), ctas(s.rows, kTileRows)), kThreads, s);
+  to_scales(ctx, transposed_scale, s.format);
 }
 
 }  // namespace
@@ -469,19 +666,29 @@ void to_fp8(const Context& ctx, const Tensor& x, Major x_major, const Operand& o
   });
 }
 
-void to_fp8_transposed(const Context& ctx, const Tensor& x, const Tensor& known_scale, const Operand& out) {
-  const int64_t tokens = x.shape[0], columns = x.shape[1];
-  const bool of_rows = out.granularity == Granularity::Row;
-  by_type(x.dtype, [&]<class T>() {
-    const bool e4m3 = out.dtype() == DType::E4M3;
-    agoq::cuda::launch(ctx, e4m3 ? encode_turned<codec::OperandE4M3, T> : encode_turned<codec::OperandE5M2, T>,
-                       turned_grid(out.k(), columns), kThreads,
-                       TurnSource<T>{x.as<T>(), static_cast<int>(columns), known_scale.as<float>(),
-                                     of_rows ? out.scale.as<float>() : nullptr, Fp8Columns(out, tokens)});
+void weight_to_fp8(const Context& ctx, const Tensor& w, const Operand& out, const Tensor& transposed_scale) {
+  by_type(w.dtype, [&]<class T>() {
+    if (held_in_registers(out)) return encode_held_weight<T>(ctx, w, out, transposed_scale);
+    to_fp8(ctx, w, Major::K, out);
+    find_transposed_scale<T>(ctx, w, out, transposed_scale);
   });
-  if (!of_rows && known_scale.data != out.scale.data)
-    AGOQ_CUDA_CHECK(cudaMemcpyAsync(out.scale.data, known_scale.data, sizeof(float), cudaMemcpyDeviceToDevice,
-                                    agoq::cuda::stream(ctx)));
+}
+
+void to_fp8_transposed_with(const Context& ctx, const Tensor& x, const Operand& out) {
+  by_type(x.dtype, [&]<class T>() { turn<false, T>(ctx, x, out, nullptr); });
+}
+
+void to_fp8(const Context& ctx, const Tensor& x, Major x_major, const ScaleSite& site, const Operand& out) {
+  by_type(x.dtype, [&]<class T>() {
+    if (x_major == Major::MN) return turn<true, T>(ctx, x, out, site.amax.as<float>());
+    Fp8Source<T> s = source_of<T>(x, x.shape[1], out);
+    s.amax = site.amax.as<float>();
+    agoq::cuda::launch(ctx, row_encode<T>, encode_grid(s, x_major), kThreads, s);
+  });
+}
+
+void note_amax(const Context& ctx, const Tensor& x, const Tensor& amax) {
+  by_type(x.dtype, [&]<class T>() { sweep_amax<T>(ctx, x, amax.as<float>()); });
 }
 
 void transpose_codes(const Context& ctx, const Operand& x, const Operand& out) {
@@ -493,7 +700,8 @@ void transpose_codes(const Context& ctx, const Operand& x, const Operand& out) {
                      x.max_scale.as<float>(),
                      out.data.raw(),
                      out.k(),
-                     out.scale.as<float>()};
+                     out.scale.as<float>(),
+                     LostNumbers(out)};
   agoq::cuda::launch(ctx, x.dtype() == DType::E4M3 ? turn_codes<codec::OperandE4M3> : turn_codes<codec::OperandE5M2>,
                      turned_grid(out.k(), out.rows()), kThreads, s);
 }
@@ -514,7 +722,12 @@ void largest_scale(const Context& ctx, const Tensor& scales, const Tensor& to) {
 }
 
 void clear_max_scale(const Context& ctx, const Operand& out) {
-  AGOQ_CUDA_CHECK(cudaMemsetAsync(out.max_scale.data, 0, sizeof(float), agoq::cuda::stream(ctx)));
+  if (out.max_scale) clear(ctx, out.max_scale);
+}
+
+void clear(const Context& ctx, const Tensor& numbers) {
+  agoq::cuda::launch(ctx, set_to_zero, ctas(numbers.count(), kThreads), kThreads,
+                     Floats{numbers.as<float>(), numbers.count()});
 }
 
 }  // namespace agoq::ops::cuda

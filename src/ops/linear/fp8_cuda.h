@@ -2,6 +2,7 @@
 #pragma once
 
 #include "device/context.h"
+#include "ops/linear/delayed_scale.h"
 #include "ops/linear/operand.h"
 
 namespace agoq::ops::cuda {
@@ -9,14 +10,21 @@ namespace agoq::ops::cuda {
 // x is [rows, k] if k is its major, else [k, rows]. Reads x once where a scale belongs to a row that a CTA can hold,
 // else twice: for the scales, then for the codes.
 void to_fp8(const Context& ctx, const Tensor& x, Major x_major, const Operand& out);
-// The scale is known: reads x once.
-void to_fp8_transposed(const Context& ctx, const Tensor& x, const Tensor& known_scale, const Operand& out);
+// With the scale of a site, which is that of `out`: reads x once.
+void to_fp8(const Context& ctx, const Tensor& x, Major x_major, const ScaleSite& site, const Operand& out);
+void note_amax(const Context& ctx, const Tensor& x, const Tensor& amax);
+// The scales are known, for all or per row: reads x once.
+void to_fp8_transposed_with(const Context& ctx, const Tensor& x, const Operand& out);
+// With a scale per row: reads w once if a CTA can hold a row.
+void weight_to_fp8(const Context& ctx, const Tensor& w, const Operand& out, const Tensor& transposed_scale);
 // x with a scale per row and a max_scale, which is that of `out`.
 void transpose_codes(const Context& ctx, const Operand& x, const Operand& out);
 // x with a scale per row.
 void to_numbers(const Context& ctx, const Operand& x, const Tensor& numbers);
 void largest_scale(const Context& ctx, const Tensor& scales, const Tensor& to);
-// Before a kernel that writes rows raises it.
+// Before a kernel that writes rows raises it, if there is one.
 void clear_max_scale(const Context& ctx, const Operand& out);
+// Zeros in a few fp32, by a kernel: unlike cudaMemsetAsync it does not keep the next kernel from starting early.
+void clear(const Context& ctx, const Tensor& numbers);
 
 }  // namespace agoq::ops::cuda

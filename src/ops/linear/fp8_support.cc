@@ -23,7 +23,7 @@ std::string why_no_fp8(ComputeCapability gpu, std::initializer_list<Granularity>
   if (unknown == operands.end()) return "";
   return fmt::format(
       "{} multiplies 8-bit floats with one scale for a tensor alone: cuBLASLt takes a scale per {} only on Hopper "
-      "(9.0); use --fp8-recipe tensorwise",
+      "(9.0); use --fp8-recipe tensorwise or delayed",
       capability, name_of(*unknown));
 }
 

@@ -37,38 +37,45 @@ class TurnedTile {
   }
 };
 
-// An operand [rows, tokens padded] whose tiles are written so. Its numbers share one scale, or each row has a copy of
-// it.
+// An operand [rows, tokens padded] whose tiles are written so.
 struct Fp8Columns {
   uint8_t* codes = nullptr;
   int64_t pitch = 0;
   int tokens = 0;
+  LostNumbers lost;
 
   Fp8Columns() = default;
   Fp8Columns(const Operand& out, int64_t count)
-      : codes(out.data.raw()), pitch(out.k()), tokens(static_cast<int>(count)) {}
+      : codes(out.data.raw()), pitch(out.k()), tokens(static_cast<int>(count)), lost(out) {}
 };
 
 // Makes a tile of numbers: source(token, lane, x) gives eight of rows `token` to `token` + 3, those of columns 8·lane
-// to 8·lane + 7 of the tile. What it gives beyond the last token does not matter, nor do columns beyond `columns`.
-template <class Format, class Source>
-__device__ inline void write_turned(const Fp8Columns& out, float inv, int64_t first_row, int columns, int first_token,
-                                    const Source& source) {
+// to 8·lane + 7 of the tile, which are multiplied by the thread's `inv`. What it gives beyond the last token does not
+// matter; columns beyond `columns` are zeros.
+template <class Format, bool kCounts, class Source>
+__device__ inline void write_turned(const Fp8Columns& out, const codec::FloatVec8& inv, int64_t first_row, int columns,
+                                    int first_token, const Source& source) {
   using namespace codec::cuda;
   constexpr int kPerPass = TurnedTile::kThreads / kLanes;
   const int lane = static_cast<int>(threadIdx.x) % kLanes;
+  constexpr Fp8Format kFormat(Format::kMantissaBits == 2 ? DType::E5M2 : DType::E4M3);
   TurnedTile tile;
 #pragma unroll
   for (int pass = 0; pass < TurnedTile::kQuads; pass += kPerPass) {
     const int quad = pass + static_cast<int>(threadIdx.x) / kLanes, token = first_token + 4 * quad;
     const int there = min(max(out.tokens - token, 0), 4);  // of the four tokens
-    const uint32_t mask = !(inv > 0) || there == 0 ? 0u : ~0u >> (32 - 8 * there);
+    const uint32_t mask = there == 0 ? 0u : ~0u >> (32 - 8 * there);
     FloatVec8 x[4];
     source(token, lane, x);
+    if constexpr (kCounts) {
+#pragma unroll
+      for (int t = 0; t < 4; ++t)
+        if (t < there) out.lost.add8(kFormat, x[t], [&](int i) { return inv[i]; });
+    }
 #pragma unroll
     for (int i = 0; i < kGroup; ++i) {
-      const auto two = [&](int t) { return fp8_pair<Format>(x[t][i] * inv, x[t + 1][i] * inv); };
-      tile.put(lane * kGroup + i, quad, (two(0) | two(2) << 16) & mask);
+      const auto two = [&](int t) { return fp8_pair<Format>(x[t][i] * inv[i], x[t + 1][i] * inv[i]); };
+      tile.put(lane * kGroup + i, quad, inv[i] > 0 ? (two(0) | two(2) << 16) & mask : 0u);
     }
   }
   tile.flush(out.codes, out.pitch, first_row, columns, first_token);

@@ -49,37 +49,52 @@ void run(const Context& ctx, const Product& p, const char* op) {
   cpu::multiply(p, tiles);
 }
 
-// A scale that the whole of a weight can have, so that its transpose can, too.
-bool has_whole_scale(const Operand& w, OperandFormat format) {
-  return w.max_scale && (format.granularity == Granularity::Row || format.granularity == Granularity::Tensor);
-}
-
-// x or a weight for forward; the weight's max_scale is set if it has one.
-Operand as_fp8(const Context& ctx, const Operand& x, OperandFormat format) {
+// `sites`: of the weight.
+Operand as_fp8(const Context& ctx, const Operand& x, Fp8Role role, const ScaleSites* sites) {
   if (is_fp8(x.dtype())) return x;
-  Operand out = fp8_operand(ctx, x.rows(), x.k(), format);
-  if (has_whole_scale(x, format)) (format.granularity == Granularity::Row ? out.max_scale : out.scale) = x.max_scale;
+  if (const ScaleSite* site = site_of(ctx, sites, role)) return to_fp8(ctx, x, role, *site);
+  const Operand out = operand_for(ctx, x.rows(), x.k(), role);
   x.major == Major::K ? to_fp8_into(ctx, x.data, out) : to_fp8_transposed_into(ctx, x.data, out);
   return out;
 }
 
-// A weight for backward: with one scale for all if forward has left it.
-Operand transposed_as_fp8(const Context& ctx, const Operand& w, OperandFormat format) {
-  const Operand out = fp8_operand(ctx, w.k(), w.rows(), format);
-  if (has_whole_scale(w, format))
-    to_fp8_transposed_into(ctx, w.data, w.max_scale, out);
-  else
-    to_fp8_transposed_into(ctx, w.data, out);
+// For forward. One scale for all of a matrix is that of its transpose, too.
+Operand as_fp8(const Context& ctx, const LinearWeight& w) {
+  if (w.codes.data) return w.codes;
+  if (!w.transposed_scale || is_fp8(w.w.dtype())) return as_fp8(ctx, w.w, Fp8Role::W, w.sites);
+  Operand out = operand_for(ctx, w.w.rows(), w.w.k(), Fp8Role::W);
+  if (out.granularity == Granularity::Row) {
+    weight_to_fp8_into(ctx, w.w.data, out, w.transposed_scale);
+  } else {
+    out.scale = w.transposed_scale;
+    to_fp8_into(ctx, w.w.data, out);
+  }
+  return out;
+}
+
+// For backward.
+Operand transposed_as_fp8(const Context& ctx, const LinearWeight& w) {
+  if (w.transposed.data) return w.transposed;
+  if (const ScaleSite* site = site_of(ctx, w.sites, Fp8Role::W))
+    return to_fp8(ctx, transposed(w.w.data), Fp8Role::W, *site);
+  Operand out = operand_for(ctx, w.w.k(), w.w.rows(), Fp8Role::W);
+  if (!w.transposed_scale) {
+    to_fp8_transposed_into(ctx, w.w.data, out);
+    return out;
+  }
+  out.scale = w.transposed_scale;
+  to_fp8_transposed_with(ctx, w.w.data, out);
   return out;
 }
 
 // y = x·wᵀ + ...: x and w become 8-bit floats if the context asks for it and they are numbers still.
-void forward(const Context& ctx, Product p, const char* op) {
+void forward(const Context& ctx, Product p, const LinearWeight& w, const char* op) {
   Scope scope(ctx);
+  p.b = w.w;
   if (const Fp8Recipe* fp8 = ctx.fp8; fp8 && !(is_fp8(p.a.dtype()) && is_fp8(p.b.dtype()))) {
     p.accumulation = fp8->forward;
-    p.a = as_fp8(ctx, p.a, fp8->x);
-    p.b = as_fp8(ctx, p.b, fp8->w);
+    p.a = as_fp8(ctx, p.a, Fp8Role::X, w.sites);
+    p.b = as_fp8(ctx, w);
   }
   run(ctx, p, op);
 }
@@ -91,32 +106,32 @@ void check_matrices(const Operand& a, const Operand& b, const char* op) {
 
 }  // namespace
 
-Tensor linear(const Context& ctx, const Operand& x, const Operand& w, const Tensor& bias, const Tensor& residual,
+Tensor linear(const Context& ctx, const Operand& x, const LinearWeight& w, const Tensor& bias, const Tensor& residual,
               Accumulation accumulation) {
-  check_matrices(x, w, "linear");
-  const Tensor y = ctx.empty({x.rows(), w.rows()});
-  forward(ctx, {x, w, y, 0, residual, bias, accumulation}, "linear");
+  check_matrices(x, w.w, "linear");
+  const Tensor y = ctx.empty({x.rows(), w.w.rows()});
+  forward(ctx, {x, {}, y, 0, residual, bias, accumulation}, w, "linear");
   return y;
 }
 
-void linear_into(const Context& ctx, const Operand& x, const Operand& w, const Tensor& bias, const Tensor& y) {
-  check_matrices(x, w, "linear");
-  forward(ctx, {x, w, y, 0, {}, bias}, "linear");
+void linear_into(const Context& ctx, const Operand& x, const LinearWeight& w, const Tensor& bias, const Tensor& y) {
+  check_matrices(x, w.w, "linear");
+  forward(ctx, {x, {}, y, 0, {}, bias}, w, "linear");
 }
 
-void linear_add(const Context& ctx, const Operand& x, const Operand& w, const Tensor& y) {
-  check_matrices(x, w, "linear_add");
-  forward(ctx, {x, w, y, 1}, "linear_add");
+void linear_add(const Context& ctx, const Operand& x, const LinearWeight& w, const Tensor& y) {
+  check_matrices(x, w.w, "linear_add");
+  forward(ctx, {x, {}, y, 1}, w, "linear_add");
 }
 
-Tensor linear_dx(const Context& ctx, const Operand& dy, const Operand& w) {
-  check_matrices(dy, w, "linear_dx");
-  const Tensor dx = ctx.empty({dy.rows(), w.k()});
+Tensor linear_dx(const Context& ctx, const Operand& dy, const LinearWeight& w) {
+  check_matrices(dy, w.w, "linear_dx");
+  const Tensor dx = ctx.empty({dy.rows(), w.w.k()});
   Scope scope(ctx);
   if (const Fp8Recipe* fp8 = ctx.fp8)
-    run(ctx, {as_fp8(ctx, dy, fp8->dy), transposed_as_fp8(ctx, w, fp8->w), dx, 0, {}, {}, fp8->dx}, "linear_dx");
+    run(ctx, {as_fp8(ctx, dy, Fp8Role::Dy, w.sites), transposed_as_fp8(ctx, w), dx, 0, {}, {}, fp8->dx}, "linear_dx");
   else
-    run(ctx, {dy, transposed(w.data), dx}, "linear_dx");
+    run(ctx, {dy, transposed(w.w.data), dx}, "linear_dx");
   return dx;
 }
 

@@ -24,15 +24,14 @@ enum class Major : uint8_t { K, MN };
 //   Block128x128   [rows / 128, k / 128 padded to a multiple of 4]        quotients are rounded up
 // A scale of 0 belongs to zeros. A NaN makes all its numbers NaN: one of them was not finite.
 struct Operand {
-  Tensor data;   // fp32, bf16, e4m3 or e5m2; [rows, k], or [k, rows] if the major is MN
-  Tensor scale;  // none for fp32 and bf16
-  // [1] fp32, or none. With a scale per row: the largest of them. Of numbers: where the cast of a weight for forward
-  // leaves the scale of the whole matrix for that of backward, which then need not look for it.
-  Tensor max_scale;
+  Tensor data;       // fp32, bf16, e4m3 or e5m2; [rows, k], or [k, rows] if the major is MN
+  Tensor scale;      // none for fp32 and bf16
+  Tensor max_scale;  // fp32 [1], or none: the largest of the scales of rows, which turning them needs
   Granularity granularity = Granularity::None;
   Major major = Major::K;
   int64_t stride =
       0;  // numbers from one row of data to the next, if it is a part of a wider one: of ops::cuda::multiply's a alone
+  Tensor counts;  // int64 [2], or none: who writes the codes adds up there what they do not hold (fp8_counts.h)
 
   Operand() = default;
   // A matrix without scales is multiplied as it is.

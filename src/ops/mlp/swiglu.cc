@@ -97,9 +97,10 @@ SwigluOperands swiglu_backward_operands(const Context& ctx, const Tensor& dh, co
     if (by_rows) to_fp8_into(ctx, numbers, d_gate_up);
     return {d_gate_up, transposed(h)};
   }
-  const Operand ht = fp8_operand(ctx, width, rows, ctx.fp8->dw_x);
+  const Operand ht = operand_for(ctx, width, rows, Fp8Role::DwX);
   Scope scope(ctx);
-  const Operand h = fp8_operand(ctx, rows, width, {ctx.fp8->dw_x.dtype, Granularity::Row});
+  Operand h = fp8_rows(ctx, rows, width, ctx.fp8->dw_x.dtype);
+  h.counts = ht.counts;  // what its rows lose, turning them does not bring back
   if (written_as_made(ctx, d_gate_up, 2 * width) && written_as_made(ctx, h, width) &&
       writes_operands(kept_gate_up, width, cuda::kHeldInBackward * width)) {
     if constexpr (kCudaBuild) {

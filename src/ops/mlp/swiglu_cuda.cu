@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "codec/tile_schedulers.cuh"
 #include "ops/by_type.h"
 #include "ops/linear/fp8_codes.cuh"
@@ -133,33 +135,57 @@ __global__ void __launch_bounds__(StripScheduler::kThreads)
 
 // --- in 8-bit floats: a CTA has a row, whose numbers wait in shared memory until its largest is known --------------
 
-constexpr int kRowThreads = 512, kRowCtas = 2;  // at most of a CTA; CTAs of a multiprocessor, at least
+// Of a multiprocessor: its threads, which leaves each 72 registers, and its shared memory, without what CTAs have
+// beside their rows. While a CTA waits for its largest the others work, so it has as many as its memory can hold.
+constexpr int kRowThreads = 896, kLeastThreads = 128;
+constexpr size_t kRowMemory = size_t{216} << 10;
 
 // Blocks that a CTA has at a time. All turns of its threads are as full as they can be.
 __device__ inline int row_blocks() {
   return static_cast<int>(blockDim.x) / kLanes;
 }
-dim3 row_threads(int64_t blocks) {
-  constexpr int kMost = kRowThreads / kLanes, kWarpBlocks = 2;
-  const int all = static_cast<int>(blocks), turns = ceil_div(all, kMost);
+dim3 row_threads(int64_t blocks, size_t held) {
+  constexpr int kWarpBlocks = 2;
+  const int ctas = std::clamp(static_cast<int>(kRowMemory / held), 1, kRowThreads / kLeastThreads);
+  const int all = static_cast<int>(blocks), turns = ceil_div(all, kRowThreads / ctas / kLanes);
   return {static_cast<unsigned>(ceil_div(ceil_div(all, turns), kWarpBlocks) * kWarpBlocks * kLanes)};
 }
 
-using EvenTiles = LaneTiles<EvenLaneTile>;
-template <class F>
-__device__ inline EvenTiles even_places(int block, int lane, const QuantRows& gate_up) {
-  return places<F, AllOrNone>(block, lane, gate_up);
+// Where a row begins in global memory. The compiler would otherwise compute it again at every access.
+template <class T>
+__device__ inline T* held_pointer(T* p) {
+  size_t address = __cvta_generic_to_global(p);
+  asm volatile("" : "+l"(address));
+  return static_cast<T*>(__cvta_global_to_generic(address));
+}
+__device__ inline QuantPtr held_pointers(QuantPtr q) {
+  q.codes = held_pointer(q.codes);
+  q.scales = held_pointer(q.scales);
+  return q;
+}
+
+// The thread's part of a block of gate, and of up.
+template <class F, class Tile>
+__device__ inline LaneTiles<Tile> row_places(int block, const QuantRows& gate_up) {
+  const int lane = static_cast<int>(threadIdx.x) % kLanes;
+  if constexpr (std::is_same_v<Tile, WholeLaneTile>) {
+    const int blocks = gate_up.row.blocks / 2;
+    return {RowLayout::place_whole<F>(block, lane, block < blocks),
+            RowLayout::place_whole<F>(block + blocks, lane, block < blocks)};
+  } else {
+    return places<F, AllOrNone>(block, lane, gate_up);
+  }
 }
 
 // A thread's own numbers of a block of the row.
-__device__ inline uint4& held_numbers(int block, int lane) {
+__device__ inline uint4& held_numbers(int block) {
   extern __shared__ uint4 numbers[];
-  return numbers[block * kLanes + lane];
+  return numbers[block * kLanes + static_cast<int>(threadIdx.x) % kLanes];
 }
 // x in bf16 to there; raises the magnitudes `most`.
-__device__ inline void hold(int block, int lane, const FloatVec8& x, uint32_t& most) {
+__device__ inline void hold(int block, const FloatVec8& x, uint32_t& most) {
   const uint4 words = bf16_words(x);
-  held_numbers(block, lane) = words;
+  held_numbers(block) = words;
   most = larger_magnitudes(most, words);
 }
 
@@ -177,49 +203,68 @@ __device__ inline void each_row_block(int blocks, Fetch&& fetch, Fn&& fn) {
   }
 }
 
+// What the CTA holds from block `held` on, to the columns from `col` on of an operand's row.
+template <class F, class Tile, bool kCounts>
+__device__ inline void write_held(const QuantRows& gate_up, int held, int64_t row, int col, Fp8Rows out, float inv) {
+  const int blocks = gate_up.row.blocks / 2;
+  const uint4* numbers = &held_numbers(held);
+  out.codes = held_pointer(out.codes + row * out.pitch + col);
+  const auto write = [&](const Fp8Rows& to) {
+#pragma unroll 2
+    for (int block = static_cast<int>(threadIdx.x) / kLanes; block < blocks; block += row_blocks()) {
+      const auto p = row_places<F, Tile>(block, gate_up).gate;
+      FloatVec8 x;
+      unpack8(numbers[block * kLanes], x);
+      to.store8<kCounts>(0, p.col, p.n, x, inv);
+    }
+  };
+  // Each loop knows its format, and so has the instructions of one.
+  if (out.format.e5m2) {
+    out.format.e5m2 = true;
+    write(out);
+  } else {
+    out.format.e5m2 = false;
+    write(out);
+  }
+}
+
 struct ForwardRows {
   const Bf16* gate_up;     // [T, 2F]
   QuantRows kept_gate_up;  // no codes: not kept
   Fp8Rows h;
 };
 
-template <class F>
-__global__ void __launch_bounds__(kRowThreads, kRowCtas)
-    forward_rows(const __grid_constant__ PdlArgs<ForwardRows> given) {
+template <class F, class Tile, bool kCounts>
+__global__ void __launch_bounds__(kRowThreads) forward_rows(const __grid_constant__ PdlArgs<ForwardRows> given) {
   const ForwardRows& f = given.wait();
   const int64_t row = blockIdx.x;
-  const int lane = static_cast<int>(threadIdx.x) % kLanes, blocks = f.kept_gate_up.row.blocks / 2;
-  const Bf16* from = f.gate_up + row * f.kept_gate_up.row.cols;
-  const QuantPtr keep = f.kept_gate_up.at(row);
+  const int blocks = f.kept_gate_up.row.blocks / 2;
+  const Bf16* from = held_pointer(f.gate_up + row * f.kept_gate_up.row.cols);
+  const QuantPtr keep = held_pointers(f.kept_gate_up.at(row));
   struct RowInputs {
-    EvenTiles at;
     uint4 gate, up;
   };
   uint32_t most = 0;
   each_row_block(
       blocks,
       [&](int block) {
-        const EvenTiles at = even_places<F>(block, lane, f.kept_gate_up);
-        return RowInputs{at, fetch8(from + at.gate.col, at.gate.n), fetch8(from + at.up.col, at.gate.n)};
+        const auto at = row_places<F, Tile>(block, f.kept_gate_up);
+        return RowInputs{fetch8(from + at.gate.col, at.gate.n), fetch8(from + at.up.col, at.gate.n)};
       },
       [&](int block, const RowInputs& now) {
+        const auto at = row_places<F, Tile>(block, f.kept_gate_up);
         FloatVec8 both[2], h;
         auto& [gate, up] = both;
         unpack8(now.gate, gate);
         unpack8(now.up, up);
 #pragma unroll
         for (int i = 0; i < kGroup; ++i) h[i] = gate[i] * sigmoid(gate[i]) * up[i];
-        if (f.kept_gate_up.codes) encode_two<F>(keep, {now.at.gate, now.at.up}, both);
-        if (block < blocks) hold(block, lane, h, most);
+        if (f.kept_gate_up.codes) encode_two<F>(keep, {at.gate, at.up}, both, {now.gate, now.up});
+        if (block < blocks) hold(block, h, most);
       });
   CtaMax cta_max;
   const float inv = f.h.open(row, cta_max(magnitude_of(most)), threadIdx.x == 0);
-  for (int block = static_cast<int>(threadIdx.x) / kLanes; block < blocks; block += row_blocks()) {
-    const auto p = f.kept_gate_up.row.place<F, AllOrNone>(block, lane);
-    FloatVec8 h;
-    unpack8(held_numbers(block, lane), h);
-    f.h.store8(row, p.col, p.n, h, inv);
-  }
+  write_held<F, Tile, kCounts>(f.kept_gate_up, 0, row, 0, f.h, inv);
 }
 
 struct BackwardRows {
@@ -228,14 +273,13 @@ struct BackwardRows {
   Fp8Rows d_gate_up, h;
 };
 
-template <class F>
-__global__ void __launch_bounds__(kRowThreads, kRowCtas)
-    backward_rows(const __grid_constant__ PdlArgs<BackwardRows> given) {
+template <class F, class Tile, bool kCounts>
+__global__ void __launch_bounds__(kRowThreads) backward_rows(const __grid_constant__ PdlArgs<BackwardRows> given) {
   const BackwardRows& b = given.wait();
   const int64_t row = blockIdx.x;
-  const int lane = static_cast<int>(threadIdx.x) % kLanes, blocks = b.gate_up.row.blocks / 2;
-  const Bf16* dh = b.dh + row * (b.gate_up.row.cols / 2);
-  const QuantPtr kept = b.gate_up.at(row);
+  const int blocks = b.gate_up.row.blocks / 2, width = b.gate_up.row.cols / 2;
+  const Bf16* dh = held_pointer(b.dh + row * width);
+  const QuantPtr kept = held_pointers(b.gate_up.at(row));
   struct RowInputs {
     uint4 d;
     Fetched<F> gate, up;
@@ -244,7 +288,7 @@ __global__ void __launch_bounds__(kRowThreads, kRowCtas)
   each_row_block(
       blocks,
       [&](int block) {
-        const EvenTiles at = even_places<F>(block, lane, b.gate_up);
+        const auto at = row_places<F, Tile>(block, b.gate_up);
         return RowInputs{fetch8(dh + at.gate.col, at.gate.n), fetch<F>(kept, at.gate), fetch<F>(kept, at.up)};
       },
       [&](int block, const RowInputs& now) {
@@ -254,23 +298,16 @@ __global__ void __launch_bounds__(kRowThreads, kRowCtas)
         decode<F>(now.up, up);
         differentiate(d, gate, up, h);
         if (block >= blocks) return;
-        hold(block, lane, gate, most);
-        hold(block + blocks, lane, up, most);
-        hold(block + 2 * blocks, lane, h, most_h);
+        hold(block, gate, most);
+        hold(block + blocks, up, most);
+        hold(block + 2 * blocks, h, most_h);
       });
   CtaMax cta_max;
   const float inv = b.d_gate_up.open(row, cta_max(magnitude_of(most)), threadIdx.x == 0);
   const float h_inv = b.h.open(row, cta_max(magnitude_of(most_h)), threadIdx.x == 0);
-  for (int block = static_cast<int>(threadIdx.x) / kLanes; block < blocks; block += row_blocks()) {
-    const EvenTiles at = even_places<F>(block, lane, b.gate_up);
-    FloatVec8 gate, up, h;
-    unpack8(held_numbers(block, lane), gate);
-    unpack8(held_numbers(block + blocks, lane), up);
-    unpack8(held_numbers(block + 2 * blocks, lane), h);
-    b.d_gate_up.store8(row, at.gate.col, at.gate.n, gate, inv);
-    b.d_gate_up.store8(row, at.up.col, at.gate.n, up, inv);
-    b.h.store8(row, at.gate.col, at.gate.n, h, h_inv);
-  }
+  write_held<F, Tile, kCounts>(b.gate_up, 0, row, 0, b.d_gate_up, inv);
+  write_held<F, Tile, kCounts>(b.gate_up, blocks, row, width, b.d_gate_up, inv);
+  write_held<F, Tile, kCounts>(b.gate_up, 2 * blocks, row, 0, b.h, h_inv);
 }
 
 void check_segments(const Quantized& gate_up) {
@@ -284,6 +321,20 @@ void check_even_rows(const Quantized& gate_up, const Tensor& numbers) {
   require(gate_up.row.even() && aligned<uint4>(numbers.data) && QuantRows(gate_up).aligned(),
           "swiglu: rows in segments of {} are not written as 8-bit floats at once, or memory is not aligned",
           gate_up.row.segment);
+}
+
+// Starts a kernel by rows that holds `numbers` for each of gate: kernels.operator()<tile, whether it counts>() for
+// `out`.
+template <class Kernels, class Arguments>
+void launch_rows(const Context& ctx, const Operand& out, const RowLayout& row, int64_t numbers, const Kernels& kernels,
+                 const Arguments& arguments) {
+  const auto kernel = out.counts           ? kernels.template operator()<EvenLaneTile, true>()
+                      : row.whole_halves() ? kernels.template operator()<WholeLaneTile, false>()
+                                           : kernels.template operator()<EvenLaneTile, false>();
+  const int64_t blocks = row.blocks / 2;
+  const size_t held = static_cast<size_t>(numbers * blocks) * kLanes * sizeof(uint4);
+  agoq::cuda::launch_with(ctx, kernel, dim3(static_cast<unsigned>(out.rows())), row_threads(blocks, held), held,
+                          arguments);
 }
 
 // Down the blocks of gate.
@@ -330,11 +381,10 @@ void swiglu_rows(const Context& ctx, const Tensor& gate_up, const Quantized& kee
   if (!kept.kept()) kept.row = RowBlocks(gate_up.cols(), gate_up.cols() / 2);
   check_even_rows(kept, gate_up);
   clear_max_scale(ctx, h);
-  const auto held = static_cast<size_t>(kept.row.blocks() / 2) * kLanes * sizeof(uint4);
+  const ForwardRows forward{gate_up.as<Bf16>(), QuantRows(kept), Fp8Rows(h)};
   codec::dispatch(kept.kept() ? kept.codec : Codec::Fp32, [&]<class F>() {
-    agoq::cuda::launch_with(ctx, forward_rows<F>, dim3(static_cast<unsigned>(gate_up.rows())),
-                            row_threads(kept.row.blocks() / 2), held,
-                            ForwardRows{gate_up.as<Bf16>(), QuantRows(kept), Fp8Rows(h)});
+    const auto kernels = [&]<class Tile, bool kCounts>() { return forward_rows<F, Tile, kCounts>; };
+    launch_rows(ctx, h, forward.kept_gate_up.row, 1, kernels, forward);
   });
 }
 
@@ -343,11 +393,10 @@ void swiglu_backward_rows(const Context& ctx, const Tensor& dh, const Quantized&
   check_even_rows(kept_gate_up, dh);
   clear_max_scale(ctx, d_gate_up);
   clear_max_scale(ctx, h);
-  const auto held = static_cast<size_t>(kept_gate_up.row.blocks() / 2 * kHeldInBackward) * kLanes * sizeof(uint4);
+  const BackwardRows backward{dh.as<Bf16>(), QuantRows(kept_gate_up), Fp8Rows(d_gate_up), Fp8Rows(h)};
   codec::dispatch(kept_gate_up.codec, [&]<class F>() {
-    agoq::cuda::launch_with(ctx, backward_rows<F>, dim3(static_cast<unsigned>(dh.rows())),
-                            row_threads(kept_gate_up.row.blocks() / 2), held,
-                            BackwardRows{dh.as<Bf16>(), QuantRows(kept_gate_up), Fp8Rows(d_gate_up), Fp8Rows(h)});
+    const auto kernels = [&]<class Tile, bool kCounts>() { return backward_rows<F, Tile, kCounts>; };
+    launch_rows(ctx, d_gate_up, backward.gate_up.row, kHeldInBackward, kernels, backward);
   });
 }
 

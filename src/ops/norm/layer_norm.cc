@@ -52,7 +52,7 @@ Operand recompute_layer_norm_transposed(const Context& ctx, const codec::Quantiz
                                         OperandFormat format) {
   check_saved(kept_x, kept_x.rows, kept_x.row.cols, "recompute_layer_norm");
   check_rstd(rstd, {kept_x.rows}, "recompute_layer_norm");
-  const Operand nt = fp8_operand(ctx, kept_x.row.cols, kept_x.rows, format);
+  const Operand nt = counted(ctx, fp8_operand(ctx, kept_x.row.cols, kept_x.rows, format), Fp8Role::DwX);
   Scope scope(ctx);
   if (!turned_as_made(ctx, nt) || !kept_x.row.even()) {
     to_fp8_transposed_into(ctx, recompute_layer_norm(ctx, kept_x, rstd), nt);

@@ -75,7 +75,7 @@ __global__ void __launch_bounds__(kAnyThreads)
     each_group<Format>(shape, [&](const LaneTile& p) {
       FloatVec8 x;
       load_n(p, x);
-      f.fp8 ? f.fp8.store8(row, p.col, p.n, x, inv) : f.n.store8(first + p.col, p.n, x);
+      f.fp8 ? f.fp8.store8<true>(row, p.col, p.n, x, inv) : f.n.store8(first + p.col, p.n, x);
     });
   }
 }
@@ -182,7 +182,7 @@ __global__ void __launch_bounds__(kAnyThreads)
     each_group<F>(shape, [&](const LaneTile& p) {  // a thread reads what it has written itself
       FloatVec8 grad;
       b.dx.load8(first + p.col, p.n, grad);
-      b.fp8.store8(row, p.col, p.n, grad, inv);
+      b.fp8.store8<true>(row, p.col, p.n, grad, inv);
     });
   }
 }

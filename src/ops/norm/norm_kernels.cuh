@@ -70,8 +70,9 @@ void norm_forward(const Context& ctx, const Tensor& x, const Tensor& w, float ep
                       RowChunk(x.rows(), ctas, keep)};
   const size_t shared = whole && w ? OwnMemory<kWeightWords>::bytes(threads) : 0;
   const auto launch = [&]<class F>() {
-    agoq::cuda::launch_with(ctx, whole ? norm_forward_kernel<kNormKind, F> : norm_any_forward_kernel<kNormKind, F>,
-                            ctas, cta, shared, f);
+    const auto of_whole = [&]<bool kCounts>() { return norm_forward_kernel<kNormKind, F, kCounts>; };
+    agoq::cuda::launch_with(ctx, whole ? counting_kernel(out, of_whole) : norm_any_forward_kernel<kNormKind, F>, ctas,
+                            cta, shared, f);
   };
   keep_x.kept() ? codec::dispatch(keep_x.codec, launch) : launch.template operator()<NotKept>();
 }
@@ -114,7 +115,8 @@ void norm_backward(const Context& ctx, const Tensor& dn, const codec::Quantized&
       partial ? dim3(static_cast<unsigned>(partial.rows())) : row_ctas(ctx, dn.rows(), threads, kMostBackwardThreads);
   const size_t shared = whole ? BackwardMemory::bytes(threads) : 0;
   codec::dispatch(kept_x.codec, [&]<class F>() {
-    agoq::cuda::launch_with(ctx, whole ? norm_backward_kernel<kNormKind, F> : norm_any_backward_kernel<kNormKind, F>,
+    const auto of_whole = [&]<bool kCounts>() { return norm_backward_kernel<kNormKind, F, kCounts>; };
+    agoq::cuda::launch_with(ctx, whole ? counting_kernel(dx_rows, of_whole) : norm_any_backward_kernel<kNormKind, F>,
                             ctas, dim3(static_cast<unsigned>(threads)), shared, b);
   });
 }

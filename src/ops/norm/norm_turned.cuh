@@ -97,30 +97,33 @@ __global__ void __launch_bounds__(kScaleThreads) find_layer_scale(const __grid_c
   if (threadIdx.x % kWarp == 0) raise(a.scale, turned_scale_of(__uint_as_float(most)));
 }
 
-template <NormKind kNormKind, class F>
+template <NormKind kNormKind, class F, bool kCounts>
 __global__ void __launch_bounds__(TurnedTile::kThreads) turn_norm(const __grid_constant__ PdlArgs<NormTurned> given) {
   const NormTurned& a = given.wait();
   const int lane = static_cast<int>(threadIdx.x) % kLanes, block = static_cast<int>(blockIdx.y);
   const auto p = a.kept.row.place<F, AllOrNone>(block, lane);
   FloatVec8 w{};
   if constexpr (kNormKind == NormKind::Rms) a.w.load8(p.col, p.n, w);
-  write_turned<TurnedFormat>(a.out, reciprocal_of(*a.scale), p.col - lane * kGroup, p.size,
-                             static_cast<int>(blockIdx.x) * TurnedTile::kTokens, [&](int token, int, FloatVec8(&x)[4]) {
-                               codec::cuda::Fetched<F> fetched[4];
-                               float rstd[4], mean[4] = {};
+  const float by = reciprocal_of(*a.scale);
+  const FloatVec8 inv = {by, by, by, by, by, by, by, by};
+  write_turned<TurnedFormat, kCounts>(a.out, inv, p.col - lane * kGroup, p.size,
+                                      static_cast<int>(blockIdx.x) * TurnedTile::kTokens,
+                                      [&](int token, int, FloatVec8(&x)[4]) {
+                                        codec::cuda::Fetched<F> fetched[4];
+                                        float rstd[4], mean[4] = {};
 #pragma unroll
-                               for (int t = 0; t < 4; ++t) {
-                                 const int row = min(token + t, a.out.tokens - 1);
-                                 fetched[t] = codec::cuda::fetch<F>(a.kept.at(row), p);
-                                 rstd[t] = a.rstd[row];
-                                 if constexpr (kNormKind == NormKind::Layer) mean[t] = a.mean[row];
-                               }
+                                        for (int t = 0; t < 4; ++t) {
+                                          const int row = min(token + t, a.out.tokens - 1);
+                                          fetched[t] = codec::cuda::fetch<F>(a.kept.at(row), p);
+                                          rstd[t] = a.rstd[row];
+                                          if constexpr (kNormKind == NormKind::Layer) mean[t] = a.mean[row];
+                                        }
 #pragma unroll
-                               for (int t = 0; t < 4; ++t) {
-                                 codec::cuda::decode<F>(fetched[t], x[t]);
-                                 normalise<kNormKind>(x[t], p.n, mean[t], rstd[t], w);
-                               }
-                             });
+                                        for (int t = 0; t < 4; ++t) {
+                                          codec::cuda::decode<F>(fetched[t], x[t]);
+                                          normalise<kNormKind>(x[t], p.n, mean[t], rstd[t], w);
+                                        }
+                                      });
 }
 
 // mean [rows] is scratch for Norm::Layer; out [H, tokens padded] has one scale.
@@ -135,7 +138,7 @@ void recompute_norm_turned(const Context& ctx, const codec::Quantized& kept_x, c
                      rstd.as<float>(),     mean ? mean.as<float>() : nullptr,
                      FloatPtr(w),          out.scale.as<float>(),
                      Fp8Columns(out, rows)};
-  AGOQ_CUDA_CHECK(cudaMemsetAsync(a.scale, 0, sizeof(float), agoq::cuda::stream(ctx)));
+  clear(ctx, out.scale);
   const auto ctas = [](int count, int each) { return static_cast<unsigned>(ceil_div(count, each)); };
   codec::dispatch(kept_x.codec, [&]<class F>() {
     if constexpr (kNormKind == NormKind::Rms)
@@ -144,8 +147,8 @@ void recompute_norm_turned(const Context& ctx, const codec::Quantized& kept_x, c
     else
       agoq::cuda::launch(ctx, find_layer_scale<F>, dim3(ctas(rows, kScaleThreads / kWarp)), dim3(kScaleThreads), a);
     // A tile is a block of the codes, which may be short.
-    agoq::cuda::launch(ctx, turn_norm<kNormKind, F>, turned_grid(out.k(), blocks * codec::kBlock),
-                       dim3(TurnedTile::kThreads), a);
+    const auto kernel = counting_kernel(out, [&]<bool kCounts>() { return turn_norm<kNormKind, F, kCounts>; });
+    agoq::cuda::launch(ctx, kernel, turned_grid(out.k(), blocks * codec::kBlock), dim3(TurnedTile::kThreads), a);
   });
 }
 

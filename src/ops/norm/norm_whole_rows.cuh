@@ -121,6 +121,7 @@ __device__ inline void scale_by_weights(const Memory& memory, int g, FloatVec8& 
 }
 
 // The thread's part of a row in 8-bit floats, rounded to bf16 first.
+template <bool kCounts>
 __device__ inline void store_fp8(const Fp8Rows& to, int row, const Held& held, CtaMax& cta_max, FloatVec8 (&x)[kHeld]) {
   uint32_t most = 0;
   each_held([&](int g) {
@@ -129,10 +130,10 @@ __device__ inline void store_fp8(const Fp8Rows& to, int row, const Held& held, C
     unpack8(words, x[g]);
   });
   const float inv = to.open(row, cta_max(magnitude_of(most)), threadIdx.x == 0);
-  each_held([&](int g) { to.store8(row, held.first_col() + Held::col(g), held.n(g), x[g], inv); });
+  each_held([&](int g) { to.store8<kCounts>(row, held.first_col() + Held::col(g), held.n(g), x[g], inv); });
 }
 
-template <NormKind kNormKind, class F>
+template <NormKind kNormKind, class F, bool kCounts>
 __global__ void __launch_bounds__(kMostThreads)
     norm_forward_kernel(const __grid_constant__ PdlArgs<NormForward> given) {
   const NormForward& f = given.wait();
@@ -180,7 +181,7 @@ __global__ void __launch_bounds__(kMostThreads)
       if constexpr (!kCentred) scale_by_weights(memory, g, row_x[g]);
       if (!f.fp8) store8(n + Held::col(g), held.n(g), row_x[g]);
     });
-    if (f.fp8) store_fp8(f.fp8, row, held, cta_max, row_x);
+    if (f.fp8) store_fp8<kCounts>(f.fp8, row, held, cta_max, row_x);
   }
 }
 
@@ -267,7 +268,7 @@ class ComingResiduals {
 };
 
 // One CTA, one slice of the rows; dw stays in registers until its end.
-template <NormKind kNormKind, class F>
+template <NormKind kNormKind, class F, bool kCounts>
 __global__ void __launch_bounds__(kMostBackwardThreads)
     norm_backward_kernel(const __grid_constant__ PdlArgs<NormBackward> given) {
   const NormBackward& b = given.wait();
@@ -324,7 +325,7 @@ __global__ void __launch_bounds__(kMostBackwardThreads)
 #pragma unroll
       for (int i = 0; i < kGroup; ++i) hat[g][i] = grad[i];
     });
-    if (b.fp8) store_fp8(b.fp8, row, held, cta_max, hat);
+    if (b.fp8) store_fp8<kCounts>(b.fp8, row, held, cta_max, hat);
   }
   if constexpr (!kCentred) {
     float* partial = held.of(b.partial, blockIdx.x);

@@ -76,7 +76,7 @@ Operand recompute_rms_norm_transposed(const Context& ctx, const codec::Quantized
                                       const Tensor& w, OperandFormat format) {
   check_saved(kept_x, kept_x.rows, w.count(), "recompute_rms_norm");
   check_rstd(rstd, {kept_x.rows}, "recompute_rms_norm");
-  const Operand nt = fp8_operand(ctx, w.count(), kept_x.rows, format);
+  const Operand nt = counted(ctx, fp8_operand(ctx, w.count(), kept_x.rows, format), Fp8Role::DwX);
   Scope scope(ctx);
   if (!turned_as_made(ctx, nt) || !kept_x.row.even()) {
     to_fp8_transposed_into(ctx, recompute_rms_norm(ctx, kept_x, rstd, w), nt);

@@ -1,6 +1,7 @@
 #include "train/checkpoint/state_io.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstring>
 #include <iterator>
@@ -95,6 +96,27 @@ class SavedWeight {
   std::vector<float> whole_;
 };
 
+// Amax histories, the newest of each tensor first. Returns whether the checkpoint has all of them.
+bool load_amaxes(const Checkpoint& checkpoint, const Context& ctx, std::span<const StoredTensor> tensors) {
+  bool complete = true;
+  for (const StoredTensor& tensor : tensors) {
+    if (!tensor.name.starts_with(parallel::kStoredAmaxes)) continue;
+    const ManifestTensor* saved = checkpoint.find(tensor.name);
+    complete &= saved != nullptr;
+    if (!saved) continue;
+    const int64_t sites = tensor.dims.front(), steps = tensor.dims.back();
+    require(saved->shape.size() == 2, "the checkpoint {}: '{}' is no amax history", checkpoint.path(), tensor.name);
+    const int64_t common = std::min(steps, saved->shape.back());
+    find_tensor(checkpoint, tensor.name, DType::F32, std::array{sites, saved->shape.back()});
+    std::vector<float> read(static_cast<size_t>(sites * common)), amaxes(static_cast<size_t>(sites * steps));
+    checkpoint.read(*saved, {0, sites, 0, common}, reinterpret_cast<uint8_t*>(read.data()));
+    for (int64_t site = 0; site < sites; ++site)
+      std::copy_n(read.begin() + site * common, common, amaxes.begin() + site * steps);
+    upload(ctx, amaxes.data(), tensor.pieces.front().data);
+  }
+  return complete;
+}
+
 }  // namespace
 
 void load_weights(const Checkpoint& checkpoint, const Context& ctx, std::span<const StoredTensor> tensors) {
@@ -120,12 +142,18 @@ void load_weights(const Checkpoint& checkpoint, parallel::TrainingState& state) 
   load_weights(checkpoint, state.context(), state.named_tensors());
 }
 
-void load_state(const Checkpoint& checkpoint, parallel::TrainingState& state) {
+std::string load_state(const Checkpoint& checkpoint, parallel::TrainingState& state) {
   const std::vector<StoredTensor> tensors = state.named_tensors();
   std::vector<StoredTensor> moments;
   std::ranges::copy_if(tensors, std::back_inserter(moments), parallel::is_stored_moment, &StoredTensor::name);
   load_checkpoint(checkpoint, moments, {.subset = true, .device = &state.context()});
   load_weights(checkpoint, state.context(), tensors);
+  const bool complete = load_amaxes(checkpoint, state.context(), tensors);
+  state.reset_scales();
+  if (complete) return "";
+  return "the checkpoint has no amax history of some layers: where there is none, the first step finds its scales in "
+         "the "
+         "numbers themselves";
 }
 
 }  // namespace agoq::train

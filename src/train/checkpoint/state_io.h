@@ -2,6 +2,7 @@
 #pragma once
 
 #include <span>
+#include <string>
 
 #include "parallel/training_state.h"
 #include "train/checkpoint/checkpoint.h"
@@ -17,7 +18,8 @@ void load_weights(const Checkpoint& checkpoint, const Context& ctx, std::span<co
 // The weights alone, whatever the compute type.
 void load_weights(const Checkpoint& checkpoint, parallel::TrainingState& state);
 
-// Weights, and moments in the formats in which the state holds them: codes stay codes.
-void load_state(const Checkpoint& checkpoint, parallel::TrainingState& state);
+// Weights, moments in the formats in which the state holds them (codes stay codes), and amax histories, as many steps
+// as both know of. Returns what is to be told: that there are none, say.
+std::string load_state(const Checkpoint& checkpoint, parallel::TrainingState& state);
 
 }  // namespace agoq::train

@@ -6,6 +6,8 @@
 #include <filesystem>
 #include <numbers>
 
+#include "base/text.h"
+#include "plan/stage_plan.h"
 #include "train/byte_vocabulary.h"
 #include "train/config/settings.h"
 
@@ -165,6 +167,11 @@ ops::Fp8Recipe fp8_recipe(const TrainConfig& c) {
     return r;
   };
   if (c.fp8_recipe == "tensorwise") return recipe(Tensor, Tensor, Tensor);
+  if (c.fp8_recipe == "delayed") {
+    ops::Fp8Recipe delayed = recipe(Tensor, Tensor, Tensor);
+    delayed.delayed = {c.fp8_amax_history_len, c.fp8_amax_compute_algo == "most_recent", c.fp8_margin};
+    return delayed;
+  }
   if (c.fp8_recipe == "rowwise") return recipe(Row, Row, Tensor);
   require(c.fp8_format == "e4m3",
           "--fp8-recipe blockwise: its gradients are e4m3, as blocks need no more range; use "
@@ -172,21 +179,44 @@ ops::Fp8Recipe fp8_recipe(const TrainConfig& c) {
   return recipe(Block1x128, Block128x128, Block1x128);
 }
 
+// What only --fp8-recipe delayed has a use for.
+void check_delayed(const TrainConfig& c) {
+  positive("--fp8-amax-history-len", c.fp8_amax_history_len);
+  one_of("--fp8-amax-compute-algo", c.fp8_amax_compute_algo, {"max", "most_recent"});
+  require(c.fp8_margin >= 0 && c.fp8_margin <= ops::kMostScaleMargin, "--fp8-margin {} must lie in 0 to {}",
+          c.fp8_margin, ops::kMostScaleMargin);
+  const TrainConfig none;
+  const bool given = c.fp8_amax_history_len != none.fp8_amax_history_len ||
+                     c.fp8_amax_compute_algo != none.fp8_amax_compute_algo || c.fp8_margin != none.fp8_margin;
+  require(!given || (c.fp8_recipe == "delayed" && !c.fp8_format.empty()),
+          "--fp8-amax-history-len, --fp8-amax-compute-algo and --fp8-margin are for --fp8-recipe delayed, with an "
+          "--fp8-format");
+  require(c.fp8_recipe != "delayed" || c.fp8_weight_cache != "on",
+          "--fp8-weight-cache on: --fp8-recipe delayed casts weights in every micro-batch; leave one of them out");
+}
+
 model::Fp8Layers fp8_layers(const TrainConfig& c, int64_t layers) {
-  one_of("--fp8-recipe", c.fp8_recipe, {"tensorwise", "rowwise", "blockwise"});
+  one_of("--fp8-recipe", c.fp8_recipe, {"tensorwise", "delayed", "rowwise", "blockwise"});
+  one_of("--fp8-weight-cache", c.fp8_weight_cache, {"auto", "on", "off"});
+  check_delayed(c);
   const int64_t first = c.num_layers_at_start_in_bf16, last = c.num_layers_at_end_in_bf16;
   require(first >= 0, "--num-layers-at-start-in-bf16 must not be negative, but is {}", first);
   require(last >= 0, "--num-layers-at-end-in-bf16 must not be negative, but is {}", last);
   if (c.fp8_format.empty()) {
+    const TrainConfig defaults;
+    require(c.fp8_recipe == defaults.fp8_recipe, "--fp8-recipe {} is one of --fp8-format, which is not set",
+            c.fp8_recipe);
+    require(c.fp8_weight_cache != "on", "--fp8-weight-cache on keeps weights in --fp8-format, which is not set");
     require(!c.first_last_layers_bf16, "--first-last-layers-bf16 excepts layers from --fp8-format, which is not set");
     return {};
   }
   one_of("--fp8-format", c.fp8_format, {"e4m3", "hybrid"});
-  if (!c.first_last_layers_bf16) return {fp8_recipe(c), 0, 0};
+  const bool cached = c.fp8_weight_cache == "on";
+  if (!c.first_last_layers_bf16) return {fp8_recipe(c), 0, 0, cached};
   require(first < layers && last < layers - first,
           "--num-layers-at-start-in-bf16 {} and --num-layers-at-end-in-bf16 {} leave none of {} layers to --fp8-format",
           first, last, layers);
-  return {fp8_recipe(c), first, last};
+  return {fp8_recipe(c), first, last, cached};
 }
 
 }  // namespace
@@ -287,6 +317,19 @@ parallel::RunSpec make_run_spec(const TrainConfig& c, const model::ModelConfig& 
   run_spec.sequence_length = c.seq_length;
   run_spec.parallelism = parallelism_of(c, place);
   return run_spec;
+}
+
+parallel::RunSpec planned_run_spec(const TrainConfig& c, const model::ModelConfig& model, Device target,
+                                   WorldRank place) {
+  parallel::RunSpec run_spec = plan::with_stage_widths(make_run_spec(c, model, place), target);
+  const std::optional<ops::Fp8Recipe>& recipe = run_spec.precision.fp8.recipe;
+  if (!recipe || recipe->delayed || c.fp8_weight_cache != "auto" || c.gpu_memory.empty() ||
+      run_spec.parallelism.micro_batches < 2)
+    return run_spec;
+  parallel::RunSpec cached = run_spec;
+  cached.precision.fp8.cache_weights = true;
+  const size_t needed = plan::largest_total(cached, target) + plan::beside_the_arena(target);
+  return needed <= parse_bytes(c.gpu_memory) ? cached : run_spec;
 }
 
 double learning_rate(const TrainConfig& c, int64_t step) {

@@ -54,9 +54,13 @@ struct TrainConfig {
   std::string main_grads_dtype = "int8";
   std::string gradient_rounding = "stochastic";
   std::string exp_avg_dtype = "8bit", exp_avg_sq_dtype = "8bit";
-  std::string fp8_format;               // e4m3 or hybrid; empty: products in the compute type
-  std::string fp8_recipe = "rowwise";   // tensorwise, rowwise or blockwise
-  bool first_last_layers_bf16 = false;  // the layers at the ends multiply in the compute type
+  std::string fp8_format;                     // e4m3 or hybrid; empty: products in the compute type
+  std::string fp8_recipe = "rowwise";         // tensorwise, delayed, rowwise or blockwise
+  int64_t fp8_amax_history_len = 1024;        // of delayed: steps
+  std::string fp8_amax_compute_algo = "max";  // max or most_recent
+  int64_t fp8_margin = 0;
+  std::string fp8_weight_cache = "auto";  // on or off
+  bool first_last_layers_bf16 = false;    // the layers at the ends multiply in the compute type
   int64_t num_layers_at_start_in_bf16 = 1, num_layers_at_end_in_bf16 = 1;
   std::string baseline;  // bf16 or fp32: sets every axis above to unquantized training
 
@@ -100,6 +104,10 @@ TrainConfig resolved(TrainConfig config, const model::ModelConfig& model, Device
 // What memory planning needs of a resolved config, before stages of a pipeline get widths of their own
 // (plan/stage_plan.h).
 parallel::RunSpec make_run_spec(const TrainConfig& config, const model::ModelConfig& model, WorldRank place = {});
+// The same with what depends on the memory that it takes: widths of stages, and whether weights are cached in 8-bit
+// floats.
+parallel::RunSpec planned_run_spec(const TrainConfig& config, const model::ModelConfig& model, Device target,
+                                   WorldRank place = {});
 // "products in 8-bit floats (e4m3, rowwise); those of layers 0 and 31 in bf16", of a resolved config for a model of so
 // many layers; empty without --fp8-format.
 std::string fp8_text(const TrainConfig& config, int64_t layers);

@@ -108,12 +108,25 @@ constexpr auto kSettings = std::to_array<Setting>({
     {"Precision", "exp-avg-sq-dtype", "8bit|fp32", "AdamW's second moment", &C::exp_avg_sq_dtype},
     {"Precision", "fp8-format", "e4m3|hybrid",
      "multiply in 8-bit floats inside layers while training (GPUs: Hopper; Ada and Blackwell with --fp8-recipe "
-     "tensorwise): e4m3, or with gradients in e5m2; empty: in --compute-dtype",
+     "tensorwise or delayed): e4m3, or with gradients in e5m2; empty: in --compute-dtype",
      &C::fp8_format},
-    {"Precision", "fp8-recipe", "tensorwise|rowwise|blockwise",
-     "what shares a scale in --fp8-format: a tensor, a row, or 128 numbers of a row (of weights, 128 x 128; with e4m3 "
-     "alone)",
+    {"Precision", "fp8-recipe", "tensorwise|delayed|rowwise|blockwise",
+     "what shares a scale in --fp8-format: a tensor (delayed: known from earlier steps), a row, or 128 numbers of a "
+     "row "
+     "(of weights, 128 x 128; with e4m3 alone)",
      &C::fp8_recipe},
+    {"Precision", "fp8-amax-history-len", "N",
+     "of --fp8-recipe delayed: the steps whose largest magnitudes it remembers", &C::fp8_amax_history_len},
+    {"Precision", "fp8-amax-compute-algo", "max|most_recent",
+     "of --fp8-recipe delayed: a scale follows the largest magnitude of these steps, or of the last one",
+     &C::fp8_amax_compute_algo},
+    {"Precision", "fp8-margin", "N", "of --fp8-recipe delayed: a scale leaves room for 2^N times that magnitude",
+     &C::fp8_margin},
+    {"Precision", "fp8-weight-cache", "auto|on|off",
+     "with --fp8-format, cast weights once a step instead of for every micro-batch, and keep them in 8-bit floats, "
+     "too: "
+     "2 bytes a parameter of the layers; auto: if a step has several micro-batches and it fits into --gpu-memory",
+     &C::fp8_weight_cache},
     {"Precision", "first-last-layers-bf16", "",
      "with --fp8-format, the layers at both ends multiply in --compute-dtype", &C::first_last_layers_bf16},
     {"Precision", "num-layers-at-start-in-bf16", "N", "how many, with --first-last-layers-bf16",
@@ -310,6 +323,8 @@ std::vector<std::pair<std::string_view, std::string>> set_by_baseline(const Trai
           {"activation-override", ""},
           {"compute-dtype", std::string(name_of(p.compute))},
           {"fp8-format", ""},
+          {"fp8-recipe", TrainConfig().fp8_recipe},
+          {"fp8-weight-cache", TrainConfig().fp8_weight_cache},
           {"first-last-layers-bf16", "false"},
           {"main-params-dtype", p.master == model::MasterForm::Fp32 ? "fp32" : "split"},
           {"main-grads-dtype", name(p.main_grads)},

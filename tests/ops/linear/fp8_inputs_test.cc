@@ -77,7 +77,7 @@ TEST_P(Fp8Inputs, SwigluWritesWhatACastWould) {
   const SwigluOperands got = swiglu_backward_operands(fp8, dh, keep);
   const SwigluGradients want = swiglu_backward(t.ctx, dh, keep);
   expect_same(to_fp8(t.ctx, want.d_gate_up, kWide), got.d_gate_up);
-  expect_same(to_fp8_transposed(t.ctx, to_fp8(t.ctx, want.h, kRows), kWhole), got.ht);
+  expect_same(to_fp8_transposed(t.ctx, to_fp8_rows(t.ctx, want.h, DType::E4M3), kWhole), got.ht);
 
   // Where h is kept it is decoded, and its product casts it; without a recipe all are numbers.
   codec::encode(t.ctx, t.random({9, 48}), h_kept);
@@ -111,18 +111,24 @@ TEST_P(Fp8Inputs, NoTokensMakeNoGradient) {
 
 TEST_P(Fp8Inputs, RopeBackwardWritesWhatACastWould) {
   const Heads heads{2, 1, 8};
-  Tensor table = t.zeros({9, 8}, DType::F32), dqkv = t.random({9, 32}), alone = t.zeros({9, 32});
-  for (int64_t i = 0; i < dqkv.count(); ++i) set(alone, i, get(dqkv, i));
+  const Tensor table = t.zeros({9, 8}, DType::F32), given = t.random({9, 32});
+  const auto copy = [&] {
+    const Tensor x = t.zeros(given.shape);
+    for (int64_t i = 0; i < x.count(); ++i) set(x, i, get(given, i));
+    return x;
+  };
   RopeSpec spec;
   spec.dim = 8;
   fill_rope_table(spec, table);
   const Tensor positions = t.filled(
       {9}, [](int64_t i) { return static_cast<double>(i); }, DType::I32);
   t.ctx.positions = fp8.positions = positions;
+  const Tensor alone = copy(), in_place = copy(), dqkv = copy();
   rope_backward(t.ctx, alone, heads, table);
-  expect_same(to_fp8(t.ctx, alone, kWide), rope_backward_input(fp8, dqkv, heads, table));
-  for (int64_t i = 0; i < alone.count(); ++i) set(dqkv, i, get(alone, i));
-  rope(t.ctx, dqkv, heads, table);
+  const Operand want = to_fp8(t.ctx, alone, kWide);
+  expect_same(want, rope_backward_input(fp8, copy(), heads, table));
+  expect_same(want, rope_backward_input(fp8, in_place, heads, table, true));
+  EXPECT_EQ(values(in_place), values(alone)) << "in place too";
   EXPECT_EQ(rope_backward_input(t.ctx, dqkv, heads, table).data.data, dqkv.data) << "numbers stay where they are";
 }
 

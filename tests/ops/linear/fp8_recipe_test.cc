@@ -1,4 +1,7 @@
 // A context with an Fp8Recipe: the products of a linear layer are those of operands made by hand.
+#include <gmock/gmock.h>
+
+#include "base/error_of.h"
 #include "ops/gradient/accumulate.h"
 #include "ops/linear/fp8.h"
 #include "ops/linear/linear.h"
@@ -50,28 +53,49 @@ TEST_P(Fp8Linear, BackwardTakesOperandsOfTheRecipe) {
   EXPECT_EQ(values(grad.data.plain()), values(by_hand.data.plain()));
 }
 
-// A weight with a place for the scale of the whole matrix: forward leaves it, and backward has no need to look for it.
-TEST(Fp8Weight, BackwardTakesTheScaleThatForwardLeft) {
+// A weight with a place for the scales of its transpose: forward leaves them, and backward has no need to look for
+// them.
+TEST(Fp8Weight, BackwardTakesTheScalesThatForwardLeft) {
   for (const OperandFormat format : {kRow, kTensor}) {
     TestContext t(DType::BF16);
     Context fp8 = t.ctx;
     const Fp8Recipe recipe{format, format, format, kTensor, kTensor};
     fp8.fp8 = &recipe;
-    const Tensor x = t.random({50, 64}), dy = t.random({50, 96});
-    Operand w = t.random({96, 64}, 0.1);
-    set(w.data, 5, 3.0);
-    const Values forward = values(linear(fp8, x, w)), backward = values(linear_dx(fp8, dy, w));
-    w.max_scale = t.zeros({1}, DType::F32);
+    const Tensor x = t.random({50, 70}), dy = t.random({50, 96}), numbers = t.random({96, 70}, 0.1);
+    set(numbers, 5, 3.0);
+    for (int64_t row = 0; row < 96; ++row) set(numbers, row * 70 + 7, 0.0);
+    const Values forward = values(linear(fp8, x, numbers)), backward = values(linear_dx(fp8, dy, numbers));
+    const bool by_row = format == kRow;
+    const LinearWeight w(numbers, t.zeros({by_row ? 70 : 1}, DType::F32));
     EXPECT_EQ(values(linear(fp8, x, w)), forward);
-    EXPECT_EQ(get(w.max_scale, 0), 1.0 / 128) << "the least power of two above 3 / 448";
-    const Operand turned = fp8_operand(t.ctx, 64, 96, format);
-    to_fp8_transposed_into(t.ctx, w.data, w.max_scale, turned);
-    EXPECT_EQ(values(linear_dx(fp8, dy, w)), values(linear(t.ctx, to_fp8(t.ctx, dy, format), turned)));
-    EXPECT_EQ(linear_dx(fp8, dy, w).shape, (Shape{50, 64}));
-    if (format == kTensor) {
-      EXPECT_EQ(values(linear_dx(fp8, dy, w)), backward);
+    EXPECT_EQ(get(w.transposed_scale, by_row ? 5 : 0), 1.0 / 128) << "the least power of two above 3 / 448";
+    if (by_row) {
+      EXPECT_EQ(get(w.transposed_scale, 7), 0.0) << "a column of zeros";
+      EXPECT_LE(get(w.transposed_scale, 6), 1.0 / 512) << "a column of small numbers";
     }
+    EXPECT_EQ(values(linear_dx(fp8, dy, w)), backward);
+    EXPECT_EQ(linear_dx(fp8, dy, w).shape, (Shape{50, 70}));
+    // They are those that forward has left, and no others.
+    const Tensor before = t.filled(
+        w.transposed_scale.shape, [](int64_t) { return 1.0; }, DType::F32);
+    const Operand turned{to_fp8_transposed(t.ctx, numbers, format).data, before, format.granularity};
+    to_fp8_transposed_with(t.ctx, numbers, turned);
+    EXPECT_EQ(values(linear_dx(fp8, dy, LinearWeight(numbers, before))),
+              values(linear(t.ctx, to_fp8(t.ctx, dy, format), turned)));
   }
+}
+
+TEST(Fp8Weight, ScalesOfTheTransposeHaveItsShape) {
+  TestContext t(DType::BF16);
+  const Tensor w = t.random({96, 64});
+  const auto cast = [&](const Tensor& scale, Granularity granularity) {
+    return error_of([&] {
+      weight_to_fp8_into(t.ctx, w, fp8_operand(t.ctx, 96, 64, {DType::E4M3, granularity}), scale);
+    });
+  };
+  EXPECT_THAT(cast(t.zeros({96}, DType::F32), Granularity::Row), testing::HasSubstr("[96] as scales of its transpose"));
+  EXPECT_THAT(cast(t.zeros({64}, DType::BF16), Granularity::Row), testing::HasSubstr("bf16 [64]"));
+  EXPECT_THAT(cast(t.zeros({64}, DType::F32), Granularity::Block128x128), testing::HasSubstr("128x128"));
 }
 
 // Operands as a layer has them: numbers or rows of codes, and the input turned or not.
@@ -81,7 +105,7 @@ TEST(Fp8Layer, DwTakesOperandsAsTheyAre) {
   Context fp8 = t.ctx;
   fp8.fp8 = &recipe;
   const Tensor x = t.random({50, 64}), dy = t.random({50, 96});
-  const Operand rows = to_fp8(t.ctx, dy, kRow), xt = to_fp8_transposed(t.ctx, x, kTensor);
+  const Operand rows = to_fp8_rows(t.ctx, dy, DType::E4M3), xt = to_fp8_transposed(t.ctx, x, kTensor);
   const auto dw = [&](const Context& ctx, const Operand& a, const Operand& b) {
     const MainGrad grad = t.grad(96, 64);
     accumulate_dw(ctx, grad, a, b);

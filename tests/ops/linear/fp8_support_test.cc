@@ -38,7 +38,7 @@ TEST(Fp8Support, OthersMultiplyByOneScaleForATensor) {
   for (const ComputeCapability gpu : {ComputeCapability{8, 9}, {10, 0}, {10, 3}, {12, 0}}) {
     EXPECT_EQ(why_no_fp8(gpu, tensorwise), "");
     EXPECT_THAT(why_no_fp8(gpu, rowwise),
-                HasSubstr("a scale per row only on Hopper (9.0); use --fp8-recipe tensorwise"));
+                HasSubstr("a scale per row only on Hopper (9.0); use --fp8-recipe tensorwise or delayed"));
     EXPECT_THAT(why_no_fp8(gpu, blockwise), HasSubstr("a scale per 1x128 only on Hopper"));
   }
 }

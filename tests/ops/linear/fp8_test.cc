@@ -198,7 +198,7 @@ TEST(Fp8Operands, CodesOfRowsAreTurnedUnderTheLargestScale) {
   for (const DType dtype : {DType::E4M3, DType::E5M2})
     for (const int apart : {0, 1, 5, 20}) {
       TestContext t;
-      const Operand rows = to_fp8(t.ctx, rows_apart(t, {11, 32}, apart), {dtype, Granularity::Row});
+      const Operand rows = to_fp8_rows(t.ctx, rows_apart(t, {11, 32}, apart), dtype);
       const Operand turned = to_fp8_transposed(t.ctx, rows, {dtype, Granularity::Tensor});
       check_operand(turned, "test");
       const float* scales = rows.scale.as<float>();
@@ -218,7 +218,7 @@ TEST(Fp8Operands, CodesOfRowsAreTurnedUnderTheLargestScale) {
 
 TEST(Fp8Operands, CodesOfRowsAreTurnedIntoAnyFormat) {
   TestContext t;
-  const Operand rows = to_fp8(t.ctx, t.random({40, 48}), {});
+  const Operand rows = to_fp8_rows(t.ctx, t.random({40, 48}), DType::E4M3);
   const Tensor numbers = to_numbers(t.ctx, rows);
   for (int64_t i = 0; i < numbers.count(); ++i)
     ASSERT_EQ(get(numbers, i), value_of(DType::E4M3, rows.data.raw()[i]) * rows.scale.as<float>()[i / 48]);
@@ -234,28 +234,28 @@ TEST(Fp8Operands, DamageOfARowIsDamageOfTheWhole) {
   TestContext t;
   const Tensor x = t.random({20, 32});
   set(x, 7 * 32 + 1, std::numeric_limits<double>::infinity());
-  const Operand rows = to_fp8(t.ctx, x, {}),
+  const Operand rows = to_fp8_rows(t.ctx, x, DType::E4M3),
                 turned = to_fp8_transposed(t.ctx, rows, {DType::E4M3, Granularity::Tensor});
   EXPECT_TRUE(std::isnan(*rows.max_scale.as<float>()));
   EXPECT_TRUE(std::isnan(*turned.scale.as<float>()));
   for (size_t i = 0; i < turned.data.bytes(); ++i) ASSERT_EQ(turned.data.raw()[i], 0);
 }
 
-TEST(Fp8Operands, AKnownScaleServesEveryGroup) {
+TEST(Fp8Operands, ScalesMayBeKnown) {
   TestContext t;
-  const Tensor x = t.random({20, 32}), scale = t.filled(
-                                           {1}, [](int64_t) { return 0.5; }, DType::F32);
+  const Tensor x = t.random({20, 32});
   for (const Granularity granularity : {Granularity::Tensor, Granularity::Row}) {
     const Operand out = fp8_operand(t.ctx, 32, 20, {DType::E4M3, granularity});
-    to_fp8_transposed_into(t.ctx, x, scale, out);
-    for (int64_t r = 0; r < 20; ++r)
-      for (int64_t c = 0; c < 32; ++c) {
-        EXPECT_EQ(out.scale.as<float>()[scale_index(out, c, r)], 0.5f);
-        ASSERT_EQ(value_of(DType::E4M3, out.data.raw()[c * 32 + r]), nearest(DType::E4M3, get(x, r * 32 + c) / 0.5));
-      }
+    const auto scale = [](int64_t i) { return std::ldexp(0.5, static_cast<int>(i % 3)); };
+    for (int64_t i = 0; i < out.scale.count(); ++i) set(out.scale, i, scale(i));
+    to_fp8_transposed_with(t.ctx, x, out);
+    for (int64_t c = 0; c < 32; ++c)
+      for (int64_t r = 0; r < 20; ++r)
+        ASSERT_EQ(value_of(DType::E4M3, out.data.raw()[c * 32 + r]),
+                  nearest(DType::E4M3, get(x, r * 32 + c) / scale(scale_index(out, c, r))));
   }
   const Operand blocks = fp8_operand(t.ctx, 32, 20, {DType::E4M3, Granularity::Block1x128});
-  EXPECT_THAT(error_of([&] { to_fp8_transposed_into(t.ctx, x, scale, blocks); }), testing::HasSubstr("1x128"));
+  EXPECT_THAT(error_of([&] { to_fp8_transposed_with(t.ctx, x, blocks); }), testing::HasSubstr("1x128"));
 }
 
 // What forward and backward ask kernels for: 8-bit floats by rows, or numbers.

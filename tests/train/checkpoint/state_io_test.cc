@@ -98,6 +98,57 @@ TEST(StateIo, TrainingGoesOnBitForBit) {
     }
 }
 
+parallel::RunSpec delayed_run_spec(int64_t history) {
+  parallel::RunSpec run_spec = run_spec_of(MasterForm::Split, DType::F32);
+  constexpr ops::OperandFormat kWhole{DType::E4M3, ops::Granularity::Tensor};
+  ops::Fp8Recipe recipe{kWhole, kWhole, kWhole, kWhole, kWhole};
+  recipe.delayed = ops::DelayedScaling{history, false, 8};  // so much room that most numbers become subnormal
+  run_spec.precision.fp8.recipe = recipe;
+  return run_spec;
+}
+
+// Scales that are known before are part of the state, as what they are made from.
+TEST(StateIo, DelayedScalesGoOnBitForBit) {
+  const ScratchFolder folder;
+  Trained trained(delayed_run_spec(4));
+  const Checkpoint checkpoint = trained.save(folder);
+  TinyState loaded(delayed_run_spec(4)), bare(delayed_run_spec(4));
+  EXPECT_EQ(load_state(checkpoint, *loaded), "");
+  load_weights(checkpoint, *bare);
+  for (TinyState* state : {&loaded, &bare})
+    (*state)->optimizer().set_updates((*state)->context(),
+                                      trained.state->optimizer().updates(trained.state->context()));
+  const double loss = trained.state.step();
+  EXPECT_EQ(loaded.step(), loss);
+  EXPECT_NE(bare.step(), loss) << "or the history makes no difference";
+  EXPECT_EQ(loaded.step(), trained.state.step());
+  expect_same(loaded.weights(), trained.state.weights());
+}
+
+TEST(StateIo, AHistoryMayBecomeLongerShorterOrBegin) {
+  const ScratchFolder folder;
+  Trained trained(delayed_run_spec(3));
+  const Checkpoint checkpoint = trained.save(folder);
+  const auto history = [](TinyState& state) {
+    const Tensor h = state->scales()->history(1);
+    return std::vector<float>(h.as<float>(), h.as<float>() + h.cols());
+  };
+  const std::vector<float> three = history(trained.state);
+  EXPECT_GT(three[2], 0) << "as many as steps";
+  TinyState longer(delayed_run_spec(5)), shorter(delayed_run_spec(2));
+  load_state(checkpoint, *longer);
+  EXPECT_EQ(history(longer), (std::vector<float>{three[0], three[1], three[2], 0, 0}));
+  load_state(checkpoint, *shorter);
+  EXPECT_EQ(history(shorter), (std::vector<float>{three[0], three[1]}));
+  Trained plain(run_spec_of(MasterForm::Split, DType::F32));
+  const Checkpoint without = plain.save(folder, 4);
+  TinyState begins(delayed_run_spec(2));
+  EXPECT_THAT(load_state(without, *begins), HasSubstr("no amax history"));
+  EXPECT_EQ(history(begins), (std::vector<float>{0, 0}));
+  TinyState plain_again(run_spec_of(MasterForm::Split, DType::F32));
+  EXPECT_EQ(load_state(checkpoint, *plain_again), "") << "a run that has no use for a history";
+}
+
 TEST(StateIo, TheComputeTypeLeavesNoTrace) {
   for (const MasterForm form : kForms) {
     const ScratchFolder folder;

@@ -91,6 +91,13 @@ TEST(Settings, Fp8ProductsAreSetByMegatronsNames) {
   recipe = run_spec_of(config).precision.fp8.recipe.value();
   EXPECT_EQ(recipe.x, (ops::OperandFormat{DType::E4M3, ops::Granularity::Tensor}));
   EXPECT_EQ(recipe.dy, (ops::OperandFormat{DType::E5M2, ops::Granularity::Tensor}));
+  config.fp8_recipe = "delayed";
+  ops::Fp8Recipe delayed = recipe;
+  delayed.delayed = ops::DelayedScaling{1024, false, 0};
+  EXPECT_EQ(run_spec_of(config).precision.fp8.recipe, delayed) << "scales of tensors, known before";
+  config.fp8_amax_history_len = 1, config.fp8_amax_compute_algo = "most_recent", config.fp8_margin = 2;
+  delayed.delayed = ops::DelayedScaling{1, true, 2};
+  EXPECT_EQ(run_spec_of(config).precision.fp8.recipe, delayed);
   config.first_last_layers_bf16 = true;
   config.num_layers_at_start_in_bf16 = 2;
   const model::Fp8Layers fp8 = run_spec_of(config).precision.fp8;
@@ -125,8 +132,19 @@ TEST(Settings, Fp8ErrorsSayWhatToChange) {
     return error_of([&] { run_spec_of(config); });
   };
   EXPECT_THAT(error([](TrainConfig& c) { c.fp8_format = "e5m2"; }), HasSubstr("--fp8-format e5m2"));
-  EXPECT_THAT(error([](TrainConfig& c) { c.fp8_recipe = "delayed"; }), HasSubstr("--fp8-recipe delayed"));
-  EXPECT_THAT(error([](TrainConfig& c) { c.fp8_format = "", c.fp8_recipe = "delayed"; }), HasSubstr("delayed"));
+  EXPECT_THAT(error([](TrainConfig& c) { c.fp8_recipe = "mxfp8"; }), HasSubstr("--fp8-recipe mxfp8"));
+  EXPECT_THAT(error([](TrainConfig& c) { c.fp8_format = "", c.fp8_recipe = "mxfp8"; }), HasSubstr("mxfp8"));
+  EXPECT_THAT(error([](TrainConfig& c) { c.fp8_margin = 1; }), HasSubstr("are for --fp8-recipe delayed"));
+  EXPECT_THAT(error([](TrainConfig& c) { c.fp8_recipe = "delayed", c.fp8_margin = -1; }), HasSubstr("--fp8-margin -1"));
+  EXPECT_THAT(error([](TrainConfig& c) { c.fp8_recipe = "delayed", c.fp8_amax_history_len = 0; }),
+              HasSubstr("--fp8-amax-history-len"));
+  EXPECT_THAT(error([](TrainConfig& c) { c.fp8_recipe = "delayed", c.fp8_amax_compute_algo = "mean"; }),
+              HasSubstr("--fp8-amax-compute-algo mean"));
+  EXPECT_THAT(error([](TrainConfig& c) { c.fp8_format = "", c.fp8_recipe = "tensorwise"; }),
+              HasSubstr("--fp8-recipe tensorwise is one of --fp8-format, which is not set"));
+  EXPECT_THAT(error([](TrainConfig& c) { c.fp8_format = "", c.fp8_weight_cache = "on"; }),
+              HasSubstr("--fp8-weight-cache on keeps weights in --fp8-format"));
+  EXPECT_THAT(error([](TrainConfig& c) { c.fp8_weight_cache = "yes"; }), HasSubstr("--fp8-weight-cache yes"));
   EXPECT_THAT(error([](TrainConfig& c) { c.num_layers_at_end_in_bf16 = -1; }), HasSubstr("must not be negative"));
   EXPECT_THAT(error([](TrainConfig& c) {
                 c.first_last_layers_bf16 = true, c.num_layers_at_end_in_bf16 = std::numeric_limits<int64_t>::max();

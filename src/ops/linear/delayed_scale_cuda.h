@@ -1,0 +1,11 @@
+// GPU kernel of ops/linear/delayed_scale.h.
+#pragma once
+
+#include "ops/linear/delayed_scale.h"
+
+namespace agoq::ops::cuda {
+
+void make_scales(const Context& ctx, const Tensor& amaxes, bool remember, const DelayedScaling& how,
+                 const std::array<DType, kScaleRoles>& formats, const ScaleHistory& history);
+
+}  // namespace agoq::ops::cuda
