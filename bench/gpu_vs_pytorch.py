@@ -9,9 +9,10 @@
 The peers (peers/pytorch.py) are transformers' LlamaForCausalLM with compiled layers, a loss whose logits exist for some tokens
 at a time, the fastest of PyTorch's attentions and fused AdamW. Weights and moments are bf16, without a master: 8 bytes a
 parameter, the least that PyTorch offers. Products of the layers are in bf16 ("best") or in 8-bit floats by torchao
-("tensorwise" and the others named as its recipes); the head and attention stay bf16. "coat" is peers/fp8_coat.py. AGoQ trains
-with everything on: 4-bit activations, int8 gradients, 8-bit moments, exact fp32 master, clipping; its products are those of
---products: bf16, or FORMAT-RECIPE of --fp8-format and --fp8-recipe.
+("tensorwise" and the others named as its recipes); the head and attention stay bf16. "coat" is peers/fp8_coat.py, and
+"coat-kept" the same with weights in 8-bit floats kept for backward. AGoQ trains with everything on: 4-bit activations, int8
+gradients, 8-bit moments, exact fp32 master, clipping; its products are those of --products: bf16, or FORMAT-RECIPE of
+--fp8-format and --fp8-recipe.
 
 Every candidate runs in its own process, for some seconds after a warm-up, one after another for several rounds, so that
 whatever the card does meets all alike. The table gives medians over the rounds that went well, how many times as fast a candidate is as
@@ -98,7 +99,8 @@ PEERS = {
     "rowwise": Peer("PyTorch with torchao's FP8, rowwise", "torchao rowwise", strongest("--fp8", "rowwise")),
     "rowwise-gw": Peer("PyTorch with torchao's FP8, rowwise with bf16 dW", "torchao rowwise, bf16 dW",
                        strongest("--fp8", "rowwise_with_gw_hp")),
-    "coat": Peer("COAT's layers, PyTorch's AdamW", "COAT", (), "fp8_coat.py"),
+    "coat": Peer("COAT's layers, PyTorch's AdamW", "COAT", ("--compile",), "fp8_coat.py"),
+    "coat-kept": Peer("COAT's layers, 8-bit weights kept, PyTorch's AdamW", "COAT, weights kept", ("--compile", "--keep-weights"), "fp8_coat.py"),
     "compile": Peer("PyTorch, plain, torch.compile", "PyTorch compiled", (*PLAIN, "--compile")),
     "eager": Peer("PyTorch, plain", "PyTorch plain", PLAIN),
     "checkpoint": Peer("PyTorch, plain, gradient checkpointing", "PyTorch checkpointed", (*PLAIN, "--recompute", 1)),
@@ -202,7 +204,7 @@ def run_agoq(candidate, case, config, options):
 def run_peer(candidate, case, config, options):
     arguments = ["--model", config, "--seq-lengths", case.seq_length, "--micro-batches", case.micro_batches,
                  "--seconds", options.seconds, "--device", options.device, *candidate.settings]
-    packages = options.coat_packages if candidate == PEERS["coat"] else None
+    packages = options.coat_packages if candidate.script == "fp8_coat.py" else None
     result = support.run_worker(ROOT / "bench/peers" / candidate.script, arguments, world=1, seconds=LIMIT, packages=packages)[-1]
     if "ms" not in result:
         return {"failed": result.get("out_of_memory") or result["failed"]}

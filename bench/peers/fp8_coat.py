@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """COAT (the package fp8-coat): its LLaMA, whose layers multiply in 8-bit floats and save 8-bit activations, on one GPU.
 
-Norms, products and SwiGLU are COAT's own, as its defaults have them; attention is PyTorch's. The head and the loss are those of
-the other peers (llama.py). Weights are bf16, without a master, with PyTorch's fused AdamW and bf16 moments: COAT's own optimizer is a CUDA
-extension that the package does not build, takes fp32 weights, and comes without its headers.
+Norms, products and SwiGLU are COAT's own, as its defaults have them: Triton's kernels, whose configurations its autotuner chooses
+by timing in the first step. Attention is PyTorch's. The head and the loss are those of the other peers (llama.py). Weights are bf16,
+without a master, with PyTorch's fused AdamW and bf16 moments: COAT's own optimizer is a CUDA extension that the package does not
+build, takes fp32 weights, and comes without its headers.
 
 fp8-coat asks for a Triton older than today's PyTorch and for transformers 4.45.2, which the other peers do not run with. So it has
 a folder of its own:
@@ -38,16 +39,22 @@ class CoatLlama(torch.nn.Module):
 
 
 def main():
-    options = worker.parser(__doc__).parse_args()
+    parser = worker.parser(__doc__)
+    parser.add_argument("--compile", action="store_true", help="torch.compile RoPE, attention and the last norm; COAT's own kernels stay as they are")
+    parser.add_argument("--keep-weights", action="store_true", help="weights in 8-bit floats are kept for backward instead of being cast again")
+    options = parser.parse_args()
     worker.Worker(options).run(build)
 
 
 def build(w):
     torch.set_default_dtype(torch.bfloat16)
     config = llama.config_of(w, CoatLlamaConfig)
-    config.coat_fp8_args = {}
+    config.coat_fp8_args = {"weight_memory_efficient": not w.options.keep_weights}
     with torch.device(w.device):
         model = CoatLlama(config)
+    if w.options.compile:
+        for part in (*(layer.self_attn for layer in model.model.layers), model.model.norm):
+            part.compile(dynamic=False)
     llama.initialize(w, model, config)
     optimizer = torch.optim.AdamW(model.parameters(), **worker.ADAM, fused=True)
 
