@@ -365,7 +365,7 @@ parallel::UpdateResult Trainer::Run::update(std::span<Batch> batches, double wei
   state->forward_backward(micro_batches, static_cast<float>(1 / weight));
   state->optimizer().step(
       ctx, lr, {config.adam_beta1, config.adam_beta2, config.adam_eps, config.weight_decay, config.clip_grad});
-  const parallel::UpdateResult result = state->end_step();
+  parallel::UpdateResult result = state->end_step();
   skipped_in_a_row_ = result.skipped ? skipped_in_a_row_ + 1 : 0;
   require(skipped_in_a_row_ < kSkippedInARowLimit,
           "{} steps in a row had non-finite gradients, first in {}; lower --lr or look at the data around step {}",

@@ -16,7 +16,7 @@ struct ScaleMaker {
   int ranks, sites, length;
   float* history;  // [sites, length]
   float* scales;   // [sites]
-  float room;
+  float margin;
   bool remember, most_recent;
   Fp8Format formats[kScaleRoles];
 };
@@ -41,7 +41,7 @@ __global__ void __launch_bounds__(kThreads) make_scale(const __grid_constant__ P
   }
   CtaMax cta_max;
   counts = cta_max(counts);
-  if (threadIdx.x == 0) s.scales[site] = s.formats[site % kScaleRoles].scale_of(fminf(counts * s.room, kLargest));
+  if (threadIdx.x == 0) s.scales[site] = s.formats[site % kScaleRoles].scale_of(fminf(counts * s.margin, kLargest));
 }
 
 }  // namespace

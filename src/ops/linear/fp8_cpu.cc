@@ -75,7 +75,7 @@ void make_scales(const Operand& out, const ScaleGroup& group, const Tensor& row_
 }
 
 // Numbers that their codes do not hold, on the way to the operand's counts.
-struct LostNumbers {
+struct LostOfRow {
   int64_t saturated = 0, flushed = 0;
 
   template <class Format>
@@ -96,7 +96,7 @@ void make_codes(const Source<T>& x, const Operand& out, int64_t group_k) {
   parallel_for(x.rows, [&](int64_t row, int) {
     uint8_t* codes = out.data.raw() + row * out.k();
     std::fill_n(codes, out.k(), uint8_t{0});
-    LostNumbers lost;
+    LostOfRow lost;
     for (int64_t first = 0; first < x.k; first += group_k) {
       const float scale = out.scale.as<float>()[scale_index(out, row, first)];
       if (!(scale > 0)) continue;  // zeros, or a number that is not finite
@@ -195,7 +195,7 @@ void transpose_codes(const Operand& x, const Operand& out) {
       uint8_t* codes = out.data.raw() + row * out.k();
       std::fill_n(codes, out.k(), uint8_t{0});
       if (!(inv > 0)) return;  // zeros, or a number that is not finite
-      LostNumbers lost;
+      LostOfRow lost;
       for (int64_t i = 0; i < x.rows(); ++i) {
         const float number = Format::decode(x.data.raw()[i * x.k() + row]), by = x.scale.as<float>()[i] * inv;
         codes[i] = static_cast<uint8_t>(Format::encode(number * by));
