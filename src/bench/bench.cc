@@ -52,6 +52,7 @@ class LayerRun {
 
   // `mark` is called before and after each of the three.
   void run(const Context& ctx, const std::function<void()>& mark) {
+    layer_.params.begin_step();
     copy(ctx, first_, x_);
     mark();
     layer_.model.forward(ctx, layer_.params, x_, 0, 1, saved_);

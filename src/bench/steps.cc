@@ -25,7 +25,7 @@ class BenchRun {
  public:
   BenchRun(const train::TrainConfig& config, const model::ModelConfig& model, Device device)
       : config_(config),
-        run_spec_(train::make_run_spec(config, model)),
+        run_spec_(train::planned_run_spec(config, model, device)),
         layout_(plan::plan_layout(run_spec_, device)),
         memory_(device),
         state_(reserve(), device, run_spec_) {

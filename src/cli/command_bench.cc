@@ -149,6 +149,9 @@ Json report_layer(const bench::LayerTimes& layer, const std::vector<Measured>& o
 Json run_ops(const BenchOptions& options) {
   const Subject s = subject_of(options, options.layers.empty() ? 0 : options.layers.front());
   const parallel::RunSpec run_spec = train::make_run_spec(s.config, s.model);
+  const auto& recipe = run_spec.precision.fp8.recipe;
+  require(options.what == "codec" || !recipe || !recipe->delayed,
+          "--fp8-recipe delayed takes its scales from earlier steps: measure it by `agoq bench step`");
   bench::Bench bench(s.device, run_spec);
   Json json = described(options, s, bench.memory());
   const bool codec = options.what == "codec", layer = options.what == "layer", fp8 = options.what == "fp8";

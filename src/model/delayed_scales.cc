@@ -1,6 +1,7 @@
 #include "model/delayed_scales.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "device/transfer.h"
 
@@ -54,6 +55,8 @@ Tensor DelayedScales::history(int64_t layer) const {
 }
 
 void DelayedScales::end_step(const Context& ctx, const comm::ProcessGroup& group, bool remember) {
+  if (layers_.empty()) return;  // nor has any rank of the group one
+  if (std::exchange(assumed_, false)) set_known(false);
   Scope scope(ctx);
   Tensor of_ranks = amaxes_;
   if (remember && !group.alone()) {
@@ -64,6 +67,15 @@ void DelayedScales::end_step(const Context& ctx, const comm::ProcessGroup& group
                    history_);
   zero(ctx, amaxes_);
   find_known(ctx);
+}
+
+void DelayedScales::set_known(bool known) {
+  for (ops::ScaleSites& of_weight : sites_) for_roles(of_weight, [&](ops::ScaleSite& s) { s.known = known; });
+}
+
+void DelayedScales::assume_known() {
+  set_known(true);
+  assumed_ = true;
 }
 
 // A tensor that is once known stays so.

@@ -27,12 +27,16 @@ class DelayedScales {
   // forgotten; scales are made anew.
   void end_step(const Context& ctx, const comm::ProcessGroup& group, bool remember);
 
+  // For a step that is none: as if all scales were known, until one ends.
+  void assume_known();
+
   const std::vector<int64_t>& layers() const { return layers_; }
   // [kSitesOfLayer, steps remembered] fp32: x, w and dy of each of kFp8Weights; the newest amax first, 0: none.
   Tensor history(int64_t layer) const;
 
  private:
   int64_t place_of(int64_t layer) const;  // in layers_; -1: not there
+  void set_known(bool known);
   void find_known(const Context& ctx);
 
   ops::DelayedScaling how_;
@@ -41,6 +45,7 @@ class DelayedScales {
   Tensor amaxes_;  // [sites], as scales
   ops::ScaleHistory history_;
   std::vector<ops::ScaleSites> sites_;  // of each of kFp8Weights, layer by layer
+  bool assumed_ = false;
 };
 
 }  // namespace agoq::model

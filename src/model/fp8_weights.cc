@@ -24,7 +24,7 @@ Fp8Weights::Fp8Weights(Arena& arena, const LayerSpec& spec, const std::vector<Pa
   matrices_.resize(slots);
   for (const ParamId& id : ids) {
     const ParamRow& row = spec[id.param];
-    if (!in_layer(id.param) || row.one_dimensional()) continue;
+    if (!in_layer(id.param) || row.one_dimensional() || id.layer < holding.begin || id.layer >= holding.end) continue;
     Matrix& m = matrices_[id.index()];
     if (holding.cached) {
       m.codes = allocate(arena, row.rows, row.cols, holding.format);

@@ -9,9 +9,10 @@
 
 namespace agoq::model {
 
-// How layers multiply weights in 8-bit floats.
+// How layers [begin, end) of the model multiply weights in 8-bit floats; the others do not.
 struct Fp8Holding {
   ops::OperandFormat format;
+  int64_t begin = 0, end = 0;
   bool cached = false;  // codes of w and wᵀ stay for all micro-batches of a step: 2 bytes a parameter
 };
 

@@ -33,9 +33,9 @@ struct Fp8Layers {
   const ops::Fp8Recipe* of(int64_t layer, int64_t layers) const {
     return recipe && layer >= excepted_at_start && layer < layers - excepted_at_end ? &*recipe : nullptr;
   }
-  std::optional<Fp8Holding> weights() const {
+  std::optional<Fp8Holding> weights(int64_t layers) const {
     if (!recipe || recipe->delayed) return {};  // whose scales are not found in weights
-    return Fp8Holding{recipe->w, cache_weights};
+    return Fp8Holding{recipe->w, excepted_at_start, layers - excepted_at_end, cache_weights};
   }
   bool operator==(const Fp8Layers&) const = default;
 };

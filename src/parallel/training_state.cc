@@ -30,7 +30,7 @@ std::vector<Action> actions_of(const Parallelism& p, int micro_batches) {
 // GEMMs in bf16 need no more than the bf16 halves of what other ranks update.
 model::Holding holding(const RunSpec& run_spec, const StageShard& part, const Groups& groups) {
   model::Holding holding{part.ids, run_spec.precision.master, run_spec.precision.compute};
-  if (run_spec.training) holding.fp8 = run_spec.precision.fp8.weights();
+  if (run_spec.training) holding.fp8 = run_spec.precision.fp8.weights(run_spec.model.layers);
   if (run_spec.training && run_spec.parallelism.shard_optimizer)
     holding.exact_rows = [&groups](const model::ParamRow& row) {
       const comm::ProcessGroup& group = groups.of(row.reduction);
@@ -323,24 +323,40 @@ void TrainingState::share_from_last_stage(const Context& ctx, const Tensor& x) c
   groups_.forward.exchange(ctx, sends, {});
 }
 
+// Nothing is received ahead: to load a kernel may wait for all that the GPU does, and that would be for this step.
+void TrainingState::dry_step(const MicroBatch& batch) {
+  begin_step(1);
+  loaded_ = nullptr;
+  for (const Action& action : actions_of(run_spec_.parallelism, 1)) run(action, nullptr, batch, 1.0f);
+}
+
+// Steps that count, and steps that know their scales, have kernels of their own.
+void TrainingState::finish_dry_steps(const MicroBatch& batch) {
+  if (fp8_counter_) {
+    grads().end_step(ctx_);
+    count_fp8(true);
+    if (scales_) scales_->assume_known();
+    dry_step(batch);
+    take_fp8_counts();
+    count_fp8(false);
+  }
+  grads().end_step(ctx_);  // or what is still to arrive would damage the gradients of step 0
+  reset_scales();
+}
+
 Traffic TrainingState::dry_run() {
   const InventedBatch batch(run_spec_);
   const Traffic before = groups_.sent();
   if (run_spec_.training) {
-    begin_step(1);
-    // Nothing is received ahead: to load a kernel may wait for all that the GPU does, and that would be for this step.
-    loaded_ = nullptr;
-    for (const Action& action : actions_of(run_spec_.parallelism, 1)) run(action, nullptr, batch.arrays, 1.0f);
+    dry_step(batch.arrays);
     if (ctx_.meta()) {
       optimizer().step(ctx_, 0.0, {});
       end_step();
-    } else {
-      grads().end_step(ctx_);  // or what is still to arrive would damage the gradients of step 0
-      reset_scales();
     }
   }
   // Every micro-batch passes layers and stages; gradients and weights are exchanged once a step.
   Traffic step = groups_.sent() - before;
+  if (run_spec_.training && !ctx_.meta()) finish_dry_steps(batch.arrays);
   step.tensor *= static_cast<uint64_t>(run_spec_.parallelism.micro_batches);
   step.pipeline *= static_cast<uint64_t>(run_spec_.parallelism.micro_batches);
   evaluate(batch.arrays);

@@ -42,8 +42,8 @@ using Json = nlohmann::ordered_json;
 
 constexpr int64_t kSkippedInARowLimit = 20;
 
-// Whether step `step`, counted from 1, counts what 8-bit floats do not hold: the first that is logged of every ten, and
-// the last. Kernels that count are a little slower.
+// Whether step `step`, counted from 1, counts what 8-bit floats do not hold: the first that is logged at or after each
+// multiple of ten, and the last. Kernels that count are a little slower.
 bool counts_fp8(int64_t step, const TrainConfig& config) {
   constexpr int64_t kEvery = 10;
   const int64_t interval = config.log_interval;

@@ -117,6 +117,31 @@ TEST(Plan, CachesWeightsIn8BitFloatsWhereTheyFit) {
   EXPECT_EQ(total({"--global-batch-size", "4", "--gpu-memory", "66GiB"}), off);
 }
 
+// The first of four stages multiplies in bf16 alone.
+TEST(Plan, StagesMayHaveNoLayerIn8BitFloats) {
+  const std::vector<std::string> given = {"llama3-8b",
+                                          "--seq-length",
+                                          "1024",
+                                          "--pipeline-model-parallel-size",
+                                          "4",
+                                          "--global-batch-size",
+                                          "8",
+                                          "--fp8-format",
+                                          "e4m3",
+                                          "--first-last-layers-bf16",
+                                          "--num-layers-at-start-in-bf16",
+                                          "8"};
+  EXPECT_GT(plan_of(with(given, {"--fp8-recipe", "delayed"}))["total"].get<double>(), 0);
+  const json off = plan_of(with(given, {"--fp8-weight-cache", "off"})),
+             on = plan_of(with(given, {"--fp8-weight-cache", "on"}));
+  const auto more = [&](size_t stage) {
+    return on["stages"][stage]["total"].get<double>() - off["stages"][stage]["total"].get<double>();
+  };
+  EXPECT_EQ(more(0), 0) << "none of its layers has codes";
+  EXPECT_NEAR(more(1) / (8 * 218e6), 2.0, 0.02);
+  EXPECT_EQ(on["stages"][3]["widths"], off["stages"][3]["widths"]) << "a cache changes no bit";
+}
+
 TEST(Plan, SuggestsTheLongestSequenceThatFits) {
   const json plan = plan_of({"llama3-8b", "--seq-length", "131072", "--gpu-memory", "80GiB"});
   EXPECT_EQ(plan["model"]["hidden_size"], 4096);

@@ -32,7 +32,7 @@ struct ScaleSites {
   ScaleSite x, w, dy;
 };
 inline constexpr int64_t kScaleRoles = 3;
-inline constexpr int64_t kMostScaleMargin = 32;
+inline constexpr int64_t kMostScaleMargin = 8;  // e4m3 has 2^14 of range at full precision
 
 // Of `sites` tensors, which stand in the order x, w, dy, x, ...
 struct ScaleHistory {

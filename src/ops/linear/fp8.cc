@@ -1,5 +1,6 @@
 #include "ops/linear/fp8.h"
 
+#include "device/transfer.h"
 #include "ops/cpu.h"
 #include "ops/linear/fp8_cpu.h"
 #include "ops/linear/fp8_cuda.h"
@@ -170,11 +171,13 @@ void weight_to_fp8_into(const Context& ctx, const Tensor& w, const Operand& out,
 }
 
 void weight_to_fp8(const Context& ctx, const Tensor& w, const Operand& out, const Operand& transposed) {
-  if (out.granularity != Granularity::Row) {
-    to_fp8_into(ctx, w, out);
-    return to_fp8_transposed_into(ctx, w, transposed);
+  if (out.granularity == Granularity::Row) {
+    weight_to_fp8_into(ctx, w, out, transposed.scale);
+    return to_fp8_transposed_with(ctx, w, transposed);
   }
-  weight_to_fp8_into(ctx, w, out, transposed.scale);
+  to_fp8_into(ctx, w, out);
+  if (out.granularity != Granularity::Tensor) return to_fp8_transposed_into(ctx, w, transposed);
+  copy(ctx, out.scale, transposed.scale);
   to_fp8_transposed_with(ctx, w, transposed);
 }
 

@@ -560,6 +560,7 @@ void to_scales(const Context& ctx, const Tensor& amax, Fp8Format format) {
 
 template <class T>
 dim3 encode_grid(const Fp8Source<T>& s, Major x_major) {
+  require(s.rows <= int64_t{65535} * (kThreads / kLanes), "an operand of {} rows is too large for one kernel", s.rows);
   return {ctas(s.padded_k, kTileK), ctas(s.rows, x_major == Major::K ? kThreads / kLanes : kTileRows)};
 }
 
@@ -657,8 +658,6 @@ void find_transposed_scale(const Context& ctx, const Tensor& w, const Operand& o
 }  // namespace
 
 void to_fp8(const Context& ctx, const Tensor& x, Major x_major, const Operand& out) {
-  require(out.rows() <= int64_t{65535} * (kThreads / kLanes), "an operand of {} rows is too large for one kernel",
-          out.rows());
   by_type(x.dtype, [&]<class T>() {
     if (x_major == Major::K && held_in_registers(out)) return encode_held_rows<T>(ctx, x, out);
     if (out.dtype() == DType::E4M3) return encode<codec::OperandE4M3, T>(ctx, x, x_major, out);

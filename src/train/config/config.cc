@@ -181,7 +181,9 @@ ops::Fp8Recipe fp8_recipe(const TrainConfig& c) {
 
 // What only --fp8-recipe delayed has a use for.
 void check_delayed(const TrainConfig& c) {
-  positive("--fp8-amax-history-len", c.fp8_amax_history_len);
+  constexpr int64_t kMostHistory = 65536;
+  require(c.fp8_amax_history_len > 0 && c.fp8_amax_history_len <= kMostHistory,
+          "--fp8-amax-history-len {} must lie in 1 to {}", c.fp8_amax_history_len, kMostHistory);
   one_of("--fp8-amax-compute-algo", c.fp8_amax_compute_algo, {"max", "most_recent"});
   require(c.fp8_margin >= 0 && c.fp8_margin <= ops::kMostScaleMargin, "--fp8-margin {} must lie in 0 to {}",
           c.fp8_margin, ops::kMostScaleMargin);
@@ -321,12 +323,15 @@ parallel::RunSpec make_run_spec(const TrainConfig& c, const model::ModelConfig& 
 
 parallel::RunSpec planned_run_spec(const TrainConfig& c, const model::ModelConfig& model, Device target,
                                    WorldRank place) {
-  parallel::RunSpec run_spec = plan::with_stage_widths(make_run_spec(c, model, place), target);
+  parallel::RunSpec cached = make_run_spec(c, model, place), run_spec = cached;
+  run_spec.precision.fp8.cache_weights = false;  // a cache changes no bit, and so no widths
+  run_spec = plan::with_stage_widths(run_spec, target);
+  cached.recipe = run_spec.recipe;
+  if (cached.precision.fp8.cache_weights) return cached;
   const std::optional<ops::Fp8Recipe>& recipe = run_spec.precision.fp8.recipe;
   if (!recipe || recipe->delayed || c.fp8_weight_cache != "auto" || c.gpu_memory.empty() ||
       run_spec.parallelism.micro_batches < 2)
     return run_spec;
-  parallel::RunSpec cached = run_spec;
   cached.precision.fp8.cache_weights = true;
   const size_t needed = plan::largest_total(cached, target) + plan::beside_the_arena(target);
   return needed <= parse_bytes(c.gpu_memory) ? cached : run_spec;

@@ -112,8 +112,8 @@ constexpr auto kSettings = std::to_array<Setting>({
      &C::fp8_format},
     {"Precision", "fp8-recipe", "tensorwise|delayed|rowwise|blockwise",
      "what shares a scale in --fp8-format: a tensor (delayed: known from earlier steps), a row, or 128 numbers of a "
-     "row "
-     "(of weights, 128 x 128; with e4m3 alone)",
+     "row (of "
+     "weights, 128 x 128; with e4m3 alone)",
      &C::fp8_recipe},
     {"Precision", "fp8-amax-history-len", "N",
      "of --fp8-recipe delayed: the steps whose largest magnitudes it remembers", &C::fp8_amax_history_len},
@@ -123,9 +123,8 @@ constexpr auto kSettings = std::to_array<Setting>({
     {"Precision", "fp8-margin", "N", "of --fp8-recipe delayed: a scale leaves room for 2^N times that magnitude",
      &C::fp8_margin},
     {"Precision", "fp8-weight-cache", "auto|on|off",
-     "with --fp8-format, cast weights once a step instead of for every micro-batch, and keep them in 8-bit floats, "
-     "too: "
-     "2 bytes a parameter of the layers; auto: if a step has several micro-batches and it fits into --gpu-memory",
+     "with --fp8-format, cast weights once a step instead of for every micro-batch, and keep both codes: 2 bytes a "
+     "parameter of the layers; auto: if a step has several micro-batches and --gpu-memory is given and has room",
      &C::fp8_weight_cache},
     {"Precision", "first-last-layers-bf16", "",
      "with --fp8-format, the layers at both ends multiply in --compute-dtype", &C::first_last_layers_bf16},
@@ -325,6 +324,9 @@ std::vector<std::pair<std::string_view, std::string>> set_by_baseline(const Trai
           {"fp8-format", ""},
           {"fp8-recipe", TrainConfig().fp8_recipe},
           {"fp8-weight-cache", TrainConfig().fp8_weight_cache},
+          {"fp8-amax-history-len", std::to_string(TrainConfig().fp8_amax_history_len)},
+          {"fp8-amax-compute-algo", TrainConfig().fp8_amax_compute_algo},
+          {"fp8-margin", std::to_string(TrainConfig().fp8_margin)},
           {"first-last-layers-bf16", "false"},
           {"main-params-dtype", p.master == model::MasterForm::Fp32 ? "fp32" : "split"},
           {"main-grads-dtype", name(p.main_grads)},
