@@ -52,6 +52,7 @@ struct Cupti {
         next_record(function_of<decltype(cuptiActivityGetNextRecord)>(library, "cuptiActivityGetNextRecord")),
         dropped_records(
             function_of<decltype(cuptiActivityGetNumDroppedRecords)>(library, "cuptiActivityGetNumDroppedRecords")),
+        timestamp(function_of<decltype(cuptiGetTimestamp)>(library, "cuptiGetTimestamp")),
         result_string(function_of<decltype(cuptiGetResultString)>(library, "cuptiGetResultString")) {}
 
   decltype(cuptiActivityRegisterCallbacks)* register_callbacks;
@@ -60,6 +61,7 @@ struct Cupti {
   decltype(cuptiActivityFlushAll)* flush;
   decltype(cuptiActivityGetNextRecord)* next_record;
   decltype(cuptiActivityGetNumDroppedRecords)* dropped_records;
+  decltype(cuptiGetTimestamp)* timestamp;
   decltype(cuptiGetResultString)* result_string;
 };
 
@@ -156,12 +158,18 @@ KernelTrace::~KernelTrace() {
   if (recording_) stop();
 }
 
+// A record that needs a new buffer takes the GPU milliseconds, so the buffer in use is kept.
+void KernelTrace::forget() {
+  check(cupti().timestamp(&since_), "cuptiGetTimestamp");
+}
+
 std::vector<KernelRun> KernelTrace::take() {
   check(cupti().flush(CUPTI_ACTIVITY_FLAG_FLUSH_FORCED), "cuptiActivityFlushAll");
   for (const CUpti_ActivityKind kind : kKinds) check(cupti().disable(kind), "cuptiActivityDisable");
   recording_ = false;
   const std::lock_guard lock(records().mutex);
   require(records().dropped == 0, "CUPTI has lost {} records of kernels; profile fewer layers", records().dropped);
+  std::erase_if(records().runs, [&](const KernelRun& run) { return run.begin < since_; });
   return std::move(records().runs);
 }
 
@@ -173,6 +181,7 @@ KernelTrace::KernelTrace() {
       "(cuda-cupti-dev); build it again where they are");
 }
 KernelTrace::~KernelTrace() = default;
+void KernelTrace::forget() {}
 std::vector<KernelRun> KernelTrace::take() {
   return {};
 }

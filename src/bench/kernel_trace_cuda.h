@@ -16,11 +16,15 @@ class KernelTrace {
   KernelTrace(const KernelTrace&) = delete;
   KernelTrace& operator=(const KernelTrace&) = delete;
 
+  // What has run so far does not count.
+  void forget();
   // Ends, and returns what has run since it began; the work must have been waited for. Error if CUPTI has lost records.
   std::vector<KernelRun> take();
 
  private:
-  [[maybe_unused]] bool recording_ = false;  // unused in a build without CUPTI
+  // Unused in a build without CUPTI.
+  [[maybe_unused]] bool recording_ = false;
+  [[maybe_unused]] uint64_t since_ = 0;  // what began earlier does not count
 };
 
 }  // namespace agoq::bench

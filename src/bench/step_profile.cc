@@ -39,18 +39,32 @@ std::string without_template_arguments(const std::string& text) {
   return outside;
 }
 
-// Of intervals that may overlap: how much at least one covers.
-uint64_t covered(std::span<const KernelRun> runs) {
-  std::vector<std::pair<uint64_t, uint64_t>> intervals;
-  for (const KernelRun& run : runs) intervals.emplace_back(run.begin, run.end);
-  std::sort(intervals.begin(), intervals.end());
-  uint64_t total = 0, reached = 0;
-  for (const auto& [begin, end] : intervals) {
-    if (end <= reached) continue;
-    total += end - std::max(begin, reached);
-    reached = end;
+// Runs in the order of their beginning; each with how long nothing had run before it.
+struct RunAndIdle {
+  const KernelRun* run;
+  uint64_t idle;
+};
+std::vector<RunAndIdle> with_idle_time(std::span<const KernelRun> runs) {
+  std::vector<RunAndIdle> ordered;
+  for (const KernelRun& run : runs) ordered.push_back({&run, 0});
+  std::stable_sort(ordered.begin(), ordered.end(),
+                   [](const RunAndIdle& a, const RunAndIdle& b) { return a.run->begin < b.run->begin; });
+  uint64_t reached = ordered.empty() ? 0 : ordered.front().run->begin;
+  for (RunAndIdle& each : ordered) {
+    each.idle = each.run->begin - std::min(reached, each.run->begin);
+    reached = std::max(reached, each.run->end);
   }
-  return total;
+  return ordered;
+}
+
+// Of intervals that may overlap: how much at least one covers.
+uint64_t covered(std::span<const RunAndIdle> ordered) {
+  uint64_t end = 0, idle = 0;
+  for (const RunAndIdle& each : ordered) {
+    end = std::max(end, each.run->end);
+    idle += each.idle;
+  }
+  return ordered.empty() ? 0 : end - ordered.front().run->begin - idle;
 }
 
 void sort_by_time(StepProfile& profile) {
@@ -86,22 +100,27 @@ std::string short_kernel_name(const std::string& name) {
 
 StepProfile profile_of(std::span<const KernelRun> runs, double seconds, int64_t steps) {
   const auto count = static_cast<double>(steps);
+  const std::vector<RunAndIdle> ordered = with_idle_time(runs);
   std::map<std::string, StepProfile::Entry> by_mangled;
-  for (const KernelRun& run : runs) {
-    StepProfile::Entry& entry = by_mangled[run.name];
-    entry.seconds += 1e-9 * static_cast<double>(run.end - run.begin) / count;
+  for (const auto& [run, idle] : ordered) {
+    StepProfile::Entry& entry = by_mangled[run->name];
+    entry.seconds += 1e-9 * static_cast<double>(run->end - run->begin) / count;
+    entry.idle_before += 1e-9 * static_cast<double>(idle) / count;
     entry.runs += 1 / count;
   }
   std::map<std::string, StepProfile::Entry> by_name;
   for (const auto& [mangled, part] : by_mangled) {
-    StepProfile::Entry& entry = by_name[short_kernel_name(mangled)];
+    const std::string name = short_kernel_name(mangled);
+    StepProfile::Entry& entry = by_name[name];
     entry.seconds += part.seconds;
     entry.runs += part.runs;
+    entry.idle_before += part.idle_before;
+    entry.name = name;
   }
   StepProfile profile;
-  for (auto& [name, entry] : by_name) profile.entries.push_back({name, entry.seconds, entry.runs});
+  for (const auto& [name, entry] : by_name) profile.entries.push_back(entry);
   profile.step_seconds = seconds / count;
-  profile.busy_seconds = 1e-9 * static_cast<double>(covered(runs)) / count;
+  profile.busy_seconds = 1e-9 * static_cast<double>(covered(ordered)) / count;
   sort_by_time(profile);
   return profile;
 }
@@ -112,7 +131,7 @@ StepProfile profile_of(const Profile& work, double seconds, int64_t steps) {
   profile.step_seconds = seconds / count;
   for (size_t kind = 0; kind < work.seconds.size(); ++kind) {
     const double of_step = work.seconds[kind] / count;
-    profile.entries.push_back({std::string(name_of(static_cast<Work>(kind))), of_step, 0});
+    profile.entries.push_back({std::string(name_of(static_cast<Work>(kind))), of_step});
     profile.busy_seconds += of_step;
   }
   sort_by_time(profile);
@@ -120,24 +139,24 @@ StepProfile profile_of(const Profile& work, double seconds, int64_t steps) {
 }
 
 std::string table_of(const StepProfile& profile, size_t most) {
-  Table table({"one step", "ms", "share", "runs"});
-  const auto add = [&](const std::string& name, double seconds, double runs) {
-    table.add_row({name, fmt::format("{:.3f}", seconds * 1e3), percent(seconds / profile.step_seconds),
-                   runs > 0 ? fmt::format("{:.4g}", runs) : ""});
+  Table table({"one step", "ms", "share", "runs", "idle before, ms"});
+  const auto milliseconds = [](double seconds) { return fmt::format("{:.3f}", seconds * 1e3); };
+  const auto add = [&](const StepProfile::Entry& e) {
+    table.add_row({shown(e.name), milliseconds(e.seconds), percent(e.seconds / profile.step_seconds),
+                   e.runs > 0 ? fmt::format("{:.4g}", e.runs) : "",
+                   e.idle_before > 0 ? milliseconds(e.idle_before) : ""});
   };
   const size_t listed = std::min(most, profile.entries.size());
-  for (size_t i = 0; i < listed; ++i) {
+  for (size_t i = 0; i < listed; ++i) add(profile.entries[i]);
+  StepProfile::Entry rest{fmt::format("other ({})", profile.entries.size() - listed)};
+  for (size_t i = listed; i < profile.entries.size(); ++i) {
     const StepProfile::Entry& entry = profile.entries[i];
-    add(shown(entry.name), entry.seconds, entry.runs);
+    rest.seconds += entry.seconds, rest.runs += entry.runs, rest.idle_before += entry.idle_before;
   }
-  StepProfile::Entry rest;
-  for (size_t i = listed; i < profile.entries.size(); ++i)
-    rest.seconds += profile.entries[i].seconds, rest.runs += profile.entries[i].runs;
-  if (listed < profile.entries.size())
-    add(fmt::format("other ({})", profile.entries.size() - listed), rest.seconds, rest.runs);
+  if (listed < profile.entries.size()) add(rest);
   table.add_rule();
-  add("none of them", std::max(0.0, profile.step_seconds - profile.busy_seconds), 0);
-  add("step, while profiled", profile.step_seconds, 0);
+  add({"none of them", std::max(0.0, profile.step_seconds - profile.busy_seconds)});
+  add({"step, while profiled", profile.step_seconds});
   return table.text();
 }
 

@@ -21,8 +21,9 @@ struct StepProfile {
   // Kernels of one name, or work of one kind.
   struct Entry {
     std::string name;
-    double seconds = 0;  // of a step
-    double runs = 0;     // in a step; 0 where they are not counted
+    double seconds = 0;      // of a step
+    double runs = 0;         // in a step; 0 where they are not counted
+    double idle_before = 0;  // seconds of a step in which nothing ran and one of these ran next
   };
   std::vector<Entry> entries;  // the longest first
   double step_seconds = 0;     // of a step, while it was profiled

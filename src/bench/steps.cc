@@ -87,6 +87,9 @@ StepProfile profile_steps(BenchRun& run) {
   if constexpr (kCudaBuild) {
     if (run.ctx().cuda()) {
       KernelTrace trace;
+      run.step();  // the first records cost milliseconds, in which the GPU waits
+      run.synchronize();
+      trace.forget();
       const double seconds = seconds_of_profiled_steps(run);
       run.synchronize();
       return profile_of(trace.take(), seconds, kProfiledSteps);

@@ -184,6 +184,7 @@ Json json_of(const bench::StepProfile& profile) {
     entries.push_back(
         {{"name", entry.name}, {"ms", entry.seconds * 1e3}, {"share", entry.seconds / profile.step_seconds}});
     if (entry.runs > 0) entries.back()["runs"] = entry.runs;
+    if (entry.runs > 0) entries.back()["idle_before_ms"] = entry.idle_before * 1e3;
   }
   return {{"step_ms", profile.step_seconds * 1e3}, {"busy_ms", profile.busy_seconds * 1e3}, {"entries", entries}};
 }

@@ -56,6 +56,8 @@ class Event {
 // launch), which hides a start's microseconds. All code must then be for GPUs that have it, 9.0 and newer: older code
 // would run on them without waiting. To see what it gains, set it to false.
 inline constexpr bool kOverlapLaunches = std::min({__CUDA_ARCH_LIST__}) >= 900;
+// Whether CTAs can be started as clusters, which share their memories; such GPUs have it, too.
+inline constexpr bool kClusters = kOverlapLaunches;
 
 // All that a kernel is given, as its one parameter. It gets at it by waiting until the work before it on its stream has
 // ended and can be seen, so it cannot touch memory too early, and launch() knows that it may be started early. Called
@@ -82,24 +84,36 @@ inline constexpr bool kIsPdlArgs<PdlArgs<T>> = true;
 // Beyond 48 KiB, with what it declares itself, a kernel must be allowed to have it.
 inline constexpr size_t kUnaskedSharedMemory = size_t{32} << 10;
 
-// Starts a kernel on the context's stream; its CTAs have `shared` bytes of memory beside what it declares.
+// What is started, beside the kernel and its arguments.
+struct Grid {
+  dim3 ctas, threads;
+  size_t shared = 0;     // bytes of shared memory of a CTA, beside what the kernel declares
+  unsigned cluster = 1;  // neighbouring CTAs that form one
+};
+
+// Starts a kernel on the context's stream.
 template <class... Parameters, class... Arguments>
-void launch_with(const Context& ctx, void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared,
-                 Arguments&&... arguments) {
-  if (grid.x == 0 || grid.y == 0) return;
-  if (shared > kUnaskedSharedMemory)
+void launch(const Context& ctx, const Grid& grid, void (*kernel)(Parameters...), Arguments&&... arguments) {
+  if (grid.ctas.x == 0 || grid.ctas.y == 0) return;
+  if (grid.shared > kUnaskedSharedMemory)
     AGOQ_CUDA_CHECK(
-        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)));
-  cudaLaunchAttribute early{};
-  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  early.val.programmaticStreamSerializationAllowed = 1;
-  const bool overlap = kOverlapLaunches && (kIsPdlArgs<Parameters> && ...);
-  const cudaLaunchConfig_t config{grid, block, shared, stream(ctx), &early, overlap ? 1u : 0u};
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(grid.shared)));
+  cudaLaunchAttribute attributes[2] = {};
+  unsigned count = 0;
+  if (kOverlapLaunches && (kIsPdlArgs<Parameters> && ...)) {
+    attributes[count].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attributes[count++].val.programmaticStreamSerializationAllowed = 1;
+  }
+  if (grid.cluster > 1) {
+    attributes[count].id = cudaLaunchAttributeClusterDimension;
+    attributes[count++].val.clusterDim = {grid.cluster, 1, 1};
+  }
+  const cudaLaunchConfig_t config{grid.ctas, grid.threads, grid.shared, stream(ctx), attributes, count};
   AGOQ_CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, std::forward<Arguments>(arguments)...));
 }
 template <class... Parameters, class... Arguments>
 void launch(const Context& ctx, void (*kernel)(Parameters...), dim3 grid, dim3 block, Arguments&&... arguments) {
-  launch_with(ctx, kernel, grid, block, 0, std::forward<Arguments>(arguments)...);
+  launch(ctx, Grid{grid, block}, kernel, std::forward<Arguments>(arguments)...);
 }
 #endif
 

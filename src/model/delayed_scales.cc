@@ -8,8 +8,11 @@
 namespace agoq::model {
 namespace {
 
-Tensor element(const Tensor& vector, int64_t i) {
-  return vector.view({vector.count(), 1}).row_range(i, i + 1).view({1});
+// The first of row i.
+Tensor first_of(const Tensor& rows, int64_t i) {
+  Tensor first = rows.row_range(i, i + 1);
+  first.shape = {1};
+  return first;
 }
 
 template <class Visit>
@@ -25,13 +28,13 @@ DelayedScales::DelayedScales(Arena& arena, const ops::Fp8Recipe& recipe, std::ve
       layers_(std::move(layers)) {
   const auto weights = static_cast<int64_t>(layers_.size() * kFp8Weights.size()), sites = weights * ops::kScaleRoles;
   const auto allocate = [&](Shape shape) { return arena.allocate(Owner::AmaxHistory, DType::F32, shape); };
-  history_ = {allocate({sites, how_.history}), allocate({sites})};
+  history_ = {allocate({sites, how_.history}), allocate(ops::scales_shape(sites))};
   amaxes_ = allocate({sites});
   sites_.resize(static_cast<size_t>(weights));
   int64_t site = 0;
   for (ops::ScaleSites& of_weight : sites_)
     for_roles(of_weight, [&](ops::ScaleSite& s) {
-      s = {element(history_.scales, site), element(amaxes_, site)};
+      s = {first_of(history_.scales, site), first_of(amaxes_.view({sites, 1}), site)};
       ++site;
     });
 }
@@ -85,7 +88,11 @@ void DelayedScales::find_known(const Context& ctx) {
   std::vector<float> scales(static_cast<size_t>(history_.scales.count()));
   download(ctx, history_.scales, scales.data());
   auto scale = scales.begin();
-  for (ops::ScaleSites& of_weight : sites_) for_roles(of_weight, [&](ops::ScaleSite& s) { s.known = *scale++ > 0; });
+  for (ops::ScaleSites& of_weight : sites_)
+    for_roles(of_weight, [&](ops::ScaleSite& s) {
+      s.known = *scale > 0;
+      scale += history_.scales.cols();
+    });
 }
 
 }  // namespace agoq::model

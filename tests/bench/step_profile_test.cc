@@ -48,6 +48,10 @@ TEST(StepProfile, OfKernelsAddsUpRunsOfOneName) {
   EXPECT_NEAR(profile.entries[2].runs, 0.5, 1e-12);
   EXPECT_NEAR(profile.step_seconds, 50e-6, 1e-12);
   EXPECT_NEAR(profile.busy_seconds, 23.5e-6, 1e-12) << "what runs at once counts once";
+  // 27 us before the second step's first `square`, 6 us before `last`; none before the trace.
+  EXPECT_NEAR(profile.entries[0].idle_before, 13.5e-6, 1e-12);
+  EXPECT_EQ(profile.entries[1].idle_before, 0);
+  EXPECT_NEAR(profile.entries[2].idle_before, 3e-6, 1e-12);
 }
 
 TEST(StepProfile, OfNothingIsIdle) {
@@ -81,7 +85,7 @@ TEST(StepProfile, TableListsTheLongestAndSumsTheOthers) {
   const std::string all = table_of(profile, 3), one = table_of(profile, 1);
   EXPECT_THAT(all, Not(HasSubstr("other")));
   ASSERT_EQ(lines_with(all, "square").size(), 1u) << all;
-  EXPECT_THAT(lines_with(all, "square")[0], testing::ContainsRegex("0\\.020 +40\\.0% +2"));
+  EXPECT_THAT(lines_with(all, "square")[0], testing::ContainsRegex("0\\.020 +40\\.0% +2 +0\\.01[34]"));
   ASSERT_EQ(lines_with(one, "other (2)").size(), 1u) << one;
   EXPECT_THAT(lines_with(one, "other (2)")[0],
               testing::ContainsRegex("0\\.006 +11\\.0% +1\\.5|0\\.005 +11\\.0% +1\\.5"));

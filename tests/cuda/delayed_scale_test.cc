@@ -65,7 +65,7 @@ TEST_F(CudaDelayedScale, HistoriesHaveTheBitsOfTheCpu) {
       const Twin history = twin(cpu->filled(
           {kSites, length}, [](int64_t i) { return std::ldexp(1.0 + static_cast<double>(i % 7), i % 19 - 9); },
           DType::F32));
-      const Twin scales = zeros({kSites}, DType::F32);
+      const Twin scales = zeros(scales_shape(kSites), DType::F32);
       for (int step = 0; step < 4; ++step) {
         const Tensor amaxes = cpu->random({kRanks, kSites}, 3, DType::F32);
         for (int64_t i = 0; i < amaxes.count(); ++i) set(amaxes, i, std::abs(get(amaxes, i)));

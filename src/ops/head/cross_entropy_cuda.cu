@@ -1,3 +1,5 @@
+#include <cooperative_groups.h>
+
 #include <cfloat>
 
 #include "codec/block_cuda.cuh"
@@ -13,7 +15,7 @@ using codec::cuda::kGroup;
 
 constexpr int kThreads = 1024;  // with two groups of eight each, 64 KiB in flight on a multiprocessor
 constexpr int kFlight = 2;
-constexpr int kLanes = 32, kWarps = kThreads / kLanes;
+constexpr int kLanes = 32;
 constexpr unsigned kWholeWarp = 0xffffffffu;
 
 struct LogitRows {
@@ -50,15 +52,16 @@ __device__ ExpSum warp_total(ExpSum part) {
 }
 
 // Of all threads, for all threads.
+template <int kWarps>
 __device__ ExpSum block_total(ExpSum part) {
+  static_assert(kWarps <= kLanes, "a warp adds the parts of all warps");
   __shared__ ExpSum of_warp[kWarps];
   const int lane = static_cast<int>(threadIdx.x) % kLanes;
   part = warp_total(part);
   if (lane == 0) of_warp[threadIdx.x / kLanes] = part;
   __syncthreads();
-  return warp_total(of_warp[lane]);
+  return warp_total(lane < kWarps ? of_warp[lane] : ExpSum{});
 }
-static_assert(kWarps == kLanes, "a warp adds the parts of all warps");
 
 // Group g of a row; behind its end numbers whose exp is zero. kAligned: rows are whole groups on 16-byte borders.
 template <bool kAligned>
@@ -93,7 +96,7 @@ __device__ ExpSum exp_sum(const float* row, int vocabulary) {
 #pragma unroll
       for (int i = 0; i < kGroup; ++i) total.sum += __expf(x[f][i] - total.most);
   }
-  return block_total(total);
+  return block_total<kThreads / kLanes>(total);
 }
 
 template <class T>
@@ -142,6 +145,68 @@ __global__ void __launch_bounds__(kThreads, 1) cross_entropy_rows(LogitRows p, T
   const ExpSum total = exp_sum<kAligned>(row, p.vocabulary);
   if (threadIdx.x == 0) p.nll[t] = total.most - row[target] + logf(total.sum);
   if (dlogits) write_gradient<T, kAligned>(row, p.vocabulary, total, target, p.scale * weight, dlogits + at);
+}
+
+// --- rows that a few CTAs hold in their registers, to read them once ------------------------------------------------
+
+constexpr int kHeldThreads = 512, kHeldCtas = 2;  // of a multiprocessor
+
+// Of the CTAs that have a row together, for all of them, in the order of the CTAs.
+template <int kCtas>
+__device__ ExpSum row_total(ExpSum part, int cta) {
+  part = block_total<kHeldThreads / kLanes>(part);
+  if constexpr (kCtas > 1) {
+    __shared__ ExpSum of_cta[kCtas];
+    const auto cluster = cooperative_groups::this_cluster();
+    if (threadIdx.x < kCtas) *cluster.map_shared_rank(of_cta + cta, threadIdx.x) = part;
+    cluster.sync();
+    part = of_cta[0];
+#pragma unroll
+    for (int i = 1; i < kCtas; ++i) part.add(of_cta[i]);
+  }
+  return part;
+}
+
+// A cluster of kCtas for each row, of which a thread has kHeld groups. Every exp is taken once, relative to the largest
+// number of its thread.
+template <class T, int kCtas, int kHeld>
+__global__ void __launch_bounds__(kHeldThreads, kHeldCtas) cross_entropy_held_rows(LogitRows p, T* dlogits) {
+  const int64_t t = blockIdx.x / kCtas, at = t * p.vocabulary;
+  const int cta = static_cast<int>(blockIdx.x) % kCtas;
+  const auto begin = [&](int g) { return ((g * kCtas + cta) * kHeldThreads + static_cast<int>(threadIdx.x)) * kGroup; };
+  const float* row = p.logits + at;
+  const float weight = p.weights[t];
+  FloatVec8 x[kHeld];
+  ExpSum own;
+  if (weight != 0) {
+#pragma unroll
+    for (int g = 0; g < kHeld; ++g) load_group<true>(row, begin(g) / kGroup, p.vocabulary, x[g]);
+#pragma unroll
+    for (int g = 0; g < kHeld; ++g)
+#pragma unroll
+      for (int i = 0; i < kGroup; ++i) own.most = fmaxf(own.most, x[g][i]);
+#pragma unroll
+    for (int g = 0; g < kHeld; ++g)
+#pragma unroll
+      for (int i = 0; i < kGroup; ++i) {
+        x[g][i] = __expf(x[g][i] - own.most);
+        own.sum += x[g][i];
+      }
+  }
+  const int target = p.tokens[t];
+  const ExpSum total = row_total<kCtas>(own, cta);
+  if (cta == 0 && threadIdx.x == 0) p.nll[t] = weight == 0 ? 0 : total.most - row[target] + logf(total.sum);
+  const float factor = p.scale * weight, share = factor / total.sum * __expf(own.most - total.most);
+#pragma unroll
+  for (int g = 0; g < kHeld; ++g) {
+    if (begin(g) >= p.vocabulary) continue;
+#pragma unroll
+    for (int i = 0; i < kGroup; ++i) {
+      x[g][i] = weight == 0 ? 0.0f : x[g][i] * share;
+      if (weight != 0 && begin(g) + i == target) x[g][i] -= factor;
+    }
+    codec::cuda::store8(dlogits + at + begin(g), kGroup, x[g]);
+  }
 }
 
 // A divided vocabulary: a block for each of the rank's rows.
@@ -211,8 +276,27 @@ dim3 blocks(const Tensor& logits) {
   return dim3(static_cast<unsigned>(logits.shape[0]));
 }
 
+// Whether CTAs hold a row, and then what has been started.
+template <class T, int kCtas, int kHeld>
+bool ran_held(const Context& ctx, const LogitRows& rows, unsigned count, T* dlogits) {
+  if (rows.vocabulary > kCtas * kHeldThreads * kHeld * kGroup) return false;
+  agoq::cuda::launch(ctx, {dim3(count * kCtas), dim3(kHeldThreads), 0, kCtas}, cross_entropy_held_rows<T, kCtas, kHeld>,
+                     rows, dlogits);
+  return true;
+}
+template <class T>
+bool ran_held(const Context& ctx, const LogitRows& rows, unsigned count, T* dlogits) {
+  if (!aligned(rows)) return false;
+  if (ran_held<T, 1, 4>(ctx, rows, count, dlogits)) return true;
+  if constexpr (agoq::cuda::kClusters)
+    return ran_held<T, 2, 4>(ctx, rows, count, dlogits) || ran_held<T, 4, 4>(ctx, rows, count, dlogits) ||
+           ran_held<T, 8, 4>(ctx, rows, count, dlogits) || ran_held<T, 8, 5>(ctx, rows, count, dlogits);
+  return false;
+}
+
 template <class T>
 void run(const Context& ctx, const Tensor& logits, const LogitRows& rows, T* dlogits) {
+  if (dlogits && ran_held(ctx, rows, blocks(logits).x, dlogits)) return;
   const auto kernel = aligned(rows) ? cross_entropy_rows<T, true> : cross_entropy_rows<T, false>;
   agoq::cuda::launch(ctx, kernel, blocks(logits), dim3(kThreads), rows, dlogits);
 }

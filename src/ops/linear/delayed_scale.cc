@@ -11,10 +11,10 @@ namespace agoq::ops {
 
 void make_scales(const Context& ctx, const Tensor& amaxes, bool remember, const DelayedScaling& how,
                  const std::array<DType, kScaleRoles>& formats, const ScaleHistory& history) {
-  const int64_t sites = history.scales.count();
+  const int64_t sites = history.amaxes.shape[0];
   require(amaxes.dtype == DType::F32 && history.amaxes.dtype == DType::F32 && history.scales.dtype == DType::F32 &&
               amaxes.shape.rank() == 2 && amaxes.cols() == sites && history.amaxes.shape == Shape{sites, how.history} &&
-              sites % kScaleRoles == 0,
+              history.scales.shape == scales_shape(sites) && sites % kScaleRoles == 0,
           "make_scales: amaxes {} and a history {} make no scales {}", amaxes.shape.text(), history.amaxes.shape.text(),
           history.scales.shape.text());
   require(how.history > 0 && how.margin >= 0 && how.margin <= kMostScaleMargin && std::ranges::all_of(formats, is_fp8),

@@ -12,6 +12,7 @@
 
 #include "base/tensor.h"
 #include "device/context.h"
+#include "ops/linear/operand.h"
 
 namespace agoq::ops {
 
@@ -37,8 +38,11 @@ inline constexpr int64_t kMostScaleMargin = 8;  // e4m3 has 2^14 of range at ful
 // Of `sites` tensors, which stand in the order x, w, dy, x, ...
 struct ScaleHistory {
   Tensor amaxes;  // [sites, history] fp32, the newest first; 0: none
-  Tensor scales;  // [sites] fp32; 0: none is known
+  Tensor scales;  // of scales_shape, fp32, of which the first of each row is the scale; 0: none is known
 };
+inline Shape scales_shape(int64_t sites) {
+  return {sites, kScaleAlignment / static_cast<int64_t>(sizeof(float))};
+}
 
 // Ends a step. amaxes [ranks, sites] fp32 of the ranks that share the tensors. With `remember`, those that are finite
 // and not zero become the newest of the history: a tensor of zeros says nothing about the next one. In any case scales

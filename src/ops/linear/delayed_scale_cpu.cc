@@ -29,7 +29,7 @@ float scale_of(DType format, float amax) {
 void make_scales(const Tensor& amaxes, bool remember, const DelayedScaling& how,
                  const std::array<DType, kScaleRoles>& formats, const ScaleHistory& history) {
   const auto margin = static_cast<float>(int64_t{1} << how.margin);
-  for (int64_t site = 0; site < history.scales.count(); ++site) {
+  for (int64_t site = 0; site < history.scales.shape[0]; ++site) {
     float* newest = history.amaxes.as<float>() + site * how.history;
     const float amax = largest_of_ranks(amaxes, site);
     if (remember && amax > 0 && amax <= kLargest) {
@@ -37,7 +37,7 @@ void make_scales(const Tensor& amaxes, bool remember, const DelayedScaling& how,
       *newest = amax;
     }
     const float counts = how.most_recent ? *newest : *std::max_element(newest, newest + how.history);
-    history.scales.as<float>()[site] =
+    history.scales.as<float>()[site * history.scales.cols()] =
         scale_of(formats[static_cast<size_t>(site % kScaleRoles)], std::min(counts * margin, kLargest));
   }
 }

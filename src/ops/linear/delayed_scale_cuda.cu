@@ -15,7 +15,8 @@ struct ScaleMaker {
   const float* amaxes;  // [ranks, sites]
   int ranks, sites, length;
   float* history;  // [sites, length]
-  float* scales;   // [sites]
+  float* scales;   // of site i at i · scale_stride
+  int scale_stride;
   float margin;
   bool remember, most_recent;
   Fp8Format formats[kScaleRoles];
@@ -41,7 +42,8 @@ __global__ void __launch_bounds__(kThreads) make_scale(const __grid_constant__ P
   }
   CtaMax cta_max;
   counts = cta_max(counts);
-  if (threadIdx.x == 0) s.scales[site] = s.formats[site % kScaleRoles].scale_of(fminf(counts * s.margin, kLargest));
+  if (threadIdx.x == 0)
+    s.scales[site * s.scale_stride] = s.formats[site % kScaleRoles].scale_of(fminf(counts * s.margin, kLargest));
 }
 
 }  // namespace
@@ -54,6 +56,7 @@ void make_scales(const Context& ctx, const Tensor& amaxes, bool remember, const 
                static_cast<int>(how.history),
                history.amaxes.as<float>(),
                history.scales.as<float>(),
+               static_cast<int>(history.scales.cols()),
                static_cast<float>(int64_t{1} << how.margin),
                remember,
                how.most_recent,

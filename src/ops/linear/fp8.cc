@@ -161,10 +161,11 @@ void weight_to_fp8_into(const Context& ctx, const Tensor& w, const Operand& out,
           name_of(out.granularity), name_of(transposed_scale.dtype), transposed_scale.shape.text());
   Scope scope(ctx);
   const Tensor row_amax = cpu::scratch(ctx, DType::F32, cpu::row_amax_shape(out));
+  const Tensor of_ctas = ctx.scratch(Device::Cuda, DType::BF16, cuda::column_scales_shape(out));
   if (ctx.meta() || out.data.count() == 0) return;
   Timed timed(ctx.profile, Work::Codec, kOp);
   if constexpr (kCudaBuild)
-    if (ctx.cuda()) return cuda::weight_to_fp8(ctx, w, out, transposed_scale);
+    if (ctx.cuda()) return cuda::weight_to_fp8(ctx, w, out, of_ctas, transposed_scale);
   cpu::require_cpu(ctx, kOp);
   cpu::to_fp8(w, Major::K, out, row_amax);
   cpu::find_transposed_scale(w, out.dtype(), transposed_scale);

@@ -267,7 +267,8 @@ struct RowSource {
 };
 
 constexpr int kMostRowGroups = 8;  // of eight numbers, that a thread holds
-constexpr int kRowCtas = 4;        // of a multiprocessor, at least
+static_assert(kMostHeldRow == int64_t{kThreads} * kMostRowGroups * kGroup);
+constexpr int kRowCtas = 4;  // of a multiprocessor, at least
 
 template <class T, int kGroups, bool kCounts>
 __global__ void __launch_bounds__(kThreads, kRowCtas) encode_rows(const __grid_constant__ PdlArgs<RowSource<T>> given) {
@@ -308,25 +309,9 @@ struct WeightRows {
   const T* w;
   int rows, cols;
   Fp8Rows out;
-  float* column_scales;  // zero before the kernel
-  int cta_rows;          // that a CTA goes down; it keeps the largest magnitudes of its columns
+  Bf16* column_scales;  // [CTAs, pitch of a row]: of the rows that each CTA goes down
+  int cta_rows;
 };
-constexpr int kLeastWeightRows = 16, kMostWeightRows = 64, kWeightCtas = 8;  // of a multiprocessor
-
-// Raises the scales of eight columns. Most are as high already: they are read at once.
-template <class Scale>
-__device__ inline void raise_columns(float* scales, int n, const Scale& scale_of) {
-  if (n < kGroup) {
-    for (int i = 0; i < n; ++i) raise(scales + i, scale_of(i));
-    return;
-  }
-  const auto* four = reinterpret_cast<const float4*>(scales);
-  const float4 low = __ldcg(four), high = __ldcg(four + 1);
-  const float there[kGroup] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
-#pragma unroll
-  for (int i = 0; i < kGroup; ++i)
-    if (__float_as_uint(scale_of(i)) > __float_as_uint(there[i])) raise(scales + i, scale_of(i));
-}
 
 template <class T, int kGroups, bool kCounts>
 __global__ void __launch_bounds__(kThreads, kGroups <= 2 ? kRowCtas : 2)
@@ -359,9 +344,50 @@ __global__ void __launch_bounds__(kThreads, kGroups <= 2 ? kRowCtas : 2)
   for (int g = 0; g < kGroups; ++g) {
     FloatVec8 amax;
     unpack8(most[g], amax);
-    raise_columns(s.column_scales + col(g), min(s.cols - col(g), kGroup),
-                  [&](int i) { return s.out.format.scale_of(fabsf(amax[i])); });
+    const auto scale_bits = [&](int i) { return __float_as_uint(s.out.format.scale_of(fabsf(amax[i]))); };
+    // Scales are exact in bf16.
+    const auto two = [&](int i) { return codec::bytes_of(scale_bits(i), scale_bits(i + 1), 0x7632u); };
+    if (col(g) < s.out.pitch)
+      put8(s.column_scales + int64_t{blockIdx.x} * s.out.pitch + col(g), AllOrNone{true},
+           make_uint4(two(0), two(2), two(4), two(6)));
   }
+}
+
+struct ColumnScales {
+  const Bf16* of_ctas;  // [ctas, pitch]
+  int ctas, cols;
+  int64_t pitch;
+  float* scales;  // [cols]
+};
+constexpr int kJoinLanes = 8;  // threads across, of eight columns each: 128 bytes
+constexpr int kJoinRows = kThreads / kJoinLanes;
+
+// The larger of two pairs; scales are positive or NaN, so they compare as integers.
+__device__ inline void keep_larger_scales(uint4& most, const uint4& x) {
+  most = make_uint4(__vmaxu2(most.x, x.x), __vmaxu2(most.y, x.y), __vmaxu2(most.z, x.z), __vmaxu2(most.w, x.w));
+}
+
+// The largest scale that a CTA has for a column. (Raised by atomics instead, all CTAs come at once: two fifths of the
+// time of a weight's cast.)
+__global__ void __launch_bounds__(kThreads) join_column_scales(const __grid_constant__ PdlArgs<ColumnScales> given) {
+  const ColumnScales& s = given.wait();
+  __shared__ uint4 of_rows[kJoinRows][kJoinLanes];
+  const int lane = static_cast<int>(threadIdx.x) % kJoinLanes, row = static_cast<int>(threadIdx.x) / kJoinLanes;
+  const int col = (static_cast<int>(blockIdx.x) * kJoinLanes + lane) * kGroup;
+  uint4 most{};
+  if (col < s.pitch) {
+#pragma unroll 8
+    for (int i = row; i < s.ctas; i += kJoinRows)
+      keep_larger_scales(most, *reinterpret_cast<const uint4*>(s.of_ctas + i * s.pitch + col));
+  }
+  of_rows[row][lane] = most;
+  __syncthreads();
+  if (row > 0) return;
+#pragma unroll
+  for (int i = 1; i < kJoinRows; ++i) keep_larger_scales(most, of_rows[i][lane]);
+  FloatVec8 scales;
+  unpack8(most, scales);
+  store8(s.scales + col, min(max(s.cols - col, 0), kGroup), scales);
 }
 
 // --- scales that are known: tiles are turned ------------------------------------------------------------------------
@@ -494,7 +520,7 @@ void encode(const Context& ctx, const Tensor& x, Major x_major, const Operand& o
 
 // A row that fits into the registers of a CTA.
 bool held_in_registers(const Operand& out) {
-  return out.granularity == Granularity::Row && out.k() <= int64_t{kThreads} * kMostRowGroups * kGroup;
+  return out.granularity == Granularity::Row && out.k() <= kMostHeldRow;
 }
 
 // launch.operator()<groups of eight that a thread holds>(threads of a CTA)
@@ -521,19 +547,18 @@ void encode_held_rows(const Context& ctx, const Tensor& x, const Operand& out) {
 }
 
 template <class T>
-void encode_held_weight(const Context& ctx, const Tensor& w, const Operand& out, const Tensor& transposed_scale) {
-  require(reinterpret_cast<uintptr_t>(transposed_scale.data) % sizeof(float4) == 0,
-          "weight_to_fp8: scales of the transpose are not aligned");
-  const int rows = static_cast<int>(w.shape[0]);
-  const int each =
-      std::clamp(ceil_div(rows, ctx.gpu().multiprocessors() * kWeightCtas), kLeastWeightRows, kMostWeightRows);
-  clear(ctx, transposed_scale);
+void encode_held_weight(const Context& ctx, const Tensor& w, const Operand& out, const Tensor& of_ctas,
+                        const Tensor& transposed_scale) {
+  const int rows = static_cast<int>(w.shape[0]), cols = static_cast<int>(w.cols());
   for_held_rows(out, [&]<int kGroups>(dim3 cta) {
     const auto kernel = counting_kernel(out, [&]<bool kCounts>() { return encode_weight<T, kGroups, kCounts>; });
     agoq::cuda::launch(
-        ctx, kernel, dim3(ctas(rows, each)), cta,
-        WeightRows<T>{w.as<T>(), rows, static_cast<int>(w.cols()), Fp8Rows(out), transposed_scale.as<float>(), each});
+        ctx, kernel, dim3(static_cast<unsigned>(of_ctas.shape[0])), cta,
+        WeightRows<T>{w.as<T>(), rows, cols, Fp8Rows(out), of_ctas.as<Bf16>(), weight_rows_of_cta(rows)});
   });
+  agoq::cuda::launch(ctx, join_column_scales, ctas(out.k(), kJoinLanes * kGroup), kThreads,
+                     ColumnScales{of_ctas.as<Bf16>(), static_cast<int>(of_ctas.shape[0]), cols, out.k(),
+                                  transposed_scale.as<float>()});
 }
 
 // The scales of the transpose alone.
@@ -557,9 +582,10 @@ void to_fp8(const Context& ctx, const Tensor& x, Major x_major, const Operand& o
   });
 }
 
-void weight_to_fp8(const Context& ctx, const Tensor& w, const Operand& out, const Tensor& transposed_scale) {
+void weight_to_fp8(const Context& ctx, const Tensor& w, const Operand& out, const Tensor& of_ctas,
+                   const Tensor& transposed_scale) {
   by_type(w.dtype, [&]<class T>() {
-    if (held_in_registers(out)) return encode_held_weight<T>(ctx, w, out, transposed_scale);
+    if (held_in_registers(out)) return encode_held_weight<T>(ctx, w, out, of_ctas, transposed_scale);
     to_fp8(ctx, w, Major::K, out);
     find_transposed_scale<T>(ctx, w, out, transposed_scale);
   });

@@ -2,12 +2,14 @@
 
 #include <algorithm>
 #include <bit>
+#include <cmath>
 #include <cstring>
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <vector>
 
 #include "device/cuda.h"
+#include "device/stopwatch.h"
 #include "ops/library_versions.h"
 #include "ops/linear/fp8_support.h"
 #include "ops/linear/gemm_algorithms.h"
@@ -16,7 +18,7 @@
 namespace agoq::ops::cuda {
 namespace {
 
-constexpr int kCandidates = 16;
+constexpr int kCandidates = 16;  // with a workspace, and as many without one
 constexpr int kWarmUps = 2, kRepeats = 5;
 
 void check(cublasStatus_t status, const char* what) {
@@ -112,13 +114,13 @@ cublasLtMatrixLayoutOpaque_t layout(const Tensor& t, int64_t stride = 0) {
 
 // The parts of a product cut along k are added in fp32 and in one order, in the workspace: not in the type of the
 // result, and not in its place, where every part is rounded to that type.
-cublasLtMatmulPreferenceOpaque_t preference(const GemmProblem& p) {
+cublasLtMatmulPreferenceOpaque_t preference(const GemmProblem& p, int64_t workspace) {
   cublasLtMatmulPreferenceOpaque_t wish;
   AGOQ_CUBLAS_CHECK(cublasLtMatmulPreferenceInit(&wish));
   const auto set = [&](cublasLtMatmulPreferenceAttributes_t attribute, auto value) {
     AGOQ_CUBLAS_CHECK(cublasLtMatmulPreferenceSetAttribute(&wish, attribute, &value, sizeof value));
   };
-  set(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, static_cast<uint64_t>(kGemmWorkspace));
+  set(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, static_cast<uint64_t>(workspace));
   set(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, static_cast<uint32_t>(CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE));
   for (const auto operand : {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
                              CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES})
@@ -245,65 +247,85 @@ GemmLibrary::GemmPlan& GemmLibrary::plan(const Context& ctx, const GemmProblem& 
 
 bool GemmLibrary::still_runs(GemmPlan& plan) const {
   cublasLtMatmulHeuristicResult_t result{};
-  return cublasLtMatmulAlgoCheck(handle_, &plan.operation, &plan.a, &plan.b, &plan.c, &plan.c, &plan.algorithm,
+  const int64_t workspace = plan.algorithm.has_workspace ? kGemmWorkspace : 0;
+  return cublasLtMatmulAlgoCheck(handle_, &plan.operation, &plan.a, &plan.b, &plan.c, &plan.c, &plan.algorithm.kernel,
                                  &result) == CUBLAS_STATUS_SUCCESS &&
-         result.workspaceSize <= static_cast<size_t>(kGemmWorkspace);
+         result.workspaceSize <= static_cast<size_t>(workspace);
 }
 
-cublasLtMatmulAlgo_t GemmLibrary::choose(const Context& ctx, const GemmProblem& problem, GemmPlan& plan,
-                                         const Product& p, const Tensor& workspace) {
-  cublasLtMatmulPreferenceOpaque_t wish = preference(problem);
-  cublasLtMatmulHeuristicResult_t candidates[kCandidates];
-  int found = 0;
-  const cublasStatus_t status =
-      cublasLtMatmulAlgoGetHeuristic(handle_, &plan.operation, &plan.a, &plan.b, &plan.c, &plan.c, &wish,
-                                     tuning_ ? kCandidates : 1, candidates, &found);
-  require(status == CUBLAS_STATUS_SUCCESS && found > 0, "cuBLASLt has no kernel for {}: {}", text(problem),
-          cublasLtGetStatusString(status));
-  if (!tuning_) return candidates[0].algo;
-  int fastest = 0;
-  float least = std::numeric_limits<float>::infinity();
-  for (int i = 0; i < found; ++i) {
-    if (candidates[i].state != CUBLAS_STATUS_SUCCESS) continue;
-    const float time = milliseconds(ctx, plan, candidates[i].algo, p, workspace);
-    if (time < least) least = time, fastest = i;
+// At most `most` of each kind, the library's first guess first.
+std::vector<GemmLibrary::Algorithm> GemmLibrary::candidates(const GemmProblem& problem, GemmPlan& plan,
+                                                            int most) const {
+  std::vector<Algorithm> all;
+  std::string error;
+  for (const bool has_workspace : {true, false}) {
+    cublasLtMatmulPreferenceOpaque_t wish = preference(problem, has_workspace ? kGemmWorkspace : 0);
+    std::vector<cublasLtMatmulHeuristicResult_t> found(static_cast<size_t>(most));
+    int count = 0;
+    const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(handle_, &plan.operation, &plan.a, &plan.b, &plan.c,
+                                                                 &plan.c, &wish, most, found.data(), &count);
+    if (status != CUBLAS_STATUS_SUCCESS) {
+      error = cublasLtGetStatusString(status);
+      continue;
+    }
+    found.resize(static_cast<size_t>(count));
+    for (const cublasLtMatmulHeuristicResult_t& each : found)
+      if (each.state == CUBLAS_STATUS_SUCCESS) all.push_back({each.algo, has_workspace});
   }
-  return candidates[fastest].algo;
+  require(!all.empty(), "cuBLASLt has no kernel for {}: {}", text(problem), error);
+  return all;
 }
 
-cublasStatus_t GemmLibrary::run(const Context& ctx, GemmPlan& plan, const cublasLtMatmulAlgo_t& algorithm,
-                                const Product& p, const Tensor& workspace) const {
+GemmLibrary::Algorithm GemmLibrary::choose(const Context& ctx, const GemmProblem& problem, GemmPlan& plan,
+                                           const Product& p, const Tensor& workspace) {
+  if (!tuning_) return candidates(problem, plan, 1).front();
+  const std::vector<Algorithm> all = candidates(problem, plan, kCandidates);
+  const std::vector<double> times = seconds(ctx, plan, all, p, workspace);
+  const auto least = std::min_element(times.begin(), times.end());
+  require(std::isfinite(*least), "cuBLASLt has no kernel for {} that runs", text(problem));
+  return all[static_cast<size_t>(least - times.begin())];
+}
+
+cublasStatus_t GemmLibrary::run(const Context& ctx, GemmPlan& plan, const Algorithm& algorithm, const Product& p,
+                                const Tensor& workspace) const {
   const float one = 1, beta = p.residual ? 1.0f : p.beta;
   point_to_operands(plan.operation, p);
   const void* addend = p.residual ? p.residual.data : p.c.data;
   return cublasLtMatmul(handle_, &plan.operation, &one, p.b.data.data, &plan.a, p.a.data.data, &plan.b, &beta, addend,
-                        &plan.c, p.c.data, &plan.c, &algorithm, workspace.data, workspace.bytes(), ctx.stream());
+                        &plan.c, p.c.data, &plan.c, &algorithm.kernel,
+                        algorithm.has_workspace ? workspace.data : nullptr,
+                        algorithm.has_workspace ? workspace.bytes() : 0, ctx.stream());
 }
 
-// Of one product; infinite for an algorithm that does not run.
-float GemmLibrary::milliseconds(const Context& ctx, GemmPlan& plan, const cublasLtMatmulAlgo_t& algorithm,
-                                const Product& p, const Tensor& workspace) const {
-  for (int i = 0; i < kWarmUps; ++i)
-    if (run(ctx, plan, algorithm, p, workspace) != CUBLAS_STATUS_SUCCESS) return std::numeric_limits<float>::infinity();
-  cudaEvent_t begin, end;
-  AGOQ_CUDA_CHECK(cudaEventCreate(&begin));
-  AGOQ_CUDA_CHECK(cudaEventCreate(&end));
-  AGOQ_CUDA_CHECK(cudaEventRecord(begin, ctx.stream()));
-  for (int i = 0; i < kRepeats; ++i) AGOQ_CUBLAS_CHECK(run(ctx, plan, algorithm, p, workspace));
-  AGOQ_CUDA_CHECK(cudaEventRecord(end, ctx.stream()));
-  AGOQ_CUDA_CHECK(cudaEventSynchronize(end));
-  float time = 0;
-  AGOQ_CUDA_CHECK(cudaEventElapsedTime(&time, begin, end));
-  AGOQ_CUDA_CHECK(cudaEventDestroy(begin));
-  AGOQ_CUDA_CHECK(cudaEventDestroy(end));
-  return time / kRepeats;
+// Of kRepeats products by each; infinite for an algorithm that does not run. They take turns: a GPU slows down while it
+// works, and those that come first would seem to be the fastest.
+std::vector<double> GemmLibrary::seconds(const Context& ctx, GemmPlan& plan, std::span<const Algorithm> algorithms,
+                                         const Product& p, const Tensor& workspace) const {
+  std::vector<double> times(algorithms.size());
+  const auto run_if_possible = [&](size_t i) {
+    if (!std::isinf(times[i]) && run(ctx, plan, algorithms[i], p, workspace) != CUBLAS_STATUS_SUCCESS)
+      times[i] = std::numeric_limits<double>::infinity();
+  };
+  for (int repeat = 0; repeat < kWarmUps; ++repeat)
+    for (size_t i = 0; i < algorithms.size(); ++i) run_if_possible(i);
+  Stopwatch watch(ctx);
+  watch.mark();
+  for (int repeat = 0; repeat < kRepeats; ++repeat)
+    for (size_t i = 0; i < algorithms.size(); ++i) {
+      run_if_possible(i);
+      watch.mark();
+    }
+  const std::vector<double> turns = watch.take();
+  for (size_t turn = 0; turn < turns.size(); ++turn) times[turn % times.size()] += turns[turn];
+  return times;
 }
 
 std::string GemmLibrary::export_algorithms() const {
   nlohmann::json all = nlohmann::json::array();
   for (const auto& [problem, algorithm] : algorithms_) {
     all.push_back(to_json(problem));
-    all.back()["algorithm"] = hex(algorithm);
+    all.back()["algorithm"] = hex(algorithm.kernel);
+    if (!algorithm.has_workspace) all.back()["workspace"] = false;
   }
   return nlohmann::json{{"gpu", gpu_.name()}, {"cublaslt", cublasLtGetVersion()}, {"algorithms", all}}.dump(1);
 }
@@ -315,9 +337,10 @@ int64_t GemmLibrary::import_algorithms(const std::string& json, KnownShapes know
     int64_t taken = 0;
     for (const nlohmann::json& entry : file.at("algorithms")) {
       const GemmProblem problem = problem_from(entry);
-      const auto [place, added] = algorithms_.emplace(problem, algorithm_from(entry.at("algorithm")));
+      const Algorithm algorithm{algorithm_from(entry.at("algorithm")), entry.value("workspace", true)};
+      const auto [place, added] = algorithms_.emplace(problem, algorithm);
       if (!added && known == KnownShapes::Replace) {
-        place->second = algorithm_from(entry.at("algorithm"));
+        place->second = algorithm;
         plans_.erase(problem);
       }
       taken += added;

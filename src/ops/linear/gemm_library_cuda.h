@@ -5,7 +5,9 @@
 
 #include <compare>
 #include <map>
+#include <span>
 #include <string>
+#include <vector>
 
 #include "device/context.h"
 #include "ops/linear/product.h"
@@ -48,26 +50,33 @@ class GemmLibrary {
   int64_t import_algorithms(const std::string& json, KnownShapes known);
 
  private:
+  // A kernel that is given a workspace keeps the number of its next tile there, which a memset clears first. The GPU is
+  // idle for some 8 us around it, so the same kernels are candidates without one, where tiles are dealt out beforehand.
+  struct Algorithm {
+    cublasLtMatmulAlgo_t kernel{};
+    bool has_workspace = true;
+  };
   // Everything of a call but the addresses.
   struct GemmPlan {
     cublasLtMatmulDescOpaque_t operation{};
     cublasLtMatrixLayoutOpaque_t a{}, b{}, c{};
-    cublasLtMatmulAlgo_t algorithm{};
+    Algorithm algorithm{};
   };
 
   GemmPlan& plan(const Context& ctx, const GemmProblem& problem, const Product& p, const Tensor& workspace);
   bool still_runs(GemmPlan& plan) const;
-  cublasLtMatmulAlgo_t choose(const Context& ctx, const GemmProblem& problem, GemmPlan& plan, const Product& p,
-                              const Tensor& workspace);
-  cublasStatus_t run(const Context& ctx, GemmPlan& plan, const cublasLtMatmulAlgo_t& algorithm, const Product& p,
+  std::vector<Algorithm> candidates(const GemmProblem& problem, GemmPlan& plan, int most) const;
+  Algorithm choose(const Context& ctx, const GemmProblem& problem, GemmPlan& plan, const Product& p,
+                   const Tensor& workspace);
+  cublasStatus_t run(const Context& ctx, GemmPlan& plan, const Algorithm& algorithm, const Product& p,
                      const Tensor& workspace) const;
-  float milliseconds(const Context& ctx, GemmPlan& plan, const cublasLtMatmulAlgo_t& algorithm, const Product& p,
-                     const Tensor& workspace) const;
+  std::vector<double> seconds(const Context& ctx, GemmPlan& plan, std::span<const Algorithm> algorithms,
+                              const Product& p, const Tensor& workspace) const;
 
   Gpu& gpu_;
   cublasLtHandle_t handle_ = nullptr;
   bool tuning_ = false;
-  std::map<GemmProblem, cublasLtMatmulAlgo_t> algorithms_;  // chosen here or imported
+  std::map<GemmProblem, Algorithm> algorithms_;  // chosen here or imported
   std::map<GemmProblem, GemmPlan> plans_;
 };
 

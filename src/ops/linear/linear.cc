@@ -33,12 +33,21 @@ void check(const Product& p, const char* op) {
     require(dim <= std::numeric_limits<int32_t>::max(), "{}: dimension {} is beyond the BLAS' 2^31", op, dim);
 }
 
+// A CPU does without, but what runs there should run on a GPU.
+void check_scale_alignment(const Operand& x, const char* op) {
+  const auto address = reinterpret_cast<uintptr_t>(x.scale.data);
+  require(!is_fp8(x.dtype()) || address % kScaleAlignment == 0,
+          "{}: the scales of an operand {} do not begin at a multiple of {} bytes", op, x.data.shape.text(),
+          kScaleAlignment);
+}
+
 void run(const Context& ctx, const Product& p, const char* op) {
   check(p, op);
   Scope scope(ctx);
   const cpu::ProductTiles tiles = cpu::push_tiles(ctx, p);
   const Tensor workspace = ctx.scratch(Device::Cuda, DType::U8, {cuda::kGemmWorkspace});
   if (ctx.meta()) return;
+  for (const Operand* x : {&p.a, &p.b}) check_scale_alignment(*x, op);
   if (ctx.profile)
     ctx.profile->gemm_flops +=
         2.0 * static_cast<double>(p.m()) * static_cast<double>(p.n()) * static_cast<double>(p.k());

@@ -54,6 +54,8 @@ constexpr bool is_fp8(DType dtype) {
 // The least k at or above `k` that a product of 8-bit floats takes: a multiple of 16, with blocks of 128. Codes of what
 // is added are zero.
 int64_t padded_k(int64_t k, Granularity granularity);
+// Scales begin at a multiple of so many bytes, or cuBLASLt does not multiply.
+inline constexpr int64_t kScaleAlignment = 16;
 Shape scale_shape(int64_t rows, int64_t k, Granularity granularity);
 // The index in `scale` of the scale of number [row, i].
 int64_t scale_index(const Operand& x, int64_t row, int64_t i);

@@ -333,8 +333,8 @@ void launch_rows(const Context& ctx, const Operand& out, const RowLayout& row, i
                                            : kernels.template operator()<EvenLaneTile, false>();
   const int64_t blocks = row.blocks / 2;
   const size_t held = static_cast<size_t>(numbers * blocks) * kLanes * sizeof(uint4);
-  agoq::cuda::launch_with(ctx, kernel, dim3(static_cast<unsigned>(out.rows())), row_threads(blocks, held), held,
-                          arguments);
+  agoq::cuda::launch(ctx, {dim3(static_cast<unsigned>(out.rows())), row_threads(blocks, held), held}, kernel,
+                     arguments);
 }
 
 // Down the blocks of gate.

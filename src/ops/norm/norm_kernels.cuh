@@ -71,8 +71,8 @@ void norm_forward(const Context& ctx, const Tensor& x, const Tensor& w, float ep
   const size_t shared = whole && w ? OwnMemory<kWeightWords>::bytes(threads) : 0;
   const auto launch = [&]<class F>() {
     const auto of_whole = [&]<bool kCounts>() { return norm_forward_kernel<kNormKind, F, kCounts>; };
-    agoq::cuda::launch_with(ctx, whole ? counting_kernel(out, of_whole) : norm_any_forward_kernel<kNormKind, F>, ctas,
-                            cta, shared, f);
+    agoq::cuda::launch(ctx, {ctas, cta, shared},
+                       whole ? counting_kernel(out, of_whole) : norm_any_forward_kernel<kNormKind, F>, f);
   };
   keep_x.kept() ? codec::dispatch(keep_x.codec, launch) : launch.template operator()<NotKept>();
 }
@@ -116,8 +116,8 @@ void norm_backward(const Context& ctx, const Tensor& dn, const codec::Quantized&
   const size_t shared = whole ? BackwardMemory::bytes(threads) : 0;
   codec::dispatch(kept_x.codec, [&]<class F>() {
     const auto of_whole = [&]<bool kCounts>() { return norm_backward_kernel<kNormKind, F, kCounts>; };
-    agoq::cuda::launch_with(ctx, whole ? counting_kernel(dx_rows, of_whole) : norm_any_backward_kernel<kNormKind, F>,
-                            ctas, dim3(static_cast<unsigned>(threads)), shared, b);
+    agoq::cuda::launch(ctx, {ctas, dim3(static_cast<unsigned>(threads)), shared},
+                       whole ? counting_kernel(dx_rows, of_whole) : norm_any_backward_kernel<kNormKind, F>, b);
   });
 }
 

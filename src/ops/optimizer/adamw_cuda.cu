@@ -169,29 +169,37 @@ struct UpdateStep {
       : factors(f), draws(d), divisor(s, f), of_gradient(f.h * s.gradient_scale) {}
 };
 
+// The numbers of a lane.
+struct LaneNumbers {
+  FloatVec8 h, m, v, p;  // h, m and v times what the step multiplies them by; of √v, where that is kept
+
+  template <class G, class M, class V, bool kSum, Form kForm, class P>
+  __device__ void decode_from(const LaneOperands<G, M, V, kForm>& fetched, const Parameter& param, const P& tile,
+                              const UpdateStep& step) {
+    const AdamWFactors& f = step.factors;
+    decode_gradient<G, kSum>(fetched.grad, param.grad, tile, step.of_gradient, h);
+    decode_scaled<M>(fetched.m, f.beta1, m);
+    decode_scaled<V>(fetched.v, V::kScaled ? f.root_beta2 : f.beta2, v);
+    decode<kForm>(param.weight, fetched.weight, p);
+  }
+};
+
 // Moments exactly as on the CPU; their root, and so the weight, within two roundings.
-template <class G, class M, class V, bool kSum, Form kForm, class P>
-__device__ void update(const Parameter& param, const P& tile, const LaneOperands<G, M, V, kForm>& fetched,
-                       const UpdateStep& step) {
+template <class M, class V, Form kForm, class P>
+__device__ void update(const Parameter& param, const P& tile, LaneNumbers& x, const UpdateStep& step) {
   const AdamWFactors& f = step.factors;
-  FloatVec8 h, m, v, p;
-  decode_gradient<G, kSum>(fetched.grad, param.grad, tile, step.of_gradient, h);
-  decode_scaled<M>(fetched.m, f.beta1, m);
-  decode_scaled<V>(fetched.v, V::kScaled ? f.root_beta2 : f.beta2, v);
-  decode<kForm>(param.weight, fetched.weight, p);
 #pragma unroll
   for (int i = 0; i < kGroup; ++i) {
-    m[i] = fmaf(f.m_part, h[i], m[i]);
-    v[i] = fmaf(h[i], h[i], V::kScaled ? v[i] * v[i] : v[i]);
-    const float root = fast_sqrt(v[i]);
-    p[i] = fmaf(-m[i], fast_reciprocal(fmaf(root, step.divisor.of_root, step.divisor.eps)), p[i] * param.decay);
-    if constexpr (V::kScaled) v[i] = root;
+    x.m[i] = fmaf(f.m_part, x.h[i], x.m[i]);
+    const float v = fmaf(x.h[i], x.h[i], V::kScaled ? x.v[i] * x.v[i] : x.v[i]), root = fast_sqrt(v);
+    x.p[i] = fmaf(-x.m[i], fast_reciprocal(fmaf(root, step.divisor.of_root, step.divisor.eps)), x.p[i] * param.decay);
+    x.v[i] = V::kScaled ? root : v;
   }
-  store<kForm>(param.weight, tile, p);
+  store<kForm>(param.weight, tile, x.p);
   const auto block = static_cast<uint64_t>(param.whole.block(tile.block));
   const Philox4 words = step.draws.of(param.tensor, block * kLanes + static_cast<uint64_t>(tile.lane));
-  encode<M>(param.m, tile, m, bounded(words));
-  encode<V>(param.v, tile, v, bounded(codec::halves_exchanged(words)));
+  encode<M>(param.m, tile, x.m, bounded(words));
+  encode<V>(param.v, tile, x.v, bounded(codec::halves_exchanged(words)));
 }
 
 template <class G, class M, class V, bool kSum>
@@ -211,16 +219,21 @@ __global__ void __launch_bounds__(kThreads, 3)
     LaneOperands<G, M, V, Form::Split> next;  // under way while a tile is computed
     if (mine.first + slot < mine.end) next.load(p, place(mine.first + slot));
     for (int block = mine.first + slot; block < mine.end; block += mine.step) {
-      const LaneOperands<G, M, V, Form::Split> fetched = next;
+      LaneNumbers x;
+      x.decode_from<G, M, V, kSum>(next, p, place(block), step);
+      __syncwarp();  // or the compiler reads the next tile before it decodes this one, and moves one out of the other's
+                     // way
       if (block + mine.step < mine.end) next.load(p, place(block + mine.step));
-      update<G, M, V, kSum>(p, place(block), fetched, step);
+      update<M, V, Form::Split>(p, place(block), x, step);
     }
   } else {  // a warp has two blocks and stays whole: the second may lie beyond the last one
     for (int block = mine.first + slot; (block & ~1) < mine.end; block += mine.step) {
       const ListTile place = p.blocks.place(block, lane);
       LaneOperands<G, M, V, Form::Any> fetched;
       fetched.load(p, place);
-      update<G, M, V, kSum>(p, place, fetched, step);
+      LaneNumbers x;
+      x.decode_from<G, M, V, kSum>(fetched, p, place, step);
+      update<M, V, Form::Any>(p, place, x, step);
     }
   }
 }
