@@ -47,7 +47,7 @@ memsets = sum(name.startswith("Memset (") for name in names)
 kernels = sorted({name for name in names if name.startswith("nvjet")})
 print(memsets, hashlib.sha256(c.view(torch.int16).cpu().numpy().tobytes()).hexdigest()[:16], *kernels)
 PYTHON
-read -r with with_bits with_kernels < <("$folder/venv/bin/python" "$folder/products.py")
+read -r with with_bits with_kernels < <(env -u CUBLASLT_WORKSPACE_SIZE "$folder/venv/bin/python" "$folder/products.py")
 read -r without without_bits without_kernels < <(CUBLASLT_WORKSPACE_SIZE=0 "$folder/venv/bin/python" "$folder/products.py")
 echo "CUBLASLT_WORKSPACE_SIZE unset   $with_kernels   memsets $with of 10 products"
 echo "CUBLASLT_WORKSPACE_SIZE=0       $without_kernels   memsets $without of 10 products"

@@ -158,7 +158,8 @@ KernelTrace::~KernelTrace() {
   if (recording_) stop();
 }
 
-// A record that needs a new buffer takes the GPU milliseconds, so the buffer in use is kept.
+// CUPTI stops the GPU for milliseconds when it begins a new buffer. So the one in use is kept, and take() leaves out
+// what is older.
 void KernelTrace::forget() {
   check(cupti().timestamp(&since_), "cuptiGetTimestamp");
 }

@@ -183,8 +183,9 @@ Json json_of(const bench::StepProfile& profile) {
   for (const bench::StepProfile::Entry& entry : profile.entries) {
     entries.push_back(
         {{"name", entry.name}, {"ms", entry.seconds * 1e3}, {"share", entry.seconds / profile.step_seconds}});
-    if (entry.runs > 0) entries.back()["runs"] = entry.runs;
-    if (entry.runs > 0) entries.back()["idle_before_ms"] = entry.idle_before * 1e3;
+    if (entry.runs == 0) continue;
+    entries.back()["runs"] = entry.runs;
+    entries.back()["idle_before_ms"] = entry.idle_before * 1e3;
   }
   return {{"step_ms", profile.step_seconds * 1e3}, {"busy_ms", profile.busy_seconds * 1e3}, {"entries", entries}};
 }
@@ -306,7 +307,7 @@ Command add_bench(CLI::App& program) {
       ->type_name("S")
       ->check(CLI::PositiveNumber.description(""));
   app->add_flag("--profile", options->profile,
-                "of `step`: also where a step's time goes, by three more steps: on a GPU its kernels by name (needs "
+                "of `step`: also where a step's time goes, by some more steps: on a GPU its kernels by name (needs "
                 "CUPTI, which comes with the CUDA toolkit), on the CPU kinds of work");
   app->add_option("--json", options->json, "also write JSON to this file")->type_name("FILE");
   options->settings = SettingOptions::add(*app);

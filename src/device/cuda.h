@@ -56,7 +56,7 @@ class Event {
 // launch), which hides a start's microseconds. All code must then be for GPUs that have it, 9.0 and newer: older code
 // would run on them without waiting. To see what it gains, set it to false.
 inline constexpr bool kOverlapLaunches = std::min({__CUDA_ARCH_LIST__}) >= 900;
-// Whether CTAs can be started as clusters, which share their memories; such GPUs have it, too.
+// Whether CTAs can be started as clusters, which share their memories: on GPUs from 9.0 on.
 inline constexpr bool kClusters = kOverlapLaunches;
 
 // All that a kernel is given, as its one parameter. It gets at it by waiting until the work before it on its stream has

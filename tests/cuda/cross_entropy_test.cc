@@ -105,6 +105,23 @@ TEST_F(CudaCrossEntropy, DamageIsNotHidden) {
   EXPECT_FALSE(std::isnan(get(nll, 2)));
 }
 
+// Rows that several CTAs hold; one of them has the damage, or a number far above all others.
+TEST_F(CudaCrossEntropy, GradientsShowDamageAndStandHugeLogits) {
+  for (const float damage : {std::nanf(""), std::numeric_limits<float>::infinity(), 1e4f}) {
+    start(DType::F32);
+    const Inputs in = make({12, 16, 40000});
+    for (int64_t i = 0; i < 16; ++i) {
+      in.n.cpu.as<float>()[16 + i] = 1;  // of token 1: its logit 39999 is the damage
+      in.w.cpu.as<float>()[39999 * 16 + i] = i == 0 ? damage : 0;
+    }
+    upload(g(), in.n.cpu.data, in.n.gpu), upload(g(), in.w.cpu.data, in.w.gpu);
+    const GradTwin dw = grad(40000, codec::RowBlocks(16));
+    const Tensor dn = down(head_loss_backward(g(), in.n.gpu, in.w.gpu, in.gpu, 1, in.nll.gpu, dw.gpu));
+    EXPECT_EQ(std::isfinite(get(down(in.nll.gpu), 1)), std::isfinite(damage)) << damage;
+    EXPECT_EQ(std::isfinite(get(dn, 16)), std::isfinite(damage)) << damage;
+  }
+}
+
 TEST_F(CudaCrossEntropy, SameBitsEveryTime) {
   const Inputs in = make({100, 64, 9001});
   const auto gradient = [&] {

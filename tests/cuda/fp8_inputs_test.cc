@@ -93,7 +93,7 @@ TEST_F(CudaFp8Inputs, KnownScalesGiveTheBitsOfTheCpu) {
 
 // Also rows that no CTA holds, and columns that are no multiple of 16.
 TEST_F(CudaFp8Inputs, AWeightLeavesTheScalesOfItsTranspose) {
-  std::vector<Shape> shapes = {{37, 70}, {3, 16640}};
+  std::vector<Shape> shapes = {{37, 70}, {3, 16640}, {1100, 72}, {8209, 40}};
   for (const Case& s : kCases) shapes.push_back({s.rows, s.row.cols});
   for (const Shape& shape : shapes)
     for (const DType dtype : {DType::BF16, DType::F32})

@@ -113,6 +113,27 @@ TEST_F(CudaLinear, TunedChoicesAreKeptAndTakenOver) {
   EXPECT_EQ(values(got), values(again));
 }
 
+// A kernel of either kind that is taken over is not chosen anew, and gives the same bits.
+TEST_F(CudaLinear, ChoicesWithoutAWorkspaceAreTakenOver) {
+  const Tensor x = cpu->random({256, 64}), w = cpu->random({128, 64}, 0.1);
+  const auto product = [&](const std::string& given) {
+    std::pair<Values, std::string> got;
+    on_fresh_gpu([&](Gpu& gpu, Context& ctx) {
+      EXPECT_EQ(given.empty() ? 1 : restore_gemm_algorithms(gpu, given), 1);
+      const Tensor y = cpu->zeros({256, 128});
+      download(ctx, linear(ctx, upload_to(ctx, x), upload_to(ctx, w)), y.data);
+      got = {values(y), gemm_algorithms(gpu)};
+    });
+    return got;
+  };
+  const auto [first, choices] = product("");
+  nlohmann::json without = nlohmann::json::parse(choices);  // not cut along k, so its workspace is for the count alone
+  without["algorithms"][0]["workspace"] = false;
+  const auto [second, kept] = product(without.dump());
+  EXPECT_EQ(nlohmann::json::parse(kept), without) << "another algorithm was chosen";
+  EXPECT_EQ(first, second);
+}
+
 TEST_F(CudaLinear, ChoicesOfOtherHardwareAreIgnoredAndDamageIsAnError) {
   on_fresh_gpu([&](Gpu& gpu, Context& ctx) {
     linear(ctx, upload_to(ctx, cpu->random({8, 16})), upload_to(ctx, cpu->random({24, 16})));
@@ -121,6 +142,9 @@ TEST_F(CudaLinear, ChoicesOfOtherHardwareAreIgnoredAndDamageIsAnError) {
     EXPECT_EQ(restore_gemm_algorithms(gpu, choices.dump()), 0);
     choices["gpu"] = gpu.name();
     EXPECT_EQ(restore_gemm_algorithms(gpu, choices.dump()), 0) << "what is chosen already stays";
+    nlohmann::json damaged = choices;
+    damaged["algorithms"][0]["workspace"] = "none";
+    EXPECT_THROW(restore_gemm_algorithms(gpu, damaged.dump()), Error);
     choices["algorithms"][0]["algorithm"] = "12";
     EXPECT_THROW(restore_gemm_algorithms(gpu, choices.dump()), Error);
     EXPECT_THROW(restore_gemm_algorithms(gpu, "{"), Error);

@@ -1,5 +1,3 @@
-#include <cooperative_groups.h>
-
 #include <cfloat>
 
 #include "codec/block_cuda.cuh"
@@ -51,6 +49,11 @@ __device__ ExpSum warp_total(ExpSum part) {
   return part;
 }
 
+// Lanes add in different orders, and so may differ in the last bit.
+__device__ ExpSum of_first_lane(ExpSum total) {
+  return {__shfl_sync(kWholeWarp, total.most, 0), __shfl_sync(kWholeWarp, total.sum, 0)};
+}
+
 // Of all threads, for all threads.
 template <int kWarps>
 __device__ ExpSum block_total(ExpSum part) {
@@ -60,7 +63,7 @@ __device__ ExpSum block_total(ExpSum part) {
   part = warp_total(part);
   if (lane == 0) of_warp[threadIdx.x / kLanes] = part;
   __syncthreads();
-  return warp_total(lane < kWarps ? of_warp[lane] : ExpSum{});
+  return of_first_lane(warp_total(lane < kWarps ? of_warp[lane] : ExpSum{}));
 }
 
 // Group g of a row; behind its end numbers whose exp is zero. kAligned: rows are whole groups on 16-byte borders.
@@ -151,26 +154,56 @@ __global__ void __launch_bounds__(kThreads, 1) cross_entropy_rows(LogitRows p, T
 
 constexpr int kHeldThreads = 512, kHeldCtas = 2;  // of a multiprocessor
 
-// Of the CTAs that have a row together, for all of them, in the order of the CTAs.
+// The CTAs that have a row together: a cluster, where there are several.
 template <int kCtas>
-__device__ ExpSum row_total(ExpSum part, int cta) {
-  part = block_total<kHeldThreads / kLanes>(part);
-  if constexpr (kCtas > 1) {
-    __shared__ ExpSum of_cta[kCtas];
-    const auto cluster = cooperative_groups::this_cluster();
-    if (threadIdx.x < kCtas) *cluster.map_shared_rank(of_cta + cta, threadIdx.x) = part;
-    cluster.sync();
-    part = of_cta[0];
-#pragma unroll
-    for (int i = 1; i < kCtas; ++i) part.add(of_cta[i]);
+class RowCtas {
+ public:
+  // Called first: this CTA runs, and the others may write to its memory.
+  __device__ void announce() const {
+    if constexpr (kCtas > 1) cluster_arrive();
   }
-  return part;
-}
+  // Of all threads of all CTAs, for all of them, in the order of the CTAs.
+  __device__ ExpSum total(ExpSum part, int cta) const {
+    part = block_total<kHeldThreads / kLanes>(part);
+    if constexpr (kCtas > 1) {
+      __shared__ ExpSum of_cta[kCtas];
+      cluster_wait();
+      if (threadIdx.x < kCtas) store_to(of_cta + cta, threadIdx.x, part);
+      cluster_arrive();
+      cluster_wait();
+      part = of_cta[0];
+#pragma unroll
+      for (int i = 1; i < kCtas; ++i) part.add(of_cta[i]);
+    }
+    return part;
+  }
+
+ private:
+  // Code for GPUs before 9.0 is never started with several CTAs to a row (kClusters).
+  __device__ static void cluster_arrive() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+#endif
+  }
+  __device__ static void cluster_wait() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+#endif
+  }
+  // To the same place in the memory of a CTA of the cluster.
+  __device__ static void store_to(ExpSum* place, unsigned cta, ExpSum part) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    *static_cast<ExpSum*>(__cluster_map_shared_rank(place, cta)) = part;
+#endif
+  }
+};
 
 // A cluster of kCtas for each row, of which a thread has kHeld groups. Every exp is taken once, relative to the largest
 // number of its thread.
 template <class T, int kCtas, int kHeld>
 __global__ void __launch_bounds__(kHeldThreads, kHeldCtas) cross_entropy_held_rows(LogitRows p, T* dlogits) {
+  const RowCtas<kCtas> ctas;
+  ctas.announce();
   const int64_t t = blockIdx.x / kCtas, at = t * p.vocabulary;
   const int cta = static_cast<int>(blockIdx.x) % kCtas;
   const auto begin = [&](int g) { return ((g * kCtas + cta) * kHeldThreads + static_cast<int>(threadIdx.x)) * kGroup; };
@@ -194,7 +227,7 @@ __global__ void __launch_bounds__(kHeldThreads, kHeldCtas) cross_entropy_held_ro
       }
   }
   const int target = p.tokens[t];
-  const ExpSum total = row_total<kCtas>(own, cta);
+  const ExpSum total = ctas.total(own, cta);
   if (cta == 0 && threadIdx.x == 0) p.nll[t] = weight == 0 ? 0 : total.most - row[target] + logf(total.sum);
   const float factor = p.scale * weight, share = factor / total.sum * __expf(own.most - total.most);
 #pragma unroll

@@ -25,7 +25,8 @@ struct DelayedScaling {
 
 // A tensor that is made again in every micro-batch of every step.
 struct ScaleSite {
-  Tensor scale, amax;  // [1] fp32: of this step; the largest magnitude in it so far
+  // [1] fp32: of this step, at a multiple of kScaleAlignment; the largest magnitude in it so far.
+  Tensor scale, amax;
   bool known = false;  // otherwise no step that is remembered has seen a number, and each cast finds its own scale
 };
 // Of the operands of a linear layer's three products. A tensor and its transpose share one.

@@ -362,7 +362,7 @@ struct ColumnScales {
 constexpr int kJoinLanes = 8;  // threads across, of eight columns each: 128 bytes
 constexpr int kJoinRows = kThreads / kJoinLanes;
 
-// The larger of two pairs; scales are positive or NaN, so they compare as integers.
+// The larger of two pairs; scales are never negative, so they compare as integers.
 __device__ inline void keep_larger_scales(uint4& most, const uint4& x) {
   most = make_uint4(__vmaxu2(most.x, x.x), __vmaxu2(most.y, x.y), __vmaxu2(most.z, x.z), __vmaxu2(most.w, x.w));
 }

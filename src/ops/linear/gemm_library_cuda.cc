@@ -1,6 +1,7 @@
 #include "ops/linear/gemm_library_cuda.h"
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cmath>
 #include <cstring>
@@ -19,7 +20,7 @@ namespace agoq::ops::cuda {
 namespace {
 
 constexpr int kCandidates = 16;  // with a workspace, and as many without one
-constexpr int kWarmUps = 2, kRepeats = 5;
+constexpr size_t kWarmUps = 2, kRepeats = 5;
 
 void check(cublasStatus_t status, const char* what) {
   if (status != CUBLAS_STATUS_SUCCESS) [[unlikely]]
@@ -246,18 +247,18 @@ GemmLibrary::GemmPlan& GemmLibrary::plan(const Context& ctx, const GemmProblem& 
 }
 
 bool GemmLibrary::still_runs(GemmPlan& plan) const {
+  // The answer does not know that there may be no workspace: what was chosen without one has run without.
   cublasLtMatmulHeuristicResult_t result{};
-  const int64_t workspace = plan.algorithm.has_workspace ? kGemmWorkspace : 0;
   return cublasLtMatmulAlgoCheck(handle_, &plan.operation, &plan.a, &plan.b, &plan.c, &plan.c, &plan.algorithm.kernel,
                                  &result) == CUBLAS_STATUS_SUCCESS &&
-         result.workspaceSize <= static_cast<size_t>(workspace);
+         (!plan.algorithm.has_workspace || result.workspaceSize <= static_cast<size_t>(kGemmWorkspace));
 }
 
-// At most `most` of each kind, the library's first guess first.
+// At most `most` with a workspace, the library's first guess first, and as many without one.
 std::vector<GemmLibrary::Algorithm> GemmLibrary::candidates(const GemmProblem& problem, GemmPlan& plan,
                                                             int most) const {
   std::vector<Algorithm> all;
-  std::string error;
+  std::string error = "it names none";
   for (const bool has_workspace : {true, false}) {
     cublasLtMatmulPreferenceOpaque_t wish = preference(problem, has_workspace ? kGemmWorkspace : 0);
     std::vector<cublasLtMatmulHeuristicResult_t> found(static_cast<size_t>(most));
@@ -297,8 +298,8 @@ cublasStatus_t GemmLibrary::run(const Context& ctx, GemmPlan& plan, const Algori
                         algorithm.has_workspace ? workspace.bytes() : 0, ctx.stream());
 }
 
-// Of kRepeats products by each; infinite for an algorithm that does not run. They take turns: a GPU slows down while it
-// works, and those that come first would seem to be the fastest.
+// Of one product by each, the median; infinite for an algorithm that does not run. They take turns: a GPU slows down
+// while it works, and those that come first would seem to be the fastest.
 std::vector<double> GemmLibrary::seconds(const Context& ctx, GemmPlan& plan, std::span<const Algorithm> algorithms,
                                          const Product& p, const Tensor& workspace) const {
   std::vector<double> times(algorithms.size());
@@ -306,17 +307,22 @@ std::vector<double> GemmLibrary::seconds(const Context& ctx, GemmPlan& plan, std
     if (!std::isinf(times[i]) && run(ctx, plan, algorithms[i], p, workspace) != CUBLAS_STATUS_SUCCESS)
       times[i] = std::numeric_limits<double>::infinity();
   };
-  for (int repeat = 0; repeat < kWarmUps; ++repeat)
+  for (size_t repeat = 0; repeat < kWarmUps; ++repeat)
     for (size_t i = 0; i < algorithms.size(); ++i) run_if_possible(i);
   Stopwatch watch(ctx);
   watch.mark();
-  for (int repeat = 0; repeat < kRepeats; ++repeat)
+  for (size_t repeat = 0; repeat < kRepeats; ++repeat)
     for (size_t i = 0; i < algorithms.size(); ++i) {
       run_if_possible(i);
       watch.mark();
     }
   const std::vector<double> turns = watch.take();
-  for (size_t turn = 0; turn < turns.size(); ++turn) times[turn % times.size()] += turns[turn];
+  for (size_t i = 0; i < times.size(); ++i) {
+    std::array<double, kRepeats> own;
+    for (size_t repeat = 0; repeat < kRepeats; ++repeat) own[repeat] = turns[repeat * times.size() + i];
+    std::sort(own.begin(), own.end());
+    times[i] = std::max(times[i], own[kRepeats / 2]);
+  }
   return times;
 }
 

@@ -50,8 +50,8 @@ class GemmLibrary {
   int64_t import_algorithms(const std::string& json, KnownShapes known);
 
  private:
-  // A kernel that is given a workspace keeps the number of its next tile there, which a memset clears first. The GPU is
-  // idle for some 8 us around it, so the same kernels are candidates without one, where tiles are dealt out beforehand.
+  // Most kernels keep a count of tiles in a workspace, which a memset before them clears. Without a workspace they run
+  // alone and deal out their tiles beforehand. The library is asked for kernels of both kinds.
   struct Algorithm {
     cublasLtMatmulAlgo_t kernel{};
     bool has_workspace = true;

@@ -11,6 +11,7 @@ namespace agoq::ops {
 enum class Granularity : uint8_t { None, Tensor, Row, Block1x128, Block128x128 };
 std::string_view name_of(Granularity granularity);
 inline constexpr int64_t kScaleBlock = 128;
+inline constexpr int64_t kScaleAlignment = 16;  // bytes; cuBLASLt does not multiply by scales elsewhere
 
 // Which index runs fastest in memory: k, over which a product sums, or the row (CUTLASS: MN).
 enum class Major : uint8_t { K, MN };
@@ -25,7 +26,7 @@ enum class Major : uint8_t { K, MN };
 // A scale of 0 belongs to zeros. A NaN makes all its numbers NaN: one of them was not finite.
 struct Operand {
   Tensor data;       // fp32, bf16, e4m3 or e5m2; [rows, k], or [k, rows] if the major is MN
-  Tensor scale;      // none for fp32 and bf16
+  Tensor scale;      // none for fp32 and bf16; begins at a multiple of kScaleAlignment
   Tensor max_scale;  // fp32 [1], or none: the largest of the scales of rows, which turning them needs
   Granularity granularity = Granularity::None;
   Major major = Major::K;
@@ -54,8 +55,6 @@ constexpr bool is_fp8(DType dtype) {
 // The least k at or above `k` that a product of 8-bit floats takes: a multiple of 16, with blocks of 128. Codes of what
 // is added are zero.
 int64_t padded_k(int64_t k, Granularity granularity);
-// Scales begin at a multiple of so many bytes, or cuBLASLt does not multiply.
-inline constexpr int64_t kScaleAlignment = 16;
 Shape scale_shape(int64_t rows, int64_t k, Granularity granularity);
 // The index in `scale` of the scale of number [row, i].
 int64_t scale_index(const Operand& x, int64_t row, int64_t i);

@@ -221,8 +221,9 @@ __global__ void __launch_bounds__(kThreads, 3)
     for (int block = mine.first + slot; block < mine.end; block += mine.step) {
       LaneNumbers x;
       x.decode_from<G, M, V, kSum>(next, p, place(block), step);
-      __syncwarp();  // or the compiler reads the next tile before it decodes this one, and moves one out of the other's
-                     // way
+      // The next tile is read behind the decoding of this one. Otherwise both are in registers at once, and the
+      // compiler copies one.
+      __syncwarp();
       if (block + mine.step < mine.end) next.load(p, place(block + mine.step));
       update<M, V, Form::Split>(p, place(block), x, step);
     }

@@ -5,6 +5,7 @@
 
 #include "base/error_of.h"
 #include "base/safetensors.h"
+#include "device/transfer.h"
 #include "ops/linear/fp8.h"
 #include "ops/linear/linear.h"
 #include "ops/support.h"
@@ -110,6 +111,18 @@ TEST(ScaledProduct, MetaCountsTheSameBytes) {
   });
 }
 
+// As on a GPU, whose library asks for it.
+TEST(ScaledProduct, ScalesThatAreNotAlignedAreAnError) {
+  TestContext t;
+  const Operand a = to_fp8(t.ctx, t.random({8, 32}), {DType::E4M3, Granularity::Tensor});
+  Operand b = to_fp8(t.ctx, t.random({4, 32}), {DType::E4M3, Granularity::Tensor});
+  const Tensor scales = t.zeros({8});
+  b.scale = scales.view({8, 1}).row_range(4, 5).view({1});
+  linear(t.ctx, a, b);
+  b.scale = scales.view({8, 1}).row_range(5, 6).view({1});
+  EXPECT_THAT(error_of([&] { linear(t.ctx, a, b); }), testing::HasSubstr("multiple of 16 bytes"));
+}
+
 // --- PyTorch --------------------------------------------------------------------------------------------------------
 
 const SafetensorsFile& goldens() {
@@ -132,13 +145,17 @@ TEST(ScaledProductGolden, EveryCodeHasPyTorchsValue) {
 }
 
 // "e4m3_1x128" -> the operand's type and granularity.
-Operand golden_operand(const std::string& product, const std::string& which, const std::string& description) {
+Operand golden_operand(TestContext& t, const std::string& product, const std::string& which,
+                       const std::string& description) {
   Tensor codes = golden(product + "." + which);
   codes.dtype = description.starts_with("e4m3") ? DType::E4M3 : DType::E5M2;
   for (Granularity granularity :
        {Granularity::Tensor, Granularity::Row, Granularity::Block1x128, Granularity::Block128x128})
-    if (description.substr(5) == name_of(granularity))
-      return {codes, golden(product + "." + which + "_scale"), granularity};
+    if (description.substr(5) == name_of(granularity)) {
+      const Tensor stored = golden(product + "." + which + "_scale"), scale = t.zeros(stored.shape, stored.dtype);
+      agoq::copy(t.ctx, stored, scale);  // to where scales may lie
+      return {codes, scale, granularity};
+    }
   fail("no granularity in '{}'", description);
 }
 
@@ -149,9 +166,9 @@ TEST(ScaledProductGolden, ProductsAreThoseOfPyTorch) {
     SCOPED_TRACE(entry.name);
     const std::string name = entry.name.substr(0, entry.name.size() - 2);
     const size_t point = name.find('.');
-    const Operand a = golden_operand(name, "a", name.substr(0, point)),
-                  b = golden_operand(name, "b", name.substr(point + 1));
     TestContext t;
+    const Operand a = golden_operand(t, name, "a", name.substr(0, point)),
+                  b = golden_operand(t, name, "b", name.substr(point + 1));
     const Tensor c = linear(t.ctx, a, b);
     const Sums exact = exact_product(a, b);
     expect_product(c, exact, a.k());
