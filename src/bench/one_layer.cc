@@ -19,14 +19,15 @@ OneLayer::OneLayer(const Workbench& b, const parallel::RunSpec& given)
     : run_spec(one_layer_of(given)),
       spec(run_spec.model),
       part(run_spec.model, spec, run_spec.parallelism),
+      shard_plan(spec, groups, run_spec.parallelism.shard_optimizer, run_spec.precision.compute),
       params(b.arena(), run_spec.model, spec,
              {part.ids,
               run_spec.precision.master,
               run_spec.precision.compute,
               {},
               run_spec.precision.fp8.weights(run_spec.model.layers)}),
-      grads(b.arena(), spec, part, run_spec.precision, run_spec.parallelism, groups),
-      optimizer(b.arena(), params, grads, spec, run_spec.precision, groups, part.ids),
+      grads(b.arena(), spec, part, run_spec.precision, run_spec.parallelism, shard_plan),
+      optimizer(b.arena(), params, grads, spec, run_spec.precision, groups, shard_plan, part.ids),
       model(b.arena(), run_spec.model, spec, run_spec.sequence_length, run_spec.recipe.recompute,
             {run_spec.precision.fp8.recipe, 0, 0}) {
   if (!b.ctx().meta()) params.initialize(b.ctx(), 1);

@@ -17,6 +17,7 @@ struct OneLayer {
   const model::LayerSpec spec;
   const parallel::Groups groups;  // this process alone
   const parallel::StageShard part;
+  const parallel::ShardPlan shard_plan;
   model::Parameters params;
   parallel::Gradients grads;
   parallel::Optimizer optimizer;

@@ -13,10 +13,8 @@ Tensor allocate(Arena& arena, Owner owner, DType dtype, const ParamRow& row, int
                    : arena.allocate(owner, dtype, row.one_dimensional() ? Shape{row.cols} : Shape{rows, row.cols});
 }
 
-// GEMMs in bf16 read bf16 alone, so what makes a weight exact need not be everywhere; in fp32 they read the exact one.
 ExactRows allocate_weight(Arena& arena, const ParamRow& row, const Holding& holding, ops::Weight& whole) {
-  const bool may_slice = holding.exact_rows && holding.compute == DType::BF16 && !row.one_dimensional();
-  const Range rows = may_slice ? holding.exact_rows(row) : Range{0, row.rows};
+  const Range rows = holding.exact_rows ? holding.exact_rows(row) : Range{0, row.rows};
   const bool sliced = rows.count() < row.rows;
   const bool split = holding.form == MasterForm::Split, fp32 = !split && holding.compute == DType::F32;
   whole.value = allocate(arena, Owner::Weights, fp32 ? DType::F32 : DType::BF16, row, row.rows);

@@ -24,7 +24,7 @@ struct Holding {
   std::vector<ParamId> ids;  // in the order of forward
   MasterForm form = MasterForm::Split;
   DType compute = DType::F32;
-  // The rows of a matrix that this process keeps exactly, where GEMMs do not need all of them so; none: all.
+  // The rows that this process keeps exactly; none: all. Products in fp32 read the exact weight, so there it is all.
   std::function<Range(const ParamRow&)> exact_rows = {};
   std::optional<Fp8Holding> fp8 = {};  // if layers multiply in 8-bit floats
 };

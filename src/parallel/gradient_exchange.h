@@ -12,7 +12,7 @@
 #include "device/side_stream.h"
 #include "ops/gradient/gradient_sum.h"
 #include "parallel/groups.h"
-#include "parallel/stage_shard.h"
+#include "parallel/shard_plan.h"
 
 namespace agoq::parallel {
 

@@ -11,12 +11,12 @@ using model::Param;
 constexpr int64_t kVectorAlignment = 64;  // numbers
 
 // Of the largest that a gradient asks for.
-int64_t staging_bytes(const Groups& groups, const std::vector<model::ParamId>& ids, const model::LayerSpec& spec,
+int64_t staging_bytes(const ShardPlan& plan, const std::vector<model::ParamId>& ids, const model::LayerSpec& spec,
                       codec::Codec wire) {
   int64_t bytes = 0;
   for (const model::ParamId& id : ids) {
     const model::ParamRow& row = spec[id.param];
-    const int ranks = groups.of(row.reduction).size();
+    const int ranks = plan.group(id.param).size();
     if (row.one_dimensional() || ranks == 1) continue;
     bytes = std::max(bytes, GradientExchange::usual_staging_bytes(wire, row.rows, ranks, row.blocks()));
   }
@@ -26,14 +26,13 @@ int64_t staging_bytes(const Groups& groups, const std::vector<model::ParamId>& i
 }  // namespace
 
 Gradients::Gradients(Arena& arena, const model::LayerSpec& spec, const StageShard& part, const Precision& precision,
-                     const Parallelism& parallelism, const Groups& groups)
+                     const Parallelism& parallelism, const ShardPlan& plan)
     : spec_(spec),
-      groups_(groups),
-      sharded_(parallelism.shard_optimizer),
+      plan_(plan),
       stochastic_(precision.stochastic),
       ids_(part.ids),
       exchange_(arena, parallelism.grad_reduce, parallelism.grad_reduce != precision.main_grads,
-                staging_bytes(groups, part.ids, spec, parallelism.grad_reduce)) {
+                staging_bytes(plan, part.ids, spec, parallelism.grad_reduce)) {
   size_t tensors = 0;
   for (const model::ParamId& id : ids_) tensors = std::max(tensors, id.index() + 1);
   grads_.resize(tensors);
@@ -52,27 +51,29 @@ Gradients::Gradients(Arena& arena, const model::LayerSpec& spec, const StageShar
 
 Gradients::Grad Gradients::allocate(Arena& arena, const model::ParamId& id, const Precision& precision) {
   const model::ParamRow& row = spec_[id.param];
-  const comm::ProcessGroup& group = groups_.of(row.reduction);
-  const int64_t padded = slice_rows(row.rows, group.size()) * group.size();
+  const int64_t padded = plan_.slice(id.param) * plan_.group(id.param).size();
   Grad grad;
   grad.main.data = codec::allocate(arena, Owner::MainGradients, precision.main_grads, padded, row.blocks());
   grad.main.tensor = id.tensor();
   grad.main.stochastic = precision.stochastic;
   grad.main.global_offset = row.global_offset();
   grad.rows = row.rows;
-  grad.update = sharded_ ? row_slice(row.rows, group.size(), group.rank()) : model::Range{0, row.rows};
   return grad;
 }
 
 void Gradients::allocate_vectors(Arena& arena) {
+  std::vector<const comm::ProcessGroup*> groups;  // in the order of forward, which is that of all their ranks
   std::map<const comm::ProcessGroup*, std::vector<model::ParamId>> by_group;
-  for (const model::ParamId& id : ids_)
-    if (spec_[id.param].one_dimensional()) by_group[&groups_.of(spec_[id.param].reduction)].push_back(id);
+  for (const model::ParamId& id : ids_) {
+    if (!spec_[id.param].one_dimensional()) continue;
+    std::vector<model::ParamId>& of_group = by_group[&plan_.group(id.param)];
+    if (of_group.empty()) groups.push_back(&plan_.group(id.param));
+    of_group.push_back(id);
+  }
   const auto padded = [](int64_t n) { return (n + kVectorAlignment - 1) / kVectorAlignment * kVectorAlignment; };
-  for (const comm::ProcessGroup* group : {&groups_.data, &groups_.data_and_tensor}) {
+  for (const comm::ProcessGroup* group : groups) {
     int64_t numbers = 0;
     for (const model::ParamId& id : by_group[group]) numbers += padded(spec_[id.param].cols);
-    if (numbers == 0) continue;
     const codec::Quantized all =
         codec::allocate(arena, Owner::MainGradients, codec::Codec::Fp32, numbers, codec::RowBlocks(1));
     vectors_.push_back({group, all.plain().view({numbers})});
@@ -87,7 +88,6 @@ void Gradients::allocate_vectors(Arena& arena) {
       data.codes = data.codes.view({1, data.codes.count()});
       grad.main.tensor = id.tensor();
       grad.rows = 1;
-      grad.update = {0, 1};
       at += padded(row.cols);
     }
   }
@@ -121,12 +121,11 @@ void Gradients::exchange(const Context& ctx, const model::ParamId& id) {
   Grad& grad = grads_[id.index()];
   if (grad.exchanged || spec_[id.param].one_dimensional()) return;
   grad.exchanged = true;
-  exchange_.start(ctx, groups_.of(spec_[id.param].reduction), sliced(grad, id));
+  exchange_.start(ctx, plan_.group(id.param), sliced(grad, id));
 }
 
 SlicedGradient Gradients::sliced(const Grad& grad, const model::ParamId& id) const {
-  const int ranks = groups_.of(spec_[id.param].reduction).size();
-  return {grad.main.data, grad.rows, slice_rows(grad.rows, ranks), id.tensor(), grad.main.global_offset, stochastic_};
+  return {grad.main.data, grad.rows, plan_.slice(id.param), id.tensor(), grad.main.global_offset, stochastic_};
 }
 
 void Gradients::end_step(const Context& ctx) {
@@ -134,23 +133,18 @@ void Gradients::end_step(const Context& ctx) {
   for (size_t i = ids_.size(); i-- > 0;) exchange(ctx, ids_[i]);
   expose(ctx, Exposed::Gradients, [&] { exchange_.finish(ctx); });
   for (const Vectors& v : vectors_) v.group->all_reduce_sum(ctx, v.numbers);
-  if (sharded_) return;
   for (const model::ParamId& id : ids_)
-    if (!spec_[id.param].one_dimensional())
-      exchange_.gather_sums(ctx, groups_.of(spec_[id.param].reduction), sliced(grads_[id.index()], id));
+    if (!spec_[id.param].one_dimensional() && !plan_.sharded(id.param, Role::Gradient))
+      exchange_.gather_sums(ctx, plan_.group(id.param), sliced(grads_[id.index()], id));
 }
 
 ops::GradientSum Gradients::sum(const model::ParamId& id) const {
   const Grad& grad = grads_[id.index()];
-  const comm::ProcessGroup& group = groups_.of(spec_[id.param].reduction);
-  if (spec_[id.param].one_dimensional() || group.alone() || !sharded_) return {data(id)};
-  if (exchange_.stores_sums()) return {grad.main.data.row_range(grad.update.begin, grad.update.end)};
-  return {grad.main.data.row_range(0, grad.update.count()), group.size(), slice_rows(grad.rows, group.size())};
-}
-
-bool Gradients::counted_elsewhere(const model::ParamId& id) const {
-  const bool sliced = sharded_ && !spec_[id.param].one_dimensional();
-  return !sliced && groups_.of(spec_[id.param].reduction).rank() != 0;
+  const comm::ProcessGroup& group = plan_.group(id.param);
+  if (group.alone() || !plan_.sharded(id.param, Role::Gradient)) return {data(id)};
+  const model::Range rows = plan_.rows(id.param, Role::Gradient);
+  if (exchange_.stores_sums()) return {grad.main.data.row_range(rows.begin, rows.end)};
+  return {grad.main.data.row_range(0, rows.count()), group.size(), plan_.slice(id.param)};
 }
 
 }  // namespace agoq::parallel

@@ -13,6 +13,7 @@
 #include "ops/gradient/gradient_sum.h"
 #include "parallel/gradient_exchange.h"
 #include "parallel/precision.h"
+#include "parallel/shard_plan.h"
 #include "parallel/stage_shard.h"
 
 namespace agoq::parallel {
@@ -20,7 +21,7 @@ namespace agoq::parallel {
 class Gradients : public model::GradientSource {
  public:
   Gradients(Arena& arena, const model::LayerSpec& spec, const StageShard& part, const Precision& precision,
-            const Parallelism& parallelism, const Groups& groups);
+            const Parallelism& parallelism, const ShardPlan& plan);
 
   // From here on all sums are zero. Memory is cleared only where a backward pass may leave parts alone (the rows of the
   // embedding without a token); the others are fresh, and the first contribution of the step overwrites them. After
@@ -35,19 +36,13 @@ class Gradients : public model::GradientSource {
 
   // This process's own partial sum, before end_step: all rows.
   codec::Quantized data(const model::ParamId& id) const { return own_rows(grads_[id.index()]); }
-  // Whether each rank of a group updates a slice of a matrix (ZeRO-1), or all of them all of it.
-  bool sharded() const { return sharded_; }
-  // The rows that this process updates, and the gradient of them.
-  model::Range rows(const model::ParamId& id) const { return grads_[id.index()].update; }
+  // The gradient of the rows that this process updates.
   ops::GradientSum sum(const model::ParamId& id) const;
-  // Whether the sum is on several ranks alike, and another one answers for it in the global norm.
-  bool counted_elsewhere(const model::ParamId& id) const;
 
  private:
   struct Grad {
     ops::MainGrad main;       // all rows; where slices are exchanged, padded so that they are equal
     int64_t rows = 0;         // without padding
-    model::Range update;      // that this process updates
     int contributions = 0;    // still to come in this step before the exchange
     int per_micro_batch = 1;  // a tied embedding gets two where both ends are here; 0: exchanged in end_step
     bool exchanged = false;
@@ -59,8 +54,8 @@ class Gradients : public model::GradientSource {
   void exchange(const Context& ctx, const model::ParamId& id);
 
   const model::LayerSpec& spec_;
-  const Groups& groups_;
-  bool sharded_, stochastic_;
+  const ShardPlan& plan_;
+  bool stochastic_;
   std::vector<model::ParamId> ids_;
   std::vector<Grad> grads_;  // by ParamId::tensor()
   // 1-D gradients lie one behind the other, by the group that sums them.

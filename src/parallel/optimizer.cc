@@ -9,11 +9,12 @@
 namespace agoq::parallel {
 
 Optimizer::Optimizer(Arena& arena, model::Parameters& params, Gradients& grads, const model::LayerSpec& spec,
-                     const Precision& precision, const Groups& groups, std::vector<model::ParamId> of_model)
-    : spec_(spec), groups_(groups), params_(params), gradients_(grads), of_model_(std::move(of_model)) {
+                     const Precision& precision, const Groups& groups, const ShardPlan& plan,
+                     std::vector<model::ParamId> of_model)
+    : spec_(spec), groups_(groups), plan_(plan), params_(params), gradients_(grads), of_model_(std::move(of_model)) {
   for (const model::ParamId& id : params.ids())
-    if (grads.rows(id).count() > 0) updated_.push_back(id);
-  const auto counts_here = [&](const model::ParamId& id) { return !grads.counted_elsewhere(id); };
+    if (plan.rows(id.param, Role::Moments).count() > 0) updated_.push_back(id);
+  const auto counts_here = [&](const model::ParamId& id) { return plan.answers_for(id.param, Role::Gradient); };
   std::stable_partition(updated_.begin(), updated_.end(), counts_here);
   counted_ = static_cast<size_t>(std::count_if(updated_.begin(), updated_.end(), counts_here));
   for (const model::ParamId& id : updated_) {
@@ -29,7 +30,7 @@ Optimizer::Optimizer(Arena& arena, model::Parameters& params, Gradients& grads, 
 ops::AdamWState Optimizer::make_state(Arena& arena, const model::ParamId& id, const Precision& precision) const {
   const model::ParamRow& row = spec_[id.param];
   const bool plain = row.one_dimensional();
-  const model::Range rows = gradients_.rows(id);
+  const model::Range rows = plan_.rows(id.param, Role::Moments);
   const auto moments = [&](codec::Codec codec) {
     return codec::allocate(arena, Owner::Moments, plain ? codec::Codec::Fp32 : codec, rows.count(), row.blocks());
   };
@@ -66,15 +67,14 @@ void Optimizer::step(const Context& ctx, double lr, const AdamWConfig& config) {
 // Every rank's updated rows to the others of its group, in the order in which the next forward pass reads them.
 void Optimizer::gather_weights(const Context& ctx) {
   for (const model::ParamId& id : params_.ids()) {
-    const model::ParamRow& row = spec_[id.param];
-    const comm::ProcessGroup& group = groups_.of(row.reduction);
-    if (row.one_dimensional() || group.alone() || !gradients_.sharded()) continue;
+    const comm::ProcessGroup& group = plan_.group(id.param);
+    if (group.alone() || !plan_.sharded(id.param, Role::Moments)) continue;
     const ops::Weight& weight = params_.at(id);
     std::vector<comm::Message> sends, receives;
     for (const Tensor* part : {&weight.value, &weight.correction, &weight.master}) {
       if (!*part) continue;
       const auto rows_of = [&](int rank) {
-        const model::Range rows = row_slice(row.rows, group.size(), rank);
+        const model::Range rows = plan_.rows(id.param, Role::Moments, rank);
         return part->row_range(rows.begin, rows.end);
       };
       for (int peer = 0; peer < group.size(); ++peer) {

@@ -23,7 +23,8 @@ class Optimizer {
  public:
   // `of_model`: all parameters of the model, those of other stages too, in the order of forward.
   Optimizer(Arena& arena, model::Parameters& params, Gradients& grads, const model::LayerSpec& spec,
-            const Precision& precision, const Groups& groups, std::vector<model::ParamId> of_model);
+            const Precision& precision, const Groups& groups, const ShardPlan& plan,
+            std::vector<model::ParamId> of_model);
 
   // Starts the update on the device, and the exchange of what was updated; nothing waits for it.
   void step(const Context& ctx, double lr, const AdamWConfig& config);
@@ -45,6 +46,7 @@ class Optimizer {
 
   const model::LayerSpec& spec_;
   const Groups& groups_;
+  const ShardPlan& plan_;
   model::Parameters& params_;
   Gradients& gradients_;
   std::vector<model::ParamId> of_model_;

@@ -27,13 +27,4 @@ int64_t StageShard::layers() const {
   return count;
 }
 
-int64_t slice_rows(int64_t rows, int ranks) {
-  return (rows + ranks - 1) / ranks;
-}
-
-model::Range row_slice(int64_t rows, int ranks, int rank) {
-  const int64_t each = slice_rows(rows, ranks);
-  return {std::min(each * rank, rows), std::min(each * (rank + 1), rows)};
-}
-
 }  // namespace agoq::parallel

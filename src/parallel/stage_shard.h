@@ -20,9 +20,4 @@ struct StageShard {
   int64_t layers() const;
 };
 
-// Rows of a matrix that one rank of its reduction group sums and updates: equal slices of whole rows, so that no block
-// falls apart, the last ones perhaps shorter.
-int64_t slice_rows(int64_t rows, int ranks);
-model::Range row_slice(int64_t rows, int ranks, int rank);
-
 }  // namespace agoq::parallel

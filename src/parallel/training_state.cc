@@ -27,15 +27,10 @@ std::vector<Action> actions_of(const Parallelism& p, int micro_batches) {
   return schedule(p.stage(), p.stages(), p.chunks, micro_batches);
 }
 
-// GEMMs in bf16 need no more than the bf16 halves of what other ranks update.
-model::Holding holding(const RunSpec& run_spec, const StageShard& part, const Groups& groups) {
+model::Holding holding(const RunSpec& run_spec, const StageShard& part, const ShardPlan& plan) {
   model::Holding holding{part.ids, run_spec.precision.master, run_spec.precision.compute};
   if (run_spec.training) holding.fp8 = run_spec.precision.fp8.weights(run_spec.model.layers);
-  if (run_spec.training && run_spec.parallelism.shard_optimizer)
-    holding.exact_rows = [&groups](const model::ParamRow& row) {
-      const comm::ProcessGroup& group = groups.of(row.reduction);
-      return row_slice(row.rows, group.size(), group.rank());
-    };
+  holding.exact_rows = [&plan](const model::ParamRow& row) { return plan.rows(row.param, Role::Master); };
   return holding;
 }
 
@@ -99,7 +94,9 @@ TrainingState::TrainingState(Arena& arena, Device target, const RunSpec& run_spe
       spec_(run_spec_.model, run_spec.parallelism.tensor()),
       stage_shard_(run_spec_.model, spec_, run_spec.parallelism),
       ctx_(arena, target, run_spec.precision.compute),
-      params_(arena, run_spec_.model, spec_, holding(run_spec_, stage_shard_, groups_)),
+      shard_plan_(spec_, groups_, run_spec.training && run_spec.parallelism.shard_optimizer,
+                  run_spec.precision.compute),
+      params_(arena, run_spec_.model, spec_, holding(run_spec_, stage_shard_, shard_plan_)),
       scales_(delayed_scales(arena, run_spec_, stage_shard_)),
       model_(arena, run_spec_.model, spec_, run_spec.sequence_length, run_spec_.recipe.recompute,
              run_spec.precision.fp8, scales()),
@@ -110,8 +107,9 @@ TrainingState::TrainingState(Arena& arena, Device target, const RunSpec& run_spe
       loss_(arena.allocate(Owner::Batch, DType::F64, {1})) {
   if (run_spec_.training) {
     if (run_spec.precision.fp8.recipe) fp8_counter_.emplace(arena);
-    grads_.emplace(arena, spec_, stage_shard_, run_spec.precision, run_spec_.parallelism, groups_);
-    optimizer_.emplace(arena, params_, *grads_, spec_, run_spec.precision, groups_, all_params(run_spec_.model, spec_));
+    grads_.emplace(arena, spec_, stage_shard_, run_spec.precision, run_spec_.parallelism, shard_plan_);
+    optimizer_.emplace(arena, params_, *grads_, spec_, run_spec.precision, groups_, shard_plan_,
+                       all_params(run_spec_.model, spec_));
   }
   allocate_streams(arena);
   if (target == Device::Cuda) document_offsets_ = arena.allocate(Owner::Batch, DType::I32, {run_spec.tokens() + 1});
@@ -399,8 +397,8 @@ HeldParameter TrainingState::held(const model::ParamId& id) {
   held.exact = params_.exact(id);
   held.saved = {0, spec_[id.param].rows};
   if (!run_spec_.training) return held;
-  held.updated = grads().rows(id);
-  held.saved = grads().counted_elsewhere(id) ? model::Range{0, 0} : held.updated;
+  held.updated = shard_plan_.rows(id.param, Role::Moments);
+  held.saved = shard_plan_.answers_for(id.param, Role::Moments) ? held.updated : model::Range{0, 0};
   held.state = optimizer().state(id);
   return held;
 }

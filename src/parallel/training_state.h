@@ -62,6 +62,7 @@ class TrainingState {
   const model::DelayedScales* scales() const { return scales_ ? &*scales_ : nullptr; }  // of --fp8-recipe delayed
   Context& context() { return ctx_; }
   const Groups& groups() const { return groups_; }
+  const ShardPlan& shard_plan() const { return shard_plan_; }
   const StageShard& stage_shard() const { return stage_shard_; }
   const SavedSlots& saved() const { return saved_; }
 
@@ -135,6 +136,7 @@ class TrainingState {
   model::LayerSpec spec_;
   StageShard stage_shard_;
   Context ctx_;
+  ShardPlan shard_plan_;
   model::Parameters params_;
   std::optional<model::DelayedScales> scales_;
   std::optional<Gradients> grads_;  // of a training job

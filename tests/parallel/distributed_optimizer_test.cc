@@ -154,7 +154,7 @@ TEST_P(DistributedOptimizer, ClipsByTheNormOfAllGradientsOnce) {
     for (const double other : rank->groups().world.values(result.grad_norm)) EXPECT_EQ(other, result.grad_norm);
     for (const ParamId& id : rank.ids()) {
       const ops::AdamWState* state = rank->optimizer().state(id);
-      const model::Range rows = rank->grads().rows(id);
+      const model::Range rows = rank->shard_plan().rows(id.param, Role::Moments);
       ASSERT_EQ(state != nullptr, rows.count() > 0);
       if (!state) continue;
       const std::vector<double> sum = sums.of(rank, id);

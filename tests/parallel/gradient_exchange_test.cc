@@ -73,12 +73,13 @@ class Rank {
         spec(awkward_spec(config_)),
         groups(transport, parallelism_),
         stage_shard_(config_, spec, parallelism_),
-        grads(arena_, spec, stage_shard_, precision_of(formats), parallelism_, groups) {
+        grads(arena_, spec, stage_shard_, precision_of(formats), parallelism_, plan_) {
     omp_set_num_threads(1);
     ctx.random.seed = 7;
   }
 
   const std::vector<ParamId>& ids() const { return stage_shard_.ids; }
+  model::Range rows(const ParamId& id) const { return plan_.rows(id.param, Role::Gradient); }
   void fill(const ParamId& id, const std::vector<float>& values) {
     const Quantized to = grads.data(id);
     grads.acquire(id);
@@ -117,6 +118,7 @@ class Rank {
 
  private:
   StageShard stage_shard_;
+  ShardPlan plan_{spec, groups, parallelism_.shard_optimizer, DType::F32};
 
  public:
   Gradients grads;
@@ -159,7 +161,7 @@ std::vector<float> rows_of(const std::vector<float>& values, const model::Range&
 // Which rank has which rows: all of them once, of 1-D parameters all on every rank.
 void expect_covered(const Rank& rank, const ParamId& id) {
   const model::ParamRow& row = rank.spec[id.param];
-  const std::vector<model::Range> all = rank.groups.data.values(rank.grads.rows(id));
+  const std::vector<model::Range> all = rank.groups.data.values(rank.rows(id));
   int64_t next = 0;
   for (const model::Range& rows : all) {
     EXPECT_EQ(rows.begin, row.one_dimensional() ? 0 : next);
@@ -182,7 +184,7 @@ TEST(GradientExchange, SlicedSumsAreThoseOfAScalarLoopToTheBit) {
           rank.grads.end_step(rank.ctx);
           for (const ParamId& id : rank.ids()) {
             expect_covered(rank, id);
-            EXPECT_EQ(rank.sum(id), rows_of(test::summed(of(all, id)), rank.grads.rows(id), rank.spec[id.param].cols))
+            EXPECT_EQ(rank.sum(id), rows_of(test::summed(of(all, id)), rank.rows(id), rank.spec[id.param].cols))
                 << model::logical_name(rank.spec, id);
           }
           rank.groups.world.barrier();
@@ -238,7 +240,7 @@ TEST(GradientExchange, Fp32AddendsTravelInAnotherFormatAndAreSummedInFp32) {
           rank.grads.end_step(rank.ctx);
           for (const ParamId& id : rank.ids()) {
             const std::string name = model::logical_name(rank.spec, id);
-            EXPECT_EQ(rank.sum(id), rows_of(sums.at(name), rank.grads.rows(id), rank.spec[id.param].cols)) << name;
+            EXPECT_EQ(rank.sum(id), rows_of(sums.at(name), rank.rows(id), rank.spec[id.param].cols)) << name;
           }
         });
       }
@@ -279,7 +281,7 @@ TEST(GradientExchange, RoundingForTheWireErrsByLessThanAStepAndByNothingOnAverag
       test::ThreadWorld(ranks).run([&](comm::Transport& transport) {
         Rank rank(transport, formats, true);
         const model::ParamRow& row = rank.spec[id.param];
-        const model::Range rows = rank.grads.rows(id);
+        const model::Range rows = rank.rows(id);
         std::vector<double> exact(static_cast<size_t>(rows.count() * row.cols)), bound(exact.size());
         std::vector<double> variance(exact.size()), mean(exact.size());
         for (int r = 0; r < ranks; ++r) {
@@ -323,7 +325,7 @@ TEST(GradientExchange, RanksRoundIndependently) {
     const model::ParamRow& row = rank.spec[id.param];
     rank.fill_all([&](int, const ParamId& any) { return rank.invented(0, any); });
     rank.grads.end_step(rank.ctx);
-    const std::vector<float> sum = rank.sum(id), x = rows_of(rank.invented(0, id), rank.grads.rows(id), row.cols);
+    const std::vector<float> sum = rank.sum(id), x = rows_of(rank.invented(0, id), rank.rows(id), row.cols);
     const std::vector<double> steps = steps_of(Codec::Int8, row.blocks(), x);
     double squares = 0, variance = 0;
     for (size_t i = 0; i < x.size(); ++i) {
@@ -477,7 +479,8 @@ TEST(GradientExchange, SendsOneByteAParameterAndTwoInTheAllReduceForm) {
       const StageShard part(config, spec, parallelism);
       Arena arena(Device::Cpu, size_t{64} << 20);
       const Context ctx(arena, Device::Cpu, DType::F32);
-      Gradients grads(arena, spec, part, precision_of(formats), parallelism, groups);
+      const ShardPlan plan(spec, groups, shard, DType::F32);
+      Gradients grads(arena, spec, part, precision_of(formats), parallelism, plan);
       grads.begin_step(ctx);
       grads.end_step(ctx);
       double matrices = 0, vectors = 0;

@@ -15,7 +15,7 @@ constexpr ParamId kEmbedding{-1, Param::Embedding};
 
 struct World {
   explicit World(bool tied)
-      : config(with_ties(tied)), spec(config), part(config, spec, {}), grads(arena, spec, part, {}, {}, groups) {
+      : config(with_ties(tied)), spec(config), part(config, spec, {}), grads(arena, spec, part, {}, {}, plan) {
     for (const ParamId& id : model::all_params(config, spec)) soil(id);  // what an earlier step left
   }
   static model::ModelConfig with_ties(bool tied) {
@@ -40,6 +40,7 @@ struct World {
   model::LayerSpec spec;
   StageShard part;
   Groups groups;
+  ShardPlan plan{spec, groups, true, DType::F32};
   Arena arena{Device::Cpu, size_t{64} << 20};
   Context ctx{arena, Device::Cpu, DType::F32};
   Gradients grads;
