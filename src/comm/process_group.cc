@@ -17,6 +17,10 @@ Tensor part_of(const Tensor& whole, int i, int n) {
   return whole.view({n, count}).row_range(i, i + 1).view({count});
 }
 
+// Of all other ranks' numbers together: less is summed in one round.
+constexpr size_t kMostBytesOfOneRound = size_t{1} << 20;
+constexpr int64_t kSliceAlignment = 64;  // numbers, so that sums are read in whole words
+
 // What needs no waiting.
 class Done : public Pending {
  public:
@@ -150,12 +154,43 @@ void ProcessGroup::reduce_scatter_sum(const Context& ctx, const Tensor& partial_
 
 void ProcessGroup::all_reduce_sum(const Context& ctx, const Tensor& x) const {
   if (alone()) return;
+  const size_t of_others = x.bytes() * static_cast<size_t>(size_ - 1);
+  of_others <= kMostBytesOfOneRound ? sum_in_one_round(ctx, x) : sum_by_slices(ctx, x);
+}
+
+void ProcessGroup::sum_in_one_round(const Context& ctx, const Tensor& x) const {
   Scope scope(ctx);
   const Tensor all = ctx.empty(x.dtype, {size_, x.count()});
   all_gather(ctx, x, all);
   std::vector<Tensor> parts;
   for (int i = 0; i < size_; ++i) parts.push_back(part_of(all, i, size_));
   comm::sum(ctx, parts, x);
+}
+
+// Rank i gets slice i of all ranks, adds it up, and gives the sum to all.
+void ProcessGroup::sum_by_slices(const Context& ctx, const Tensor& x) const {
+  const int64_t count = x.count(), unit = size_ * kSliceAlignment, each = (count + unit - 1) / unit * kSliceAlignment;
+  const auto slice = [&](int rank) {
+    return x.view({count, 1}).row_range(std::min(each * rank, count), std::min(each * (rank + 1), count));
+  };
+  const Tensor own = slice(rank_);
+  Scope scope(ctx);
+  const Tensor received = ctx.empty(x.dtype, {size_ - 1, own.count()});
+  std::vector<Tensor> parts;
+  std::vector<Message> partial_sums, to_add, sums, to_fill;  // sent and received, in the first round and the second
+  for (int i = 0; i < size_; ++i) {
+    if (i == rank_) {
+      parts.push_back(own);
+      continue;
+    }
+    const int64_t row = i - (i > rank_);
+    parts.push_back(received.row_range(row, row + 1));
+    if (own.count() > 0) to_add.push_back({i, parts.back()}), sums.push_back({i, own});
+    if (slice(i).count() > 0) partial_sums.push_back({i, slice(i)}), to_fill.push_back({i, slice(i)});
+  }
+  exchange(ctx, partial_sums, to_add);
+  if (own.count() > 0) comm::sum(ctx, parts, own);
+  exchange(ctx, sums, to_fill);
 }
 
 void ProcessGroup::send(const Context& ctx, int peer, const Tensor& x) const {

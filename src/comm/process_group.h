@@ -59,7 +59,8 @@ class ProcessGroup {
   // partial_sums [size · n] (fp32, fp64 or bf16) -> sum [n] of part `rank` of every rank's partial sums. Parts are
   // equal.
   void reduce_scatter_sum(const Context& ctx, const Tensor& partial_sums, const Tensor& sum) const;
-  // x := Σ over ranks of x. For small tensors: every rank gets all partial sums.
+  // x := Σ over ranks of x, in rank order whatever the way: small sums in one round, in which every rank gets all
+  // partial sums; others in two, each rank adding a slice up, so that what a rank sends does not grow with the group.
   void all_reduce_sum(const Context& ctx, const Tensor& x) const;
   void send(const Context& ctx, int peer, const Tensor& x) const;
   void receive(const Context& ctx, int peer, const Tensor& x) const;
@@ -76,6 +77,8 @@ class ProcessGroup {
 
  private:
   void all_gather_now(const Context& ctx, const Tensor& mine, const Tensor& all) const;
+  void sum_in_one_round(const Context& ctx, const Tensor& x) const;
+  void sum_by_slices(const Context& ctx, const Tensor& x) const;
   std::shared_ptr<Peers> find_peers(const Context& ctx) const;
   void gather_on_host(void* all, size_t bytes_each) const;  // own part filled in
 

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <numeric>
 #include <random>
 
 #include "base/dtype.h"
@@ -88,6 +89,43 @@ TEST(ProcessGroup, CollectivesAreExactOnEveryAxisOfAMesh) {
     collectives<Bf16>(transport, group({Axis::Tensor, Axis::Data, Axis::Pipeline}), 5, DType::BF16);
   });
   EXPECT_THAT(texts, Each(""));
+}
+
+// Large ones by slices, of which some ranks may have none: the same bits, and the bytes of a rank do not grow with the
+// group.
+TEST(ProcessGroup, LargeSumsSendTwiceTheirBytesAtMost) {
+  for (const int ranks : {2, 3, 7})
+    for (const size_t count : {size_t{300'001}, size_t{1} << 20}) {
+      LocalWorld world(ranks);
+      const auto texts = on_ranks(world, [&](Transport& transport) {
+        Arena arena(Device::Cpu, size_t{64} << 20);
+        const Context ctx(arena, Device::Cpu, DType::F32);
+        std::vector<int> all(static_cast<size_t>(ranks));
+        std::iota(all.begin(), all.end(), 0);
+        const ProcessGroup group(transport, all, 0);
+        const Tensor x = tensor_of<float>(ctx, DType::F32, values_of(transport.rank(), count));
+        group.all_reduce_sum(ctx, x);
+        std::vector<float> want(count);
+        for (const int rank : all) {
+          const std::vector<float> values = values_of(rank, count);
+          for (size_t i = 0; i < count; ++i) want[i] += values[i];
+        }
+        for (size_t i = 0; i < count; ++i)
+          require(x.as<float>()[i] == want[i], "element {} is {}, not {}", i, x.as<float>()[i], want[i]);
+        require(group.bytes_sent() <= 2 * x.bytes(), "{} bytes were sent of {}", group.bytes_sent(), x.bytes());
+      });
+      EXPECT_THAT(texts, Each(""));
+    }
+}
+
+// More ranks than slices: the last have nothing to add up.
+TEST(ProcessGroup, PlannedSumsCountWhatIsSent) {
+  Arena arena(Device::Meta, 0);
+  const Context ctx(arena, Device::Cpu, DType::F32);
+  const ProcessGroup many = ProcessGroup::planned(65536, 0);
+  const Tensor x = ctx.empty(DType::F32, {4096});
+  many.all_reduce_sum(ctx, x);
+  EXPECT_LE(many.bytes_sent(), 2 * x.bytes() + 64 * sizeof(float) * 65536);
 }
 
 TEST(ProcessGroup, SumsOfDoublesToo) {
