@@ -177,7 +177,7 @@ void ProcessGroup::sum_by_slices(const Context& ctx, const Tensor& x) const {
   Scope scope(ctx);
   const Tensor received = ctx.empty(x.dtype, {size_ - 1, own.count()});
   std::vector<Tensor> parts;
-  std::vector<Message> partial_sums, to_add, sums, to_fill;  // sent and received, in the first round and the second
+  std::vector<Message> slices, to_add, sums;  // slices of others: sent as partial sums, received as sums
   for (int i = 0; i < size_; ++i) {
     if (i == rank_) {
       parts.push_back(own);
@@ -186,11 +186,11 @@ void ProcessGroup::sum_by_slices(const Context& ctx, const Tensor& x) const {
     const int64_t row = i - (i > rank_);
     parts.push_back(received.row_range(row, row + 1));
     if (own.count() > 0) to_add.push_back({i, parts.back()}), sums.push_back({i, own});
-    if (slice(i).count() > 0) partial_sums.push_back({i, slice(i)}), to_fill.push_back({i, slice(i)});
+    if (slice(i).count() > 0) slices.push_back({i, slice(i)});
   }
-  exchange(ctx, partial_sums, to_add);
+  exchange(ctx, slices, to_add);
   if (own.count() > 0) comm::sum(ctx, parts, own);
-  exchange(ctx, sums, to_fill);
+  exchange(ctx, sums, slices);
 }
 
 void ProcessGroup::send(const Context& ctx, int peer, const Tensor& x) const {
