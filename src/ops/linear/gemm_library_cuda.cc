@@ -260,6 +260,7 @@ std::vector<GemmLibrary::Algorithm> GemmLibrary::candidates(const GemmProblem& p
   std::vector<Algorithm> all;
   std::string error = "it names none";
   for (const bool has_workspace : {true, false}) {
+    if (most == 1 && !all.empty()) break;  // the first guess is enough
     cublasLtMatmulPreferenceOpaque_t wish = preference(problem, has_workspace ? kGemmWorkspace : 0);
     std::vector<cublasLtMatmulHeuristicResult_t> found(static_cast<size_t>(most));
     int count = 0;
