@@ -106,7 +106,7 @@ void quangrad_rank(comm::Transport& transport, const Gradients& g, const QuanGra
   key.micro_batch = 2 * static_cast<uint32_t>(rank);  // as micro-batches of different ranks
   codec::encode(ctx, g.tensor(rank), gradient.storage.row_range(0, g.rows),
                 how.stochastic ? codec::Rounding::random(key) : codec::Rounding::nearest());
-  parallel::GradientExchange exchange(arena, how.codec, false, staging);
+  parallel::GradientExchange exchange(arena, how.codec, false, {staging, 0});
   exchange.start(ctx, group, gradient);
   exchange.finish(ctx);
 

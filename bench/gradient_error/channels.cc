@@ -46,7 +46,7 @@ ModelChannels channels_of(parallel::TrainingState& state, const parallel::MicroB
   const model::SavedTensors kept(arena, spec, run_spec.recipe, 0, tokens);
   const model::Model model(arena, run_spec.model, spec, run_spec.sequence_length, model::Recompute::None);
   Context ctx(arena, Device::Cpu, DType::F32);
-  ctx.tensor = &state.groups().tensor;
+  ctx.tensor = &state.groups().tensor();
   ctx.positions = batch.positions;
   ctx.document_start = batch.document_start;
   ctx.documents.sequence_length = run_spec.sequence_length;

@@ -157,9 +157,10 @@ std::vector<std::unique_ptr<SumMethod>> sum_methods(const Context& ctx, const co
   const SumBuffers operands(ctx.arena(), shape);
   std::vector<std::unique_ptr<SumMethod>> all;
   const auto add_exchanged = [&](Codec wire, bool stochastic, std::initializer_list<SumForm> forms) {
-    const int64_t lane =
+    const int64_t staging =
         group.alone() ? 0 : GradientExchange::usual_staging_bytes(wire, shape.rows(), shape.ranks, shape.row);
-    const auto exchange = std::make_shared<GradientExchange>(ctx.arena(), wire, false, lane);
+    const auto exchange =
+        std::make_shared<GradientExchange>(ctx.arena(), wire, false, parallel::StagingBytes{staging, 0});
     for (const SumForm form : forms)
       all.push_back(std::make_unique<ExchangedSum>(SumMethod::Name{"AGoQ", wire, form, stochastic}, shape, operands,
                                                    ExchangedSum::Means{group, exchange}));

@@ -135,9 +135,7 @@ void print_text(const Plan& p) {
 Json json_of(const plan::RankPlan& rank, const comm::Mesh& mesh) {
   Json json;
   json["rank"] = rank.rank;
-  const comm::Coordinates at = mesh.coordinates(rank.rank);
-  for (size_t axis = 0; axis < comm::kAxes; ++axis)
-    json[std::string(comm::name_of(static_cast<comm::Axis>(axis)))] = at[axis];
+  for (const comm::Axis& axis : mesh.axes()) json[axis.name] = mesh.at(rank.rank, axis.name);
   for (const parallel::LayerRange& chunk : rank.chunks) json["layers"].push_back({chunk.begin, chunk.end});
   json["parameters"] = rank.parameters;
   json["in_flight"] = rank.in_flight;
@@ -153,10 +151,7 @@ Json json_of(const plan::RankPlan& rank, const comm::Mesh& mesh) {
 // Stages by the rank that holds the most; every rank where there are few.
 void add_mesh(Json& json, const Plan& p) {
   json["world_size"] = p.mesh().ranks();
-  for (size_t axis = 0; axis < comm::kAxes; ++axis) {
-    const auto a = static_cast<comm::Axis>(axis);
-    json["mesh"][std::string(comm::name_of(a))] = p.mesh().size(a);
-  }
+  for (const comm::Axis& axis : p.mesh().axes()) json["mesh"][axis.name] = axis.size;
   json["micro_batches"] = p.run_spec.parallelism.micro_batches;
   json["idle"] = idle(p.run_spec.parallelism);
   json["largest_rank"] = p.largest.rank;

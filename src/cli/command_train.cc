@@ -148,7 +148,7 @@ void print_sample(train::Trainer& trainer, bool show) {
   SampleTokens tokenizer(config, show);
   std::string text = config.sample_prompt.empty() ? "\n" : config.sample_prompt;
   const std::vector<int32_t> ids = tokenizer.encode(text);
-  const std::vector<char> ready = trainer.state().groups().world.values(tokenizer.fine() ? 'y' : 'n');
+  const std::vector<char> ready = trainer.state().groups().world().values(tokenizer.fine() ? 'y' : 'n');
   if (std::find(ready.begin(), ready.end(), 'n') != ready.end()) return;
   train::SamplingOptions options;
   options.max_new_tokens = config.sample_tokens;

@@ -53,7 +53,6 @@ class GpuLink {
                                          std::span<const Message> receives) = 0;
   // ProcessGroup::all_gather() as one call of a library; false, and nothing done, if there is none.
   virtual bool all_gather(const Context& ctx, const Tensor& mine, const Tensor& all) = 0;
-  virtual uint64_t bytes_sent() const = 0;      // by another way than the host's transport
   virtual std::string description() const = 0;  // for the log
 };
 

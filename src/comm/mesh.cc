@@ -1,61 +1,65 @@
 #include "comm/mesh.h"
 
 #include <algorithm>
-#include <functional>
-#include <numeric>
 
 #include "base/error.h"
 
 namespace agoq::comm {
 
-std::string_view name_of(Axis axis) {
-  constexpr std::array<std::string_view, kAxes> kNames = {"tensor", "data", "pipeline"};
-  return kNames.at(static_cast<size_t>(axis));
+Mesh::Mesh(std::vector<Axis> axes) : axes_(std::move(axes)) {
+  for (size_t a = 0; a < axes_.size(); ++a) {
+    require(axes_[a].size >= 1, "the {} axis of a mesh has {} ranks; it needs at least 1", axes_[a].name,
+            axes_[a].size);
+    for (size_t b = 0; b < a; ++b)
+      require(axes_[a].name != axes_[b].name, "a mesh has two axes named {}", axes_[a].name);
+  }
 }
 
-Mesh::Mesh(const Coordinates& extent) : extent_(extent) {
-  for (size_t a = 0; a < kAxes; ++a)
-    require(extent[a] >= 1, "the {} axis of a mesh has {} ranks; it needs at least 1", name_of(static_cast<Axis>(a)),
-            extent[a]);
+int Mesh::size(std::string_view axis) const {
+  const auto found = std::ranges::find(axes_, axis, &Axis::name);
+  return found == axes_.end() ? 1 : found->size;
 }
 
 int Mesh::ranks() const {
-  return std::accumulate(extent_.begin(), extent_.end(), 1, std::multiplies<>{});
+  int ranks = 1;
+  for (const Axis& axis : axes_) ranks *= axis.size;
+  return ranks;
 }
 
-Coordinates Mesh::coordinates(int rank) const {
+int Mesh::at(int rank, std::string_view axis) const {
   require(rank >= 0 && rank < ranks(), "rank {} is outside a mesh of {}", rank, ranks());
-  Coordinates at{};
-  for (size_t a = 0; a < kAxes; ++a) {
-    at[a] = rank % extent_[a];
-    rank /= extent_[a];
-  }
-  return at;
+  for (size_t a = axes_.size(); a-- > 0; rank /= axes_[a].size)
+    if (axes_[a].name == axis) return rank % axes_[a].size;
+  return 0;
 }
 
-int Mesh::rank(const Coordinates& at) const {
+int Mesh::rank(const std::vector<Axis>& places) const {
   int rank = 0;
-  for (size_t a = kAxes; a-- > 0;) rank = rank * extent_[a] + at[a];
+  for (const Axis& axis : axes_) {
+    const auto place = std::ranges::find(places, axis.name, &Axis::name);
+    rank = rank * axis.size + (place == places.end() ? 0 : place->size);
+  }
   return rank;
 }
 
-std::vector<int> Mesh::group(int rank, std::initializer_list<Axis> axes) const {
-  const Coordinates own = coordinates(rank);
-  std::vector<int> members;
-  for (int other = 0; other < ranks(); ++other) {
-    const Coordinates at = coordinates(other);
-    const auto belongs = [&](size_t a) {
-      return at[a] == own[a] || std::find(axes.begin(), axes.end(), static_cast<Axis>(a)) != axes.end();
-    };
-    if (belongs(0) && belongs(1) && belongs(2)) members.push_back(other);
+std::vector<int> Mesh::group(int rank, std::initializer_list<std::string_view> axes) const {
+  std::vector<int> members = {0};
+  // From the slowest axis on: each member becomes one for every place along the axis, or for this rank's own.
+  for (const Axis& axis : axes_) {
+    const int own = at(rank, axis.name);
+    const bool along = std::ranges::find(axes, std::string_view(axis.name)) != axes.end();
+    std::vector<int> longer;
+    for (const int member : members)
+      for (int place = along ? 0 : own; place < (along ? axis.size : own + 1); ++place)
+        longer.push_back(member * axis.size + place);
+    members = std::move(longer);
   }
   return members;
 }
 
 std::string Mesh::text() const {
   std::string text;
-  for (size_t a = 0; a < kAxes; ++a)
-    text += fmt::format("{}{} {}", a == 0 ? "" : " x ", name_of(static_cast<Axis>(a)), extent_[a]);
+  for (const Axis& axis : axes_) text += fmt::format("{}{} {}", text.empty() ? "" : " x ", axis.name, axis.size);
   return text;
 }
 

@@ -1,8 +1,6 @@
-// The process grid: named axes, and the groups of ranks along them (design 5).
+// The process grid: a list of named axes, and the groups of ranks along them (design 5).
 #pragma once
 
-#include <array>
-#include <cstdint>
 #include <initializer_list>
 #include <string>
 #include <string_view>
@@ -10,30 +8,32 @@
 
 namespace agoq::comm {
 
-// The fastest-varying first, as Megatron-LM orders ranks: the ranks of a tensor group are neighbours.
-enum class Axis : uint8_t { Tensor, Data, Pipeline, Count };
-inline constexpr size_t kAxes = static_cast<size_t>(Axis::Count);
-std::string_view name_of(Axis axis);
-
-// A place in the grid, or its extent.
-using Coordinates = std::array<int, kAxes>;
+// An axis and its extent, or a place along it.
+struct Axis {
+  std::string name;
+  int size = 1;
+  bool operator==(const Axis&) const = default;
+};
 
 class Mesh {
  public:
-  Mesh() : Mesh(Coordinates{1, 1, 1}) {}
-  explicit Mesh(const Coordinates& extent);
+  Mesh() = default;  // one rank
+  // The slowest-varying axis first: ranks that differ along the last one are neighbours. Error if a name comes twice.
+  explicit Mesh(std::vector<Axis> axes);
 
-  int size(Axis axis) const { return extent_[static_cast<size_t>(axis)]; }
-  int ranks() const;  // the product
-  Coordinates coordinates(int rank) const;
-  int rank(const Coordinates& at) const;
+  const std::vector<Axis>& axes() const { return axes_; }
+  int size(std::string_view axis) const;  // 1 if there is no such axis
+  int ranks() const;                      // the product
+  int at(int rank, std::string_view axis) const;
+  // The rank at these places along the axes that are named, and at 0 along the others.
+  int rank(const std::vector<Axis>& places) const;
   // The ranks that differ from `rank` along these axes only, in rising order: the group of `rank` over them.
-  std::vector<int> group(int rank, std::initializer_list<Axis> axes) const;
-  std::string text() const;  // "tensor 2 x data 1 x pipeline 4"
+  std::vector<int> group(int rank, std::initializer_list<std::string_view> axes) const;
+  std::string text() const;  // "pipeline 4 x data 1 x tensor 2"
   bool operator==(const Mesh&) const = default;
 
  private:
-  Coordinates extent_;
+  std::vector<Axis> axes_;
 };
 
 }  // namespace agoq::comm

@@ -30,8 +30,12 @@ class Done : public Pending {
 
 }  // namespace
 
-ProcessGroup::ProcessGroup(Transport& transport, std::vector<int> ranks, uint32_t channel, const GroupOptions& options)
-    : host_{&transport, std::move(ranks), channel}, size_(static_cast<int>(host_.ranks.size())), options_(options) {
+ProcessGroup::ProcessGroup(Transport& transport, std::vector<int> ranks, uint32_t channel, const GroupOptions& options,
+                           std::shared_ptr<SharedLink> link)
+    : host_{&transport, std::move(ranks), channel},
+      size_(static_cast<int>(host_.ranks.size())),
+      options_(options),
+      gpu_link_(std::move(link)) {
   const auto own = std::find(host_.ranks.begin(), host_.ranks.end(), transport.rank());
   require(own != host_.ranks.end(), "rank {} makes a group that it is not in: {}", transport.rank(),
           fmt::join(host_.ranks, ", "));
@@ -46,30 +50,28 @@ ProcessGroup ProcessGroup::planned(int size, int rank) {
 }
 
 uint64_t ProcessGroup::bytes_sent() const {
-  if (alone()) return 0;
-  if (!host_.transport) return planned_bytes_;
-  return host_.transport->bytes_sent(host_.channel) + (gpu_link_ ? gpu_link_->bytes_sent() : 0) +
-         (reach_ && reach_->peers ? reach_->peers->bytes_sent() : 0);
+  return bytes_ + (reach_ && reach_->peers ? reach_->peers->bytes_sent() : 0);
 }
 
 void ProcessGroup::open(const Context& ctx) const {
-  if (gpu_link_ || alone() || !ctx.cuda()) return;
+  if (alone() || !ctx.cuda() || gpu_link_->link) return;
   if constexpr (kCudaBuild) {
     const std::string why = why_staged(options_, values(ctx.gpu().uuid()));
     if constexpr (kNcclBuild) {
       if (why.empty()) {
         const NcclId id = values(rank_ == 0 ? make_nccl_id() : NcclId{}).front();
-        gpu_link_ = open_nccl(ctx.gpu(), {id, size_, rank_, options_.timeout, host_.transport});
+        gpu_link_->link = open_nccl(ctx.gpu(), {id, size_, rank_, options_.timeout, host_.transport});
         return;
       }
     }
-    gpu_link_ = open_staged(host_, why);
+    gpu_link_ = std::make_shared<SharedLink>(SharedLink{open_staged(host_, why)});
   }
 }
 
 std::string ProcessGroup::gpu_link() const {
-  if (!gpu_link_) return "";
-  return gpu_link_->description() + (reach_ && reach_->peers ? "; gradients in place, in each other's memory" : "");
+  if (!gpu_link_ || !gpu_link_->link) return "";
+  return gpu_link_->link->description() +
+         (reach_ && reach_->peers ? "; gradients in place, in each other's memory" : "");
 }
 
 std::shared_ptr<Window> ProcessGroup::window(const Context& ctx, std::span<const Tensor> tensors) const {
@@ -93,13 +95,11 @@ std::shared_ptr<Peers> ProcessGroup::find_peers(const Context& ctx) const {
 std::unique_ptr<Pending> ProcessGroup::start(const Context& ctx, std::span<const Message> sends,
                                              std::span<const Message> receives) const {
   if (alone()) return std::make_unique<Done>();
-  if (ctx.meta()) {
-    for (const Message& message : sends) planned_bytes_ += message.data.bytes();
-    return std::make_unique<Done>();
-  }
+  for (const Message& message : sends) bytes_ += message.data.bytes();
+  if (ctx.meta()) return std::make_unique<Done>();
   require(host_.transport != nullptr, "a planned group of {} ranks was asked to move data", size_);
   open(ctx);
-  return ctx.cuda() ? gpu_link_->start(ctx, sends, receives) : host_.start(sends, receives);
+  return ctx.cuda() ? gpu_link_->link->start(ctx, sends, receives) : host_.start(sends, receives);
 }
 
 void ProcessGroup::exchange(const Context& ctx, std::span<const Message> sends,
@@ -116,7 +116,10 @@ void ProcessGroup::all_gather(const Context& ctx, const Tensor& mine, const Tens
 
 void ProcessGroup::all_gather_now(const Context& ctx, const Tensor& mine, const Tensor& all) const {
   open(ctx);
-  if (gpu_link_ && gpu_link_->all_gather(ctx, mine, all)) return;
+  if (ctx.cuda() && !alone() && gpu_link_->link->all_gather(ctx, mine, all)) {
+    bytes_ += mine.bytes() * static_cast<uint64_t>(size_ - 1);
+    return;
+  }
   std::vector<Message> sends, receives;
   for (int i = 0; i < size_; ++i) {
     if (i == rank_) continue;

@@ -19,12 +19,19 @@ namespace agoq::comm {
 
 class Peers;
 
+// A link between GPUs that several groups of the same ranks share; empty until the first of them opens it.
+struct SharedLink {
+  std::shared_ptr<GpuLink> link;
+};
+
 class ProcessGroup {
  public:
   ProcessGroup() = default;  // this process alone
   // `ranks` of the world, in the order of the group, with the transport's own among them. Groups that share two ranks
-  // take different channels.
-  ProcessGroup(Transport& transport, std::vector<int> ranks, uint32_t channel, const GroupOptions& options = {});
+  // take different channels. Groups of the same ranks may share a link by NCCL, if all exchange in one order
+  // everywhere.
+  ProcessGroup(Transport& transport, std::vector<int> ranks, uint32_t channel, const GroupOptions& options = {},
+               std::shared_ptr<SharedLink> link = std::make_shared<SharedLink>());
   // As many ranks, but nothing moves: what a dry run on Meta is given. Bytes that would have moved are counted.
   static ProcessGroup planned(int size, int rank);
   // What Context::exposed is told that computing waits for in the calls below that wait.
@@ -37,7 +44,7 @@ class ProcessGroup {
   int rank() const { return rank_; }
   bool alone() const { return size_ == 1; }
   int world_rank(int rank) const { return host_.ranks.at(static_cast<size_t>(rank)); }
-  uint64_t bytes_sent() const;  // to other ranks, or planned to be; 0 if alone
+  uint64_t bytes_sent() const;  // to other ranks, or planned to be, without values(); 0 if alone
 
   // On a GPU: agrees on how tensors move between these GPUs, on all ranks at once. Without it the first start() does
   // so, and waits there for every rank of the group. The group must go before its GPU's memory.
@@ -86,8 +93,8 @@ class ProcessGroup {
   int size_ = 1, rank_ = 0;
   GroupOptions options_;
   Exposed awaited_ = Exposed::Gradients;
-  mutable uint64_t planned_bytes_ = 0;         // that start() was given on Meta
-  mutable std::shared_ptr<GpuLink> gpu_link_;  // null until opened, and on the CPU
+  mutable uint64_t bytes_ = 0;                    // that messages held, or would hold
+  mutable std::shared_ptr<SharedLink> gpu_link_;  // empty until opened, and on the CPU
   struct Reach {
     std::shared_ptr<Peers> peers;  // null where there are none
   };

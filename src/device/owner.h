@@ -13,7 +13,8 @@ namespace agoq {
 struct Owner {
   enum Kind : uint8_t {
     Weights,
-    Fp8Weights,  // the same in 8-bit floats, or scales for them
+    GatheredWeights,  // of other ranks, where products read them
+    Fp8Weights,       // the same in 8-bit floats, or scales for them
     Corrections,
     Fp32Master,
     RopeTable,
@@ -44,13 +45,21 @@ struct Owner {
 
  private:
   // In the order of the enumeration.
-  static constexpr std::array<std::string_view, kKinds> kNames = {"weights",       "weights in 8-bit floats",
-                                                                  "corrections",   "fp32 master",
-                                                                  "rope table",    "saved ",
-                                                                  "batch",         "main gradients",
-                                                                  "moments",       "workspace of the norm",
-                                                                  "amax history",  "residual stream",
-                                                                  "communication", "workspace",
+  static constexpr std::array<std::string_view, kKinds> kNames = {"weights",
+                                                                  "gathered weights",
+                                                                  "weights in 8-bit floats",
+                                                                  "corrections",
+                                                                  "fp32 master",
+                                                                  "rope table",
+                                                                  "saved ",
+                                                                  "batch",
+                                                                  "main gradients",
+                                                                  "moments",
+                                                                  "workspace of the norm",
+                                                                  "amax history",
+                                                                  "residual stream",
+                                                                  "communication",
+                                                                  "workspace",
                                                                   "operands"};
   constexpr Owner(Kind kind, std::string_view tensor) : kind_(kind), tensor_(tensor) {}
 

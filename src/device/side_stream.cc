@@ -18,6 +18,20 @@ Context SideStream::behind(const Context& ctx) {
   return beside;
 }
 
+SideMark::~SideMark() {
+  if constexpr (kCudaBuild) close();
+}
+
+void SideStream::mark(SideMark& mark) {
+  if constexpr (kCudaBuild)
+    if (stream_) record(mark);
+}
+
+void SideStream::wait(const Context& ctx, const SideMark& mark) {
+  if constexpr (kCudaBuild)
+    if (mark.event_) hold(ctx.stream(), mark);
+}
+
 void SideStream::join(const Context& ctx) {
   if constexpr (kCudaBuild)
     if (stream_) order(stream_, ctx.stream());

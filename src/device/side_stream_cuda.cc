@@ -21,4 +21,17 @@ void SideStream::order(CUstream_st* first, CUstream_st* then) {
   AGOQ_CUDA_CHECK(cudaStreamWaitEvent(then, point_));
 }
 
+void SideStream::record(SideMark& mark) {
+  if (!mark.event_) AGOQ_CUDA_CHECK(cudaEventCreateWithFlags(&mark.event_, cudaEventDisableTiming));
+  AGOQ_CUDA_CHECK(cudaEventRecord(mark.event_, stream_));
+}
+
+void SideStream::hold(CUstream_st* stream, const SideMark& mark) {
+  AGOQ_CUDA_CHECK(cudaStreamWaitEvent(stream, mark.event_));
+}
+
+void SideMark::close() noexcept {
+  if (event_) cudaEventDestroy(event_);
+}
+
 }  // namespace agoq

@@ -58,12 +58,17 @@ std::vector<Piece> pieces_of(const ModelConfig& config, const LayerSpec& spec) {
 // body(rows, weight): a slab of the piece's rows, and where it lies in the shard. A 1-D piece comes whole and with the
 // whole shard: there is no part of a part.
 template <class Body>
-void for_slabs(const Piece& piece, const ops::Weight& weight, Body&& body) {
+void for_slabs(const Piece& piece, const Parameters& params, Body&& body) {
+  const ops::Weight& weight = params.at(piece.id);
   if (piece.shape.size() == 1) return body(piece.rows, weight);
+  const Range held = params.rows(piece.id);
+  const int64_t shift = piece.rows.global_begin - piece.rows.local_begin;
+  const int64_t begin = std::max(piece.rows.local_begin, held.begin);
+  const int64_t end = std::min(piece.rows.local_begin + piece.rows.count, held.end);
   const int64_t step = std::max<int64_t>(kSlab / piece.shape[1], 1);
-  for (int64_t row = 0; row < piece.rows.count; row += step) {
-    const int64_t local = piece.rows.local_begin + row, count = std::min(step, piece.rows.count - row);
-    body(RowPiece{local, piece.rows.global_begin + row, count}, weight.row_range(local, local + count));
+  for (int64_t row = begin; row < end; row += step) {
+    const int64_t count = std::min(step, end - row);
+    body(RowPiece{row, row + shift, count}, weight.row_range(row - held.begin, row - held.begin + count));
   }
 }
 
@@ -187,7 +192,7 @@ void write_shard(const Context& ctx, const fs::path& path, Shard shard, const Pa
   std::vector<float> values;
   for (const Piece& piece : shard) {
     writer.begin(piece.name);
-    for_slabs(piece, params.at(piece.id), [&](const RowPiece& rows, const ops::Weight& weight) {
+    for_slabs(piece, params, [&](const RowPiece& rows, const ops::Weight& weight) {
       values.resize(static_cast<size_t>(weight.value.count()));
       ops::load_fp32(ctx, weight, values.data());
       std::span<const float> part = values;
@@ -278,7 +283,7 @@ void import_weights(const Context& ctx, const fs::path& folder, const ModelConfi
   for (const Piece& piece : pieces) {
     if (!params.holds(piece.id)) continue;  // another stage of the pipeline does
     const auto& [file, entry] = *find_tensor(files, piece, config);
-    for_slabs(piece, params.at(piece.id), [&, file = file, entry = entry](const RowPiece& rows, const ops::Weight& to) {
+    for_slabs(piece, params, [&, file = file, entry = entry](const RowPiece& rows, const ops::Weight& to) {
       values.resize(to_size(to.value.count()));
       if (piece.shape.size() == 1) {
         ops::load_fp32(ctx, to, values.data());  // keeps the other parts

@@ -52,23 +52,24 @@ Model::Model(Arena& arena, const ModelConfig& config, const LayerSpec& spec, int
       layer_(config, spec, make_rope_table(arena, config, positions)) {}
 
 void Model::embed(const Context& ctx, const Parameters& params, const Tensor& tokens, const Tensor& x) const {
-  ops::embedding_into(ctx, tokens, params.at(ctx, {-1, Param::Embedding}), x, spec_.vocabulary.begin);
+  ops::embedding_into(ctx, tokens, params.whole(ctx, {-1, Param::Embedding}), x, spec_.vocabulary.begin);
 }
 
 void Model::forward(const Context& ctx, const Parameters& params, const Tensor& x, int64_t begin, int64_t end,
-                    const std::vector<SavedTensors>& saved) const {
+                    const std::vector<SavedTensors>& saved, int64_t then) const {
   for (int64_t l = begin; l < end; ++l) {
     const ProfilerRange range("layer forward", l);
     Scope scope(ctx);
     const bool training = !saved.empty();
     const Context layer_ctx = training ? of_layer(ctx, l) : ctx;
-    layer_.forward(layer_ctx, x, layer_weights(layer_ctx, params, l),
-                   training ? saved[static_cast<size_t>(l - begin)] : nothing_kept());
+    const LayerWeights w = layer_weights(layer_ctx, params, l);
+    prefetch(ctx, params, l + 1 < end ? l + 1 : then);
+    layer_.forward(layer_ctx, x, w, training ? saved[static_cast<size_t>(l - begin)] : nothing_kept());
   }
 }
 
 void Model::backward(const Context& ctx, const Parameters& params, const Tensor& dx, int64_t begin, int64_t end,
-                     const std::vector<SavedTensors>& saved, GradientSource& grads) const {
+                     const std::vector<SavedTensors>& saved, GradientSource& grads, int64_t then) const {
   Scope all_layers(ctx);
   StreamGradient d{dx, {}};
   const ops::Operand dx_rows = stream_rows(ctx, dx);
@@ -78,13 +79,14 @@ void Model::backward(const Context& ctx, const Parameters& params, const Tensor&
     const SavedTensors& kept = saved[static_cast<size_t>(l - begin)];
     const Context layer_ctx = of_layer(ctx, l);
     const LayerWeights w = layer_weights(layer_ctx, params, l);
+    prefetch(ctx, params, l > begin ? l - 1 : then);
     const bool by_rows = layer_ctx.fp8 && dx_rows.data;
     if (by_rows && !d.dx_rows.data) ops::to_fp8_into(layer_ctx, dx, ops::counted(layer_ctx, dx_rows, ops::Fp8Role::Dy));
     d.dx_rows = by_rows ? dx_rows : ops::Operand{};
     if (recompute_ == Recompute::Full)
-      layer_.backward_from_x1(layer_ctx, d, w, kept, layer_gradients(l, grads));
+      layer_.backward_from_x1(layer_ctx, d, w, kept, layer_gradients(ctx, l, grads));
     else
-      layer_.backward(layer_ctx, d, w, kept, layer_gradients(l, grads));
+      layer_.backward(layer_ctx, d, w, kept, layer_gradients(ctx, l, grads));
     for (const ParamRow& row : spec_.params)
       if (in_layer(row.param) && row.present()) grads.contributed(ctx, {l, row.param});
   }
@@ -108,15 +110,15 @@ void Model::loss_backward(const Context& ctx, const Parameters& params, const Te
   const Tensor n = ops::all_gather_tokens(ctx, Norm(config_).forward(ctx, x, norm, kept_x, rstd));  // [T, H]
   const Tensor head = params.acquire(ctx, params.head_id());
   const Tensor partial_sum =
-      ops::head_loss_backward(ctx, n, head, of_vocabulary(targets), scale, nll, grads.acquire(params.head_id()));
+      ops::head_loss_backward(ctx, n, head, of_vocabulary(targets), scale, nll, grads.acquire(ctx, params.head_id()));
   const Tensor dn = ops::reduce_scatter_tokens(ctx, partial_sum);  // [T / ranks, H]
-  const ops::MainGrad d_norm = norm ? grads.acquire({-1, Param::FinalNorm}) : ops::MainGrad{};
+  const ops::MainGrad d_norm = norm ? grads.acquire(ctx, {-1, Param::FinalNorm}) : ops::MainGrad{};
   Norm(config_).backward(ctx, dn, kept_x, rstd, norm, {}, x, d_norm);
   grads.contributed(ctx, params.head_id());
 }
 
 void Model::embed_backward(const Context& ctx, const Tensor& tokens, const Tensor& dx, GradientSource& grads) const {
-  ops::embedding_backward(ctx, tokens, dx, grads.acquire({-1, Param::Embedding}), spec_.vocabulary.begin);
+  ops::embedding_backward(ctx, tokens, dx, grads.acquire(ctx, {-1, Param::Embedding}), spec_.vocabulary.begin);
   grads.contributed(ctx, {-1, Param::Embedding});
 }
 
@@ -153,6 +155,10 @@ ops::Operand Model::stream_rows(const Context& ctx, const Tensor& dx) const {
   return ops::fp8_gradient_input(own, dx.rows(), dx.cols());
 }
 
+void Model::prefetch(const Context& ctx, const Parameters& params, int64_t layer) {
+  if (layer >= 0) params.prefetch(ctx, layer);
+}
+
 LayerWeights Model::layer_weights(const Context& ctx, const Parameters& params, int64_t layer) const {
   LayerWeights w = params.acquire(ctx, layer);
   if (scales_)
@@ -160,12 +166,12 @@ LayerWeights Model::layer_weights(const Context& ctx, const Parameters& params, 
   return w;
 }
 
-LayerGradients Model::layer_gradients(int64_t layer, GradientSource& grads) const {
+LayerGradients Model::layer_gradients(const Context& ctx, int64_t layer, GradientSource& grads) const {
   LayerGradients all;
   for (const ParamRow& row : spec_.params)
     if (in_layer(row.param) && row.present()) {
       ops::MainGrad& grad = all[static_cast<size_t>(row.param)];
-      grad = grads.acquire({layer, row.param});
+      grad = grads.acquire(ctx, {layer, row.param});
       if (scales_) grad.sites = scales_->of({layer, row.param});
     }
   return all;

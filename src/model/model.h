@@ -17,7 +17,7 @@ class GradientSource {
  public:
   virtual ~GradientSource() = default;
   // For the one who adds next. If it is fresh, all of it must be written: what is not added to stays undefined.
-  virtual ops::MainGrad acquire(const ParamId& id) = 0;
+  virtual ops::MainGrad acquire(const Context& ctx, const ParamId& id) = 0;
   // A micro-batch has added all that it has.
   virtual void contributed(const Context&, const ParamId&) {}
 };
@@ -52,11 +52,12 @@ class Model {
 
   // tokens [T] -> the residual stream x [T / ranks, H].
   void embed(const Context& ctx, const Parameters& params, const Tensor& tokens, const Tensor& x) const;
-  // Layers [begin, end) on x in place; saved[layer - begin], or nothing kept if `saved` is empty.
+  // Layers [begin, end) on x in place; saved[layer - begin], or nothing kept if `saved` is empty. `then`: the layer
+  // whose weights are read next, if it is known: where they are gathered, that begins before the last layer computes.
   void forward(const Context& ctx, const Parameters& params, const Tensor& x, int64_t begin, int64_t end,
-               const std::vector<SavedTensors>& saved) const;
+               const std::vector<SavedTensors>& saved, int64_t then = -1) const;
   void backward(const Context& ctx, const Parameters& params, const Tensor& dx, int64_t begin, int64_t end,
-                const std::vector<SavedTensors>& saved, GradientSource& grads) const;
+                const std::vector<SavedTensors>& saved, GradientSource& grads, int64_t then = -1) const;
   // Final norm, head and loss: nll [T] of every token.
   void loss(const Context& ctx, const Parameters& params, const Tensor& x, const ops::Targets& targets,
             const Tensor& nll) const;
@@ -69,8 +70,9 @@ class Model {
 
  private:
   ops::Targets of_vocabulary(ops::Targets targets) const;  // for the rank's rows of the head
+  static void prefetch(const Context& ctx, const Parameters& params, int64_t layer);
   LayerWeights layer_weights(const Context& ctx, const Parameters& params, int64_t layer) const;
-  LayerGradients layer_gradients(int64_t layer, GradientSource& grads) const;
+  LayerGradients layer_gradients(const Context& ctx, int64_t layer, GradientSource& grads) const;
   ops::Operand stream_rows(const Context& ctx, const Tensor& dx) const;
   Context of_layer(const Context& ctx, int64_t layer) const;  // with the layer's Fp8Recipe
 

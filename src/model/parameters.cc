@@ -9,20 +9,28 @@ namespace agoq::model {
 namespace {
 
 Tensor allocate(Arena& arena, Owner owner, DType dtype, const ParamRow& row, int64_t rows) {
-  return rows == 0 ? Tensor{}
-                   : arena.allocate(owner, dtype, row.one_dimensional() ? Shape{row.cols} : Shape{rows, row.cols});
+  const Shape shape = row.one_dimensional() ? Shape{row.cols} : Shape{rows, row.cols};
+  return rows == 0 ? Tensor{nullptr, dtype, arena.device(), shape} : arena.allocate(owner, dtype, shape);
 }
 
-ExactRows allocate_weight(Arena& arena, const ParamRow& row, const Holding& holding, ops::Weight& whole) {
-  const Range rows = holding.exact_rows ? holding.exact_rows(row) : Range{0, row.rows};
-  const bool sliced = rows.count() < row.rows;
+// Rows `held` of a weight, of which rows `exact` are held exactly.
+ExactRows allocate_weight(Arena& arena, const ParamRow& row, const Holding& holding, const Range& held,
+                          ops::Weight& weight) {
+  const Range rows = holding.exact_rows ? holding.exact_rows(row) : held;
+  const bool sliced = rows.count() < held.count();
   const bool split = holding.form == MasterForm::Split, fp32 = !split && holding.compute == DType::F32;
-  whole.value = allocate(arena, Owner::Weights, fp32 ? DType::F32 : DType::BF16, row, row.rows);
-  ExactRows exact{sliced ? whole.row_range(rows.begin, rows.end) : whole, rows};
+  weight.value = allocate(arena, Owner::Weights, fp32 ? DType::F32 : DType::BF16, row, held.count());
+  ExactRows exact{sliced ? weight.row_range(rows.begin - held.begin, rows.end - held.begin) : weight, rows};
+  if (sliced && rows.count() == 0) return exact;
   if (split) exact.weight.correction = allocate(arena, Owner::Corrections, DType::I16, row, rows.count());
   if (!split && !fp32) exact.weight.master = allocate(arena, Owner::Fp32Master, DType::F32, row, rows.count());
-  if (!sliced) whole = exact.weight;
+  if (!sliced) weight = exact.weight;
   return exact;
+}
+
+Range common(const Range& a, const Range& b) {
+  const int64_t begin = std::max(a.begin, b.begin);
+  return {begin, std::max(begin, std::min(a.end, b.end))};
 }
 
 float standard_deviation(const ModelConfig& config, Init init) {
@@ -35,23 +43,36 @@ float standard_deviation(const ModelConfig& config, Init init) {
 Parameters::Parameters(Arena& arena, const ModelConfig& config, const LayerSpec& spec, Holding holding)
     : config_(config), spec_(spec), holding_(std::move(holding)) {
   weights_.resize(param_slots(config));
+  rows_.resize(weights_.size());
   exact_.resize(weights_.size());
   arrivals_.resize(weights_.size());
-  for (const ParamId& id : ids())
-    exact_[id.index()] = allocate_weight(arena, spec[id.param], holding_, weights_[id.index()]);
+  const WeightSlices& slices = holding_.slices;
+  for (const ParamId& id : ids()) {
+    const ParamRow& row = spec[id.param];
+    const comm::ProcessGroup* group = slices.group ? slices.group(row) : nullptr;
+    Range& held = rows_[id.index()];
+    held = group ? slices.rows(row, group->rank()) : Range{0, row.rows};
+    exact_[id.index()] = allocate_weight(arena, row, holding_, held, weights_[id.index()]);
+  }
+  if (slices.group) gathered_ = GatheredWeights(arena, spec, ids(), weights_, holding_.compute, slices);
   if (holding_.fp8) fp8_ = Fp8Weights(arena, spec, ids(), weights_.size(), *holding_.fp8);
 }
 
 const ops::Weight& Parameters::at(const ParamId& id) const {
-  const ops::Weight& weight = weights_[id.index()];
-  require(static_cast<bool>(weight.value), "this process has no parameter {}", logical_name(spec_, id));
+  require(holds(id), "this process has no parameter {}", logical_name(spec_, id));
   wait_for(id.index());
-  return weight;
+  return weights_[id.index()];
 }
 
-const ops::Weight& Parameters::at(const Context& ctx, const ParamId& id) const {
+ops::Weight Parameters::whole(const Context& ctx, const ParamId& id) const {
+  if (gathered_.has(id.param)) return gathered_.at(ctx, id);
   if (arrivals_[id.index()]) expose(ctx, Exposed::Weights, [&] { wait_for(id.index()); });
   return at(id);
+}
+
+void Parameters::begin_step() {
+  gathered_.outdate();
+  fp8_.outdate();
 }
 
 void Parameters::wait_for(size_t index) const {
@@ -66,12 +87,14 @@ void Parameters::wait_for_all() const {
 
 template <class Visit>
 void Parameters::visit_rows(const ParamId& id, Range rows, const Visit& visit) const {
-  const ops::Weight& whole = at(id);
-  visit(whole.row_range(rows.begin, rows.end), rows.begin);
+  const auto visit_held = [&](const ops::Weight& weight, const Range& held) {
+    const Range part = common(rows, held);
+    if (part.count() > 0) visit(weight.row_range(part.begin - held.begin, part.end - held.begin), part.begin);
+  };
+  const ops::Weight& weight = at(id);
+  visit_held(weight, rows_[id.index()]);
   const ExactRows& exact = exact_[id.index()];
-  const Range own = {std::max(rows.begin, exact.rows.begin), std::min(rows.end, exact.rows.end)};
-  if (whole.value.count() == exact.weight.value.count() || own.begin >= own.end) return;
-  visit(exact.weight.row_range(own.begin - exact.rows.begin, own.end - exact.rows.begin), own.begin);
+  if (weight.value.count() != exact.weight.value.count()) visit_held(exact.weight, exact.rows);
 }
 
 void Parameters::store_rows(const Context& ctx, const ParamId& id, Range rows, const float* values) const {
@@ -88,7 +111,7 @@ ParamId Parameters::head_id() const {
 
 Tensor Parameters::acquire(const Context& ctx, const ParamId& id) const {
   if (!spec_[id.param].present()) return {};
-  return ops::in_compute_type(ctx, at(ctx, id));
+  return ops::in_compute_type(ctx, whole(ctx, id));
 }
 
 LayerWeights Parameters::acquire(const Context& ctx, int64_t layer) const {

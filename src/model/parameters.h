@@ -9,6 +9,7 @@
 
 #include "comm/transport/transport.h"
 #include "model/fp8_weights.h"
+#include "model/gathered_weights.h"
 #include "model/layer_spec.h"
 #include "ops/linear/weight.h"
 
@@ -26,6 +27,8 @@ struct Holding {
   DType compute = DType::F32;
   // The rows that this process keeps exactly; none: all. Products in fp32 read the exact weight, so there it is all.
   std::function<Range(const ParamRow&)> exact_rows = {};
+  // The rows that it holds of a weight of which other ranks hold the rest, and how to get at those; none: all.
+  WeightSlices slices = {};
   std::optional<Fp8Holding> fp8 = {};  // if layers multiply in 8-bit floats
 };
 
@@ -54,18 +57,26 @@ class LayerWeights {
 class Parameters {
  public:
   Parameters(Arena& arena, const ModelConfig& config, const LayerSpec& spec, Holding holding);
+  Parameters(const Parameters&) = delete;
+  Parameters& operator=(const Parameters&) = delete;
 
   const std::vector<ParamId>& ids() const { return holding_.ids; }
   bool holds(const ParamId& id) const { return static_cast<bool>(weights_[id.index()].value); }
-  // As GEMMs need it. Waits for it if it is still on its way from other ranks.
+  // The rows of it that this process holds. Waits for them if they are still on their way from other ranks.
   const ops::Weight& at(const ParamId& id) const;
-  const ops::Weight& at(const Context& ctx, const ParamId& id) const;  // the wait is measured, if someone asks
+  Range rows(const ParamId& id) const { return rows_[id.index()]; }
+  // All rows, gathered if other ranks hold some: valid until two other layers, or ends of the model, are asked for. The
+  // wait is measured, if someone asks.
+  ops::Weight whole(const Context& ctx, const ParamId& id) const;
   const ExactRows& exact(const ParamId& id) const { return exact_[id.index()]; }
   // The head's weight: its own, or the embedding's where they are tied.
   ParamId head_id() const;
 
-  // A step begins: matrices in 8-bit floats are cast again.
-  void begin_step() { fp8_.outdate(); }
+  // A step begins, or weights change otherwise: matrices are gathered and cast to 8-bit floats again.
+  void begin_step();
+  // Begins to gather a layer's weights, if other ranks hold some, in place of those that were read before the last
+  // ones.
+  void prefetch(const Context& ctx, int64_t layer) const { gathered_.prefetch(ctx, layer); }
 
   // One layer's weights as GEMMs read them, in 8-bit floats if the context multiplies in these. Where the held form
   // differs (CPU in fp32), they are widened into the caller's scope, one layer at a time.
@@ -73,7 +84,8 @@ class Parameters {
   // An empty tensor if this architecture has no such parameter.
   Tensor acquire(const Context& ctx, const ParamId& id) const;
 
-  // fp32 values of rows [begin, end) of a matrix, or of a whole 1-D parameter, in the form in which each row is held.
+  // fp32 values of rows [begin, end) of a matrix, or of a whole 1-D parameter, in the form in which each row is held;
+  // rows that are not held here are skipped.
   void store_rows(const Context& ctx, const ParamId& id, Range rows, const float* values) const;
   // The rows that others update arrive later; nobody reads the parameter before.
   void expect(const ParamId& id, std::unique_ptr<comm::Pending> arrival) { arrivals_[id.index()] = std::move(arrival); }
@@ -94,9 +106,11 @@ class Parameters {
   Holding holding_;
   // By ParamId::tensor():
   std::vector<ops::Weight> weights_;
+  std::vector<Range> rows_;       // that these have
   std::vector<ExactRows> exact_;  // the same memory, or beside it
   mutable std::vector<std::unique_ptr<comm::Pending>> arrivals_;
   Fp8Weights fp8_;
+  mutable GatheredWeights gathered_;
 };
 
 }  // namespace agoq::model

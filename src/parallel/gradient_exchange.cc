@@ -1,6 +1,7 @@
 #include "parallel/gradient_exchange.h"
 
 #include <algorithm>
+#include <limits>
 
 #include "codec/codec.h"
 #include "device/transfer.h"
@@ -34,12 +35,14 @@ void copy_rows(const Context& ctx, const Quantized& from, const Quantized& to) {
 
 }  // namespace
 
-GradientExchange::GradientExchange(Arena& arena, codec::Codec wire, bool wire_differs, int64_t staging_bytes)
+GradientExchange::GradientExchange(Arena& arena, codec::Codec wire, bool wire_differs, const StagingBytes& staging)
     : wire_(wire), wire_differs_(wire_differs) {
-  if (staging_bytes == 0) return;
+  const auto allocate = [&](int64_t bytes) {
+    return bytes == 0 ? Tensor{} : arena.allocate(Owner::Communication, DType::U8, {bytes});
+  };
   for (StagingBuffer& buffer : buffers_) {
-    buffer.out = arena.allocate(Owner::Communication, DType::U8, {staging_bytes});
-    if (wire_differs) buffer.in = arena.allocate(Owner::Communication, DType::U8, {staging_bytes});
+    buffer.out = allocate(staging.out);
+    buffer.in = allocate(staging.in);
   }
 }
 
@@ -52,26 +55,48 @@ int64_t GradientExchange::usual_staging_bytes(codec::Codec wire, int64_t rows, i
   return std::clamp(kStagingBytes, of_slices(1), of_slices(slice_rows(rows, ranks)));
 }
 
-void GradientExchange::start(const Context& ctx, const comm::ProcessGroup& group, const SlicedGradient& gradient) {
-  if (group.alone()) return;
-  const codec::Codec kept = gradient.storage.codec, expected = wire_differs_ ? codec::Codec::Fp32 : wire_;
+std::shared_ptr<const Exchanged> GradientExchange::start(const Context& ctx, const comm::ProcessGroup& group,
+                                                         const SlicedGradient& gradient) {
+  auto exchanged = std::make_shared<Exchanged>();
+  exchanged->ended = group.alone();
+  if (group.alone()) return exchanged;
+  const codec::Codec kept = gradient.storage.codec;
+  const codec::Codec expected = wire_differs_ && !gradient.folded() ? codec::Codec::Fp32 : wire_;
   require(kept == expected, "gradients in {} cannot travel in {}: use the same format for both, or keep them in fp32",
           codec::name_of(kept), codec::name_of(wire_));
   if (comm::Window* here = window(ctx, group, gradient)) {
     in_place_.push_back(here->all_to_all(ctx));
-    return;
+    exchanged->ended = true;
+    return exchanged;
   }
   beside_.emplace(side_.behind(ctx));
   // Rounds of one size: a small one costs as many messages as a large one.
   const int64_t step = rows_at_once(group, gradient), rounds = (gradient.slice + step - 1) / step;
   for (int64_t i = 0; i < rounds; ++i)
-    waiting_.push_back({&group, gradient, gradient.slice * i / rounds, gradient.slice * (i + 1) / rounds});
+    waiting_.push_back({&group, gradient, gradient.slice * i / rounds, gradient.slice * (i + 1) / rounds,
+                        i + 1 == rounds ? exchanged : nullptr});
   advance();
+  return exchanged;
+}
+
+void GradientExchange::wait_for(const Context& ctx, const Exchanged& exchanged) {
+  while (!exchanged.ended) {
+    if (!waiting_.empty()) {
+      begin_bucket();
+      continue;
+    }
+    for (size_t i = 0; i < buffers_.size(); ++i) empty(buffers_[(next_ + i) % buffers_.size()]);
+  }
+  SideStream::wait(ctx, exchanged.mark);
 }
 
 // Of each slice, that a staging buffer holds.
 int64_t GradientExchange::rows_at_once(const comm::ProcessGroup& group, const SlicedGradient& gradient) const {
-  const int64_t bytes = buffers_[0].out.count(), of_a_row = codec::full_row_bytes(wire_, gradient.storage.row);
+  const StagingBuffer& buffer = buffers_[0];
+  int64_t bytes = std::numeric_limits<int64_t>::max();
+  if (!gradient.folded()) bytes = buffer.out.count();
+  if (summed_on_arrival(gradient)) bytes = std::min(bytes, buffer.in.count());
+  const int64_t of_a_row = codec::full_row_bytes(wire_, gradient.storage.row);
   const int64_t rows = (bytes - kPadding) / of_a_row / group.size();
   require(rows > 0, "a staging buffer of {} bytes has no room for a row of {} columns from each of {} ranks", bytes,
           gradient.storage.row.cols, group.size());
@@ -88,6 +113,7 @@ void GradientExchange::begin_bucket() {
   next_ = 1 - next_;
   empty(buffer);
   send(*beside_, waiting_.front(), buffer);
+  buffer.bucket = std::move(waiting_.front());
   waiting_.pop_front();
 }
 
@@ -97,39 +123,48 @@ void GradientExchange::send(const Context& ctx, const Bucket& bucket, StagingBuf
   const int64_t begin = bucket.begin, end = bucket.end;
   const Quantized& storage = gradient.storage;
   const int ranks = group.size(), own = group.rank();
+  const bool sums = summed_on_arrival(gradient), encodes = sums && !gradient.folded();
   const auto rows_of = [&](int j) { return rows_of_slice(gradient, j, begin, end); };
   const int64_t arriving = rows_of(own).count();
-  const Quantized out = codec::view_in(buffer.out, wire_, ranks * (end - begin), storage.row);
-  const Quantized in = wire_differs_ ? codec::view_in(buffer.in, wire_, ranks * (end - begin), storage.row) : storage;
-  const int64_t in_stride = wire_differs_ ? end - begin : gradient.slice, in_begin = wire_differs_ ? 0 : begin;
+  const Quantized out =
+      gradient.folded() ? Quantized{} : codec::view_in(buffer.out, wire_, ranks * (end - begin), storage.row);
+  const Quantized in = sums ? codec::view_in(buffer.in, wire_, ranks * (end - begin), storage.row) : storage;
+  const int64_t in_stride = sums ? end - begin : gradient.slice, in_begin = sums ? 0 : begin;
+  const auto put = [&](const model::Range& rows, const Quantized& to) {
+    if (rows.count() == 0) return;
+    encodes ? encode_partial_sum(ctx, own, gradient, rows, to)
+            : copy_rows(ctx, storage.row_range(rows.begin, rows.end), to);
+  };
 
   std::vector<comm::Message> sends, receives;
   for (int j = 0; j < ranks; ++j) {
     const model::Range rows = rows_of(j);
-    const Quantized from = storage.row_range(rows.begin, rows.end);
     const Quantized arrival = in.row_range(j * in_stride + in_begin, j * in_stride + in_begin + arriving);
     if (j == own) {
-      if (wire_differs_ && arriving > 0) encode_partial_sum(ctx, own, gradient, rows, arrival);
+      if (sums) put(rows, arrival);
       continue;
     }
-    const Quantized staged = out.row_range(j * (end - begin), j * (end - begin) + rows.count());
-    if (!wire_differs_) copy_rows(ctx, from, staged);
-    if (wire_differs_ && rows.count() > 0) encode_partial_sum(ctx, own, gradient, rows, staged);
-    add(sends, j, staged);
+    if (gradient.folded()) {
+      add(sends, j, storage.row_range(rows.begin, rows.end));
+    } else {
+      const Quantized staged = out.row_range(j * (end - begin), j * (end - begin) + rows.count());
+      put(rows, staged);
+      add(sends, j, staged);
+    }
     add(receives, j, arrival);
   }
   buffer.pending = group.start(ctx, sends, receives);
-  if (!wire_differs_ || arriving == 0) return;
-  buffer.arrived = {in.row_range(0, arriving), ranks, in_stride};
-  const model::Range rows = rows_of(own);
-  buffer.sum = storage.row_range(rows.begin, rows.end);
+  buffer.arrived = {};
+  if (sums && arriving > 0) buffer.arrived = {in.row_range(0, arriving), ranks, in_stride};
 }
 
 // An fp32 partial sum in the wire's format.
 void GradientExchange::encode_partial_sum(const Context& ctx, int rank, const SlicedGradient& gradient,
                                           model::Range rows, const Quantized& to) const {
-  codec::encode(ctx, gradient.storage.row_range(rows.begin, rows.end).plain(), to,
-                rounding(ctx, gradient, {RngStream::WireGradient, rows.begin, static_cast<uint32_t>(rank)}));
+  codec::encode(
+      ctx, gradient.storage.row_range(rows.begin, rows.end).plain(), to,
+      // Ranks round independently of each other; an even one, since the next would mirror it.
+      rounding(ctx, gradient, {RngStream::WireGradient, rows.begin, gradient.draws + 2 * static_cast<uint32_t>(rank)}));
 }
 
 codec::Rounding GradientExchange::rounding(const Context& ctx, const SlicedGradient& gradient,
@@ -137,7 +172,7 @@ codec::Rounding GradientExchange::rounding(const Context& ctx, const SlicedGradi
   if (!gradient.stochastic || wire_ == codec::Codec::Fp32) return codec::Rounding::nearest();
   RandomKey key = ctx.random;
   key.stream = draws.stream;
-  key.micro_batch = 2 * draws.rank;  // an even one: only micro-batches of one rank mirror each other
+  key.micro_batch = draws.micro_batch;
   key.tensor = gradient.tensor;
   return codec::Rounding::random(key, gradient.global_offset.from_row(draws.first_row));
 }
@@ -147,13 +182,30 @@ void GradientExchange::empty(StagingBuffer& buffer) {
   if (!buffer.pending) return;
   buffer.pending->wait();
   buffer.pending.reset();
-  if (buffer.sum.kept()) ops::sum_pieces(*beside_, buffer.arrived, buffer.sum, codec::Rounding::nearest());
-  buffer.sum = {};
+  if (buffer.arrived.first.kept()) sum_arrived(buffer);
+  if (Exchanged* exchanged = buffer.bucket.last_of.get()) {
+    side_.mark(exchanged->mark);
+    exchanged->ended = true;
+  }
+}
+
+void GradientExchange::sum_arrived(const StagingBuffer& buffer) {
+  const SlicedGradient& gradient = buffer.bucket.gradient;
+  const int own = buffer.bucket.group->rank();
+  const model::Range rows = rows_of_slice(gradient, own, buffer.bucket.begin, buffer.bucket.end);
+  if (!gradient.folded())
+    return ops::sum_pieces(*beside_, buffer.arrived, gradient.storage.row_range(rows.begin, rows.end),
+                           codec::Rounding::nearest());
+  const RunningSum& sum = gradient.running_sum;
+  const Quantized to = sum.slice.row_range(buffer.bucket.begin, buffer.bucket.begin + rows.count());
+  const auto fold = sum.fresh ? ops::sum_pieces : ops::add_pieces;
+  fold(*beside_, buffer.arrived, to,
+       rounding(*beside_, gradient, {RngStream::ReducedGradient, rows.begin, sum.micro_batch}));
 }
 
 comm::Window* GradientExchange::window(const Context& ctx, const comm::ProcessGroup& group,
                                        const SlicedGradient& gradient) {
-  if (wire_differs_ || ctx.meta()) return nullptr;
+  if (summed_on_arrival(gradient) || ctx.meta()) return nullptr;
   const Quantized& q = gradient.storage;
   const auto [known, fresh] = windows_.try_emplace({&group, q.codes.data});
   if (fresh) {
@@ -180,6 +232,16 @@ void GradientExchange::gather_sums(const Context& ctx, const comm::ProcessGroup&
     gather_encoded(ctx, {&group, gradient, begin, std::min(begin + step, gradient.slice)});
 }
 
+// The partial sums of this rank's slice lie in all slices.
+void GradientExchange::sum_slice(const Context& ctx, const comm::ProcessGroup& group,
+                                 const SlicedGradient& gradient) const {
+  const model::Range rows = rows_of_slice(gradient, group.rank(), 0, gradient.slice);
+  if (group.alone() || stores_sums() || rows.count() == 0) return;
+  ops::sum_pieces(ctx, {gradient.storage.row_range(0, rows.count()), group.size(), gradient.slice},
+                  gradient.storage.row_range(rows.begin, rows.end),
+                  rounding(ctx, gradient, {RngStream::ReducedGradient, rows.begin, gradient.draws}));
+}
+
 void GradientExchange::gather_stored(const Context& ctx, const comm::ProcessGroup& group,
                                      const SlicedGradient& gradient) {
   const Quantized& storage = gradient.storage;
@@ -187,12 +249,8 @@ void GradientExchange::gather_stored(const Context& ctx, const comm::ProcessGrou
     const model::Range rows = rows_of_slice(gradient, j, 0, gradient.slice);
     return storage.row_range(rows.begin, rows.end);
   };
+  sum_slice(ctx, group, gradient);
   const Quantized own = rows_of(group.rank());
-  if (own.rows > 0) {
-    // The partial sums of this rank's slice lie in all slices; their sum goes where the slice itself lies.
-    ops::sum_pieces(ctx, {storage.row_range(0, own.rows), group.size(), gradient.slice}, own,
-                    rounding(ctx, gradient, {RngStream::ReducedGradient, group.rank() * gradient.slice}));
-  }
   if (comm::Window* here = window(ctx, group, gradient))
     return expose(ctx, Exposed::Gradients, [&] { here->all_gather(ctx)->wait(); });
   std::vector<comm::Message> sends, receives;
@@ -216,8 +274,9 @@ void GradientExchange::gather_encoded(const Context& ctx, const Bucket& bucket) 
 
   const int own = group.rank();
   if (rows_of(own).count() > 0)
-    codec::encode(ctx, numbers_of(own), codes_of(own),
-                  rounding(ctx, bucket.gradient, {RngStream::ReducedGradient, rows_of(own).begin}));
+    codec::encode(
+        ctx, numbers_of(own), codes_of(own),
+        rounding(ctx, bucket.gradient, {RngStream::ReducedGradient, rows_of(own).begin, bucket.gradient.draws}));
   std::vector<comm::Message> sends, receives;
   for (int j = 0; j < group.size(); ++j) {
     if (j == own) continue;

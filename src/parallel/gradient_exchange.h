@@ -16,6 +16,13 @@
 
 namespace agoq::parallel {
 
+// What a rank keeps of the gradients of a step's micro-batches, where ranks sum each at once (ZeRO-2).
+struct RunningSum {
+  codec::Quantized slice;    // [slice, cols], the rank's own; not kept: partial sums stay partial sums
+  bool fresh = true;         // nothing was added yet: overwrite it
+  uint32_t micro_batch = 0;  // counted by what was added, for draws
+};
+
 // A gradient with room for equal slices: rows [slice · j, slice · (j + 1)) belong to rank j.
 struct SlicedGradient {
   codec::Quantized storage;  // [ranks · slice, cols]
@@ -24,14 +31,30 @@ struct SlicedGradient {
   uint32_t tensor = 0;                // logical id, for draws
   codec::GlobalOffset global_offset;  // likewise
   bool stochastic = true;             // how the wire's format and sums are rounded
+  uint32_t draws = 0;                 // an even number, another one for each sum of the same numbers
+  RunningSum running_sum = {};
+  bool folded() const { return running_sum.slice.kept(); }
+};
+
+// One gradient's exchange.
+struct Exchanged {
+  bool ended = false;  // nobody reads its storage any more, on the CPU; on a GPU behind the mark
+  SideMark mark;
+};
+
+// Bytes of staging buffers, 0: none. `out`: of rows on their way out that are not sent from where they lie; `in`: of
+// rows that are summed as they arrive.
+struct StagingBytes {
+  int64_t out = 0, in = 0;
 };
 
 class GradientExchange {
  public:
   // `wire`: the format on the way. If it differs from that of the gradients, which then are fp32, partial sums are
-  // encoded, summed as they arrive, and the sum is stored in fp32; otherwise codes travel as they are. `staging_bytes`:
-  // of a staging buffer, none if 0; what does not fit in one goes in several rounds.
-  GradientExchange(Arena& arena, codec::Codec wire, bool wire_differs, int64_t staging_bytes);
+  // encoded, summed as they arrive, and the sum is stored in fp32; otherwise codes travel as they are. A gradient with
+  // a running sum is stored in `wire`, and summed as it arrives. What does not fit in a staging buffer goes in several
+  // rounds.
+  GradientExchange(Arena& arena, codec::Codec wire, bool wire_differs, const StagingBytes& staging);
   // The staging buffer that holds so many rows, of all ranks' slices together; it must hold one of each.
   static int64_t staging_bytes(codec::Codec wire, int64_t rows, const codec::RowBlocks& row);
   // The one for a gradient of so many rows: as large as helps, but no larger than what has to travel.
@@ -39,7 +62,10 @@ class GradientExchange {
 
   // Sends every rank its slice, behind the gradients started before. Until finish(), nobody touches the gradient. All
   // ranks of a group start the same gradients in the same order.
-  void start(const Context& ctx, const comm::ProcessGroup& group, const SlicedGradient& gradient);
+  std::shared_ptr<const Exchanged> start(const Context& ctx, const comm::ProcessGroup& group,
+                                         const SlicedGradient& gradient);
+  // What `ctx` is given from now on may overwrite a gradient whose sum is kept elsewhere.
+  void wait_for(const Context& ctx, const Exchanged& exchanged);
   // Goes on with what was started, as far as nothing has to be waited for; from time to time, where the host carries
   // the bytes.
   void advance();
@@ -47,8 +73,9 @@ class GradientExchange {
   void finish(const Context& ctx);
   // Whether a finished gradient is the sum itself, in this rank's slice, and not the partial sums.
   bool stores_sums() const { return wire_differs_; }
-  // Partial sums that have arrived -> their sum, encoded once in the wire's format, and of all slices on all ranks (the
-  // all-reduce form).
+  // Partial sums that have arrived -> their sum, encoded once, where this rank's slice lies in the storage.
+  void sum_slice(const Context& ctx, const comm::ProcessGroup& group, const SlicedGradient& gradient) const;
+  // The same, in the wire's format, and of all slices on all ranks (the all-reduce form).
   void gather_sums(const Context& ctx, const comm::ProcessGroup& group, const SlicedGradient& gradient);
 
  private:
@@ -57,17 +84,20 @@ class GradientExchange {
     const comm::ProcessGroup* group = nullptr;
     SlicedGradient gradient;
     int64_t begin = 0, end = 0;
+    std::shared_ptr<Exchanged> last_of = {};  // the exchange that it ends, if it does
   };
   // One buffer and what it carries.
   struct StagingBuffer {
-    Tensor out, in;  // bytes; `in` where the wire's format differs
+    Tensor out, in;  // bytes
     std::unique_ptr<comm::Pending> pending;
-    ops::GradientSum arrived;  // in `in`, to be summed
-    codec::Quantized sum;      // into these rows
+    Bucket bucket;
+    ops::GradientSum arrived;  // in `in`, to be summed, if there are rows for this rank
   };
   void begin_bucket();
   void send(const Context& ctx, const Bucket& bucket, StagingBuffer& buffer) const;
   void empty(StagingBuffer& buffer);
+  void sum_arrived(const StagingBuffer& buffer);
+  bool summed_on_arrival(const SlicedGradient& gradient) const { return wire_differs_ || gradient.folded(); }
   int64_t rows_at_once(const comm::ProcessGroup& group, const SlicedGradient& gradient) const;
   void gather_stored(const Context& ctx, const comm::ProcessGroup& group, const SlicedGradient& gradient);
   void gather_encoded(const Context& ctx, const Bucket& bucket) const;
@@ -79,7 +109,7 @@ class GradientExchange {
   struct RoundingRng {
     RngStream stream{};
     int64_t first_row = 0;
-    uint32_t rank = 0;  // ranks round independently of each other
+    uint32_t micro_batch = 0;
   };
   codec::Rounding rounding(const Context& ctx, const SlicedGradient& gradient, RoundingRng draws) const;
 

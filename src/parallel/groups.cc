@@ -1,84 +1,112 @@
 #include "parallel/groups.h"
 
 #include <algorithm>
-#include <functional>
 
 namespace agoq::parallel {
 namespace {
 
-using comm::Axis;
 using comm::ProcessGroup;
 
-std::vector<int> ends_of_data(const Parallelism& p) {
-  std::vector<int> ranks = p.mesh.group(p.rank, {Axis::Data, Axis::Pipeline});
-  std::erase_if(ranks, [&](int rank) {
-    const int stage = p.mesh.coordinates(rank)[static_cast<size_t>(Axis::Pipeline)];
-    return stage != 0 && stage != p.stages() - 1;
-  });
-  const bool member = std::find(ranks.begin(), ranks.end(), p.rank) != ranks.end();
-  return member ? ranks : std::vector<int>{p.rank};
-}
-
-// make(ranks) gives a group; channels are counted in the order of the calls.
-Groups make_groups(const Parallelism& p, const std::function<ProcessGroup(std::vector<int>)>& make) {
-  Groups groups;
-  groups.world = make(p.mesh.group(p.rank, {Axis::Tensor, Axis::Data, Axis::Pipeline}));
-  groups.tensor = make(p.mesh.group(p.rank, {Axis::Tensor}));
-  groups.data = make(p.mesh.group(p.rank, {Axis::Data}));
-  groups.data_and_tensor = make(p.mesh.group(p.rank, {Axis::Data, Axis::Tensor}));
-  groups.data_and_ends = make(ends_of_data(p));
-  groups.forward = make(p.mesh.group(p.rank, {Axis::Pipeline}));
-  groups.backward = make(p.mesh.group(p.rank, {Axis::Pipeline}));
-  if (p.chunks > 1) {
-    groups.forward_around = make(p.mesh.group(p.rank, {Axis::Pipeline}));
-    groups.backward_around = make(p.mesh.group(p.rank, {Axis::Pipeline}));
-  }
-  groups.tensor.awaited_as(Exposed::Tensor);
-  for (ProcessGroup* group : {&groups.forward, &groups.backward, &groups.forward_around, &groups.backward_around})
-    group->awaited_as(Exposed::Pipeline);
-  return groups;
+bool of_pipeline(Groups::Channel channel) {
+  return channel >= Groups::Channel::Forward;
 }
 
 }  // namespace
 
-Groups::Groups(comm::Transport& transport, const Parallelism& parallelism) {
+Groups::Groups(comm::Transport& transport, const Parallelism& parallelism)
+    : transport_(&transport), parallelism_(parallelism) {
   require(transport.size() == parallelism.mesh.ranks() && transport.rank() == parallelism.rank,
           "rank {} of {} processes was given place {} of a mesh of {}", transport.rank(), transport.size(),
           parallelism.rank, parallelism.mesh.ranks());
-  uint32_t channel = 0;
-  *this = make_groups(parallelism, [&](std::vector<int> ranks) {
-    return ProcessGroup(transport, std::move(ranks), channel++, parallelism.links);
-  });
 }
 
 Groups Groups::planned(const Parallelism& parallelism) {
-  return make_groups(parallelism, [&](const std::vector<int>& ranks) {
-    const auto own = std::find(ranks.begin(), ranks.end(), parallelism.rank);
-    return ProcessGroup::planned(static_cast<int>(ranks.size()), static_cast<int>(own - ranks.begin()));
-  });
+  Groups groups;
+  groups.parallelism_ = parallelism;
+  return groups;
 }
 
-void Groups::open(const Context& ctx) const {
-  for (const ProcessGroup* group : {&world, &tensor, &data, &data_and_tensor, &data_and_ends, &forward, &backward,
-                                    &forward_around, &backward_around})
-    group->open(ctx);
+uint32_t Groups::bit(std::string_view axis) const {
+  const std::vector<comm::Axis>& axes = parallelism_.mesh.axes();
+  const auto found = std::ranges::find(axes, axis, &comm::Axis::name);
+  return found == axes.end() ? 0 : uint32_t{1} << (found - axes.begin());
 }
 
-Traffic Groups::sent() const {
-  return {tensor.bytes_sent(), data.bytes_sent() + data_and_tensor.bytes_sent() + data_and_ends.bytes_sent(),
-          forward.bytes_sent() + backward.bytes_sent() + forward_around.bytes_sent() + backward_around.bytes_sent()};
+const ProcessGroup& Groups::over(std::initializer_list<std::string_view> axes, Channel channel) const {
+  Key key{channel};
+  for (const std::string_view axis : axes) key.axes |= bit(axis);
+  std::unique_ptr<ProcessGroup>& group = groups_[key];
+  if (!group) {
+    group = std::make_unique<ProcessGroup>(make(key, ranks(key, axes)));
+    if (axes.size() == 1 && *axes.begin() == kTensor) group->awaited_as(Exposed::Tensor);
+    if (of_pipeline(channel)) group->awaited_as(Exposed::Pipeline);
+  }
+  return *group;
+}
+
+const ProcessGroup& Groups::world() const {
+  return over({kPipeline, kReplica, kData, kTensor}, Channel::Control);
 }
 
 const ProcessGroup& Groups::of(model::Reduction reduction) const {
   switch (reduction) {
     case model::Reduction::Data:
-      return data;
+      return data();
     case model::Reduction::DataAndTensor:
-      return data_and_tensor;
+      return over({kReplica, kData, kTensor});
     case model::Reduction::DataAndEnds:
-      return data_and_ends;
+      return over({kReplica, kData, kPipeline}, Channel::Ends);
   }
   fail("a parameter has no reduction group");
+}
+
+const ProcessGroup& Groups::shards_of(model::Reduction reduction, Channel channel) const {
+  switch (reduction) {
+    case model::Reduction::Data:
+      return over({kData}, channel);
+    case model::Reduction::DataAndTensor:
+      return over({kData, kTensor}, channel);
+    case model::Reduction::DataAndEnds:
+      return channel == Channel::Common ? over({kData, kPipeline}, Channel::Ends) : over({kData}, channel);
+  }
+  fail("a parameter has no reduction group");
+}
+
+std::vector<int> Groups::ranks(const Key& key, std::initializer_list<std::string_view> axes) const {
+  const Parallelism& p = parallelism_;
+  std::vector<int> ranks = p.mesh.group(p.rank, axes);
+  if (key.channel != Channel::Ends) return ranks;
+  std::erase_if(ranks, [&](int rank) {
+    const int stage = p.mesh.at(rank, kPipeline);
+    return stage != 0 && stage != p.stages() - 1;
+  });
+  const bool member = std::ranges::find(ranks, p.rank) != ranks.end();
+  return member ? ranks : std::vector<int>{p.rank};
+}
+
+// The transport's channel follows from the key, so that all ranks give a group the same one.
+ProcessGroup Groups::make(const Key& key, std::vector<int> ranks) const {
+  const auto own = std::ranges::find(ranks, parallelism_.rank);
+  if (!transport_) return ProcessGroup::planned(static_cast<int>(ranks.size()), static_cast<int>(own - ranks.begin()));
+  const auto axes = static_cast<uint32_t>(parallelism_.mesh.axes().size());
+  const uint32_t number = (static_cast<uint32_t>(key.channel) << axes) | key.axes;
+  std::shared_ptr<comm::SharedLink>& link = links_[{of_pipeline(key.channel) ? key.channel : Channel::Common, ranks}];
+  if (!link) link = std::make_shared<comm::SharedLink>();
+  return ProcessGroup(*transport_, std::move(ranks), number, parallelism_.links, link);
+}
+
+void Groups::open(const Context& ctx) const {
+  for (const auto& [key, group] : groups_) group->open(ctx);
+}
+
+Traffic Groups::sent() const {
+  Traffic sent;
+  for (const auto& [key, group] : groups_) {
+    if (key.channel == Channel::Control) continue;
+    uint64_t& of_axis = of_pipeline(key.channel) ? sent.pipeline : key.axes == bit(kTensor) ? sent.tensor : sent.data;
+    of_axis += group->bytes_sent();
+  }
+  return sent;
 }
 
 }  // namespace agoq::parallel

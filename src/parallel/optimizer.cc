@@ -14,7 +14,7 @@ Optimizer::Optimizer(Arena& arena, model::Parameters& params, Gradients& grads, 
     : spec_(spec), groups_(groups), plan_(plan), params_(params), gradients_(grads), of_model_(std::move(of_model)) {
   for (const model::ParamId& id : params.ids())
     if (plan.rows(id.param, Role::Moments).count() > 0) updated_.push_back(id);
-  const auto counts_here = [&](const model::ParamId& id) { return plan.answers_for(id.param, Role::Gradient); };
+  const auto counts_here = [&](const model::ParamId& id) { return plan.answers_for(id.param, Role::Sum); };
   std::stable_partition(updated_.begin(), updated_.end(), counts_here);
   counted_ = static_cast<size_t>(std::count_if(updated_.begin(), updated_.end(), counts_here));
   for (const model::ParamId& id : updated_) {
@@ -23,7 +23,7 @@ Optimizer::Optimizer(Arena& arena, model::Parameters& params, Gradients& grads, 
     states_.push_back(make_state(arena, id, precision));
   }
   squares_ =
-      arena.allocate(Owner::NormWorkspace, DType::F32, {groups.world.size(), static_cast<int64_t>(of_model_.size())});
+      arena.allocate(Owner::NormWorkspace, DType::F32, {groups.world().size(), static_cast<int64_t>(of_model_.size())});
   scalars_ = arena.allocate(Owner::NormWorkspace, DType::U8, ops::update_scalars_shape());
 }
 
@@ -54,11 +54,12 @@ const ops::AdamWState* Optimizer::state(const model::ParamId& id) const {
 
 void Optimizer::step(const Context& ctx, double lr, const AdamWConfig& config) {
   gradients_.end_step(ctx);
+  params_.begin_step();  // what was gathered is waited for before it changes
   std::vector<ops::GradientSum> sums;
   for (size_t i = 0; i < counted_; ++i) sums.push_back(states_[i].grad);
   const Tensor own = own_squares();
   ops::squared_norms(ctx, sums, own.view({own.count(), 1}).row_range(0, static_cast<int64_t>(counted_)));
-  groups_.world.all_gather(ctx, own, squares_);
+  groups_.world().all_gather(ctx, own, squares_);
   ops::decide_update(ctx, squares_, lr, config, scalars_);
   ops::adamw(ctx, states_, lr, config, scalars_);
   gather_weights(ctx);
@@ -68,22 +69,13 @@ void Optimizer::step(const Context& ctx, double lr, const AdamWConfig& config) {
 void Optimizer::gather_weights(const Context& ctx) {
   for (const model::ParamId& id : params_.ids()) {
     const comm::ProcessGroup& group = plan_.group(id.param);
-    if (group.alone() || !plan_.sharded(id.param, Role::Moments)) continue;
+    if (group.alone() || !plan_.sharded(id.param, Role::Moments) || plan_.sharded(id.param, Role::Weight)) continue;
     const ops::Weight& weight = params_.at(id);
-    std::vector<comm::Message> sends, receives;
-    for (const Tensor* part : {&weight.value, &weight.correction, &weight.master}) {
-      if (!*part) continue;
-      const auto rows_of = [&](int rank) {
-        const model::Range rows = plan_.rows(id.param, Role::Moments, rank);
-        return part->row_range(rows.begin, rows.end);
-      };
-      for (int peer = 0; peer < group.size(); ++peer) {
-        if (peer == group.rank()) continue;
-        if (rows_of(group.rank()).count() > 0) sends.push_back({peer, rows_of(group.rank())});
-        if (rows_of(peer).count() > 0) receives.push_back({peer, rows_of(peer)});
-      }
-    }
-    params_.expect(id, group.start(ctx, sends, receives));
+    const auto rows = [&](int rank) { return plan_.rows(id.param, Role::Moments, rank); };
+    model::RowGather gather;
+    for (const Tensor* part : {&weight.value, &weight.correction, &weight.master})
+      if (*part) gather.add(group, part->row_range(rows(group.rank()).begin, rows(group.rank()).end), *part, rows);
+    params_.expect(id, group.start(ctx, gather.sends, gather.receives));
   }
 }
 
@@ -106,12 +98,12 @@ std::string Optimizer::first_non_finite(const Context& ctx) const {
     const auto place = std::find(of_model_.begin(), of_model_.end(), updated_[i]);
     first = std::min(first, static_cast<size_t>(place - of_model_.begin()));
   }
-  const std::vector<size_t> of_ranks = groups_.world.values(first);
+  const std::vector<size_t> of_ranks = groups_.world().values(first);
   return model::logical_name(spec_, of_model_.at(*std::min_element(of_ranks.begin(), of_ranks.end())));
 }
 
 Tensor Optimizer::own_squares() const {
-  return squares_.row_range(groups_.world.rank(), groups_.world.rank() + 1);
+  return squares_.row_range(groups_.world().rank(), groups_.world().rank() + 1);
 }
 
 void Optimizer::set_updates(const Context& ctx, int64_t updates) {

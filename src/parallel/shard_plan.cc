@@ -13,30 +13,52 @@ model::Range row_slice(int64_t rows, int ranks, int rank) {
   return {std::min(each * rank, rows), std::min(each * (rank + 1), rows)};
 }
 
+namespace {
+
 // Products in bf16 read the upper halves alone, so what makes a weight exact is where it is updated. In fp32 they read
 // the exact weight.
-ShardPlan::ShardPlan(const model::LayerSpec& spec, const Groups& groups, bool shard_optimizer, DType compute)
-    : spec_(spec), groups_(groups) {
-  const Placement updated = shard_optimizer ? Placement::Shard : Placement::Replicate;
-  for (const Role role : {Role::Gradient, Role::Moments}) of_matrices_[static_cast<size_t>(role)] = updated;
-  if (compute == DType::BF16) of_matrices_[static_cast<size_t>(Role::Master)] = updated;
+Placements placements(Sharding sharding, DType compute) {
+  const auto from = [&](Sharding least) { return sharding >= least ? Placement::Shard : Placement::Replicate; };
+  Placements by_role{};
+  const auto place = [&](Role role, Placement placement) { by_role[static_cast<size_t>(role)] = placement; };
+  place(Role::Weight, from(Sharding::Weights));
+  place(Role::Master, from(compute == DType::BF16 ? Sharding::Optimizer : Sharding::Weights));
+  place(Role::Gradient, from(Sharding::Gradients));
+  for (const Role role : {Role::Sum, Role::Moments}) place(role, from(Sharding::Optimizer));
+  return by_role;
+}
+
+}  // namespace
+
+// A tied embedding gets two contributions of a micro-batch, which would travel one by one: its partial sums are kept.
+// Where the ends of the model are different stages, one cannot wait for the other to gather the weight.
+ShardPlan::ShardPlan(const model::LayerSpec& spec, const Groups& groups, Sharding sharding, DType compute)
+    : spec_(spec), groups_(groups), of_matrices_(placements(sharding, compute)) {
+  const bool ends_apart = groups.of(model::Reduction::DataAndEnds).size() > groups.data().size();
+  of_tied_ = placements(ends_apart ? std::min(sharding, Sharding::Optimizer) : sharding, compute);
+  of_tied_[static_cast<size_t>(Role::Gradient)] = Placement::Replicate;
 }
 
 Placement ShardPlan::of(model::Param param, Role role) const {
-  return spec_[param].one_dimensional() ? Placement::Replicate : of_matrices_[static_cast<size_t>(role)];
+  const model::ParamRow& row = spec_[param];
+  if (row.one_dimensional()) return Placement::Replicate;
+  const bool tied = row.reduction == model::Reduction::DataAndEnds;
+  return (tied ? of_tied_ : of_matrices_)[static_cast<size_t>(role)];
 }
 
-const comm::ProcessGroup& ShardPlan::group(model::Param param) const {
-  return groups_.of(spec_[param].reduction);
+const comm::ProcessGroup& ShardPlan::group(model::Param param, Groups::Channel channel) const {
+  return groups_.shards_of(spec_[param].reduction, channel);
 }
 
 int64_t ShardPlan::slice(model::Param param) const {
-  return slice_rows(spec_[param].rows, group(param).size());
+  const int replicas = groups_.replicas().size();
+  return slice_rows(slice_rows(spec_[param].rows, group(param).size()), replicas) * replicas;
 }
 
 model::Range ShardPlan::rows(model::Param param, Role role, int rank) const {
-  const int64_t all = spec_[param].rows;
-  return sharded(param, role) ? row_slice(all, group(param).size(), rank) : model::Range{0, all};
+  const int64_t all = spec_[param].rows, each = slice(param);
+  if (!sharded(param, role)) return {0, all};
+  return {std::min(each * rank, all), std::min(each * (rank + 1), all)};
 }
 
 model::Range ShardPlan::rows(model::Param param, Role role) const {
@@ -44,7 +66,7 @@ model::Range ShardPlan::rows(model::Param param, Role role) const {
 }
 
 bool ShardPlan::answers_for(model::Param param, Role role) const {
-  return sharded(param, role) || group(param).rank() == 0;
+  return replicas().rank() == 0 && (sharded(param, role) || group(param).rank() == 0);
 }
 
 }  // namespace agoq::parallel

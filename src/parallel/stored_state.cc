@@ -60,7 +60,7 @@ void add_elements(StoredTensor& tensor, const model::ParamRow& row, const Array&
 
 void add(std::vector<StoredTensor>& all, std::string name, const model::ParamRow& row, const Array& array,
          const Range& saved) {
-  if (!array.data) return;
+  if (!array.data || array.held.count() == 0) return;
   StoredTensor& tensor = all.emplace_back();
   tensor.name = std::move(name);
   tensor.dtype = array.data.dtype;
@@ -103,11 +103,10 @@ bool is_stored_moment(std::string_view tensor) {
 void add_stored(std::vector<StoredTensor>& all, const std::string& name, const model::ParamRow& row,
                 const HeldParameter& held) {
   const bool vector = row.one_dimensional();
-  const Range rows = {0, row.rows};
   const ops::Weight& exact = held.exact.weight;
   const std::string weights = fmt::format("{}{}", kStoredWeights, name);
   // bf16 beside an fp32 master follows from it.
-  add(all, weights, row, {held.weight.value, rows, {}, vector}, exact.master ? Range{} : held.saved);
+  add(all, weights, row, {held.weight.value, held.rows, {}, vector}, exact.master ? Range{} : held.saved);
   if (exact.master) add(all, weights, row, {exact.master, held.exact.rows, {}, vector}, held.saved);
   if (exact.correction)
     add(all, fmt::format("{}{}", kStoredCorrections, name), row, {exact.correction, held.exact.rows, {}, vector},

@@ -22,8 +22,9 @@ std::string_view stored_param(std::string_view tensor);
 bool is_stored_moment(std::string_view tensor);
 
 struct HeldParameter {
-  ops::Weight weight;      // all rows of this rank's shard
-  model::ExactRows exact;  // the rows of it that it keeps exactly
+  ops::Weight weight;
+  model::Range rows;       // of this rank's shard that it has
+  model::ExactRows exact;  // those that it keeps exactly
   model::Range updated;    // the rows that it updates, and has moments of
   model::Range saved;      // those for which it answers in a checkpoint; what else it holds are replicas
   const ops::AdamWState* state = nullptr;  // null where it updates none

@@ -10,6 +10,9 @@
 #include "parallel/documents.h"
 
 namespace agoq::parallel {
+
+using Channel = Groups::Channel;
+
 namespace {
 
 MicroBatch allocate_inputs(Arena& arena, int64_t tokens) {
@@ -27,10 +30,19 @@ std::vector<Action> actions_of(const Parallelism& p, int micro_batches) {
   return schedule(p.stage(), p.stages(), p.chunks, micro_batches);
 }
 
+model::WeightSlices weight_slices(const ShardPlan& plan) {
+  const auto group = [&plan](const model::ParamRow& row) -> const comm::ProcessGroup* {
+    const comm::ProcessGroup& ranks = plan.group(row.param, Channel::Weights);
+    return plan.sharded(row.param, Role::Weight) && !ranks.alone() ? &ranks : nullptr;
+  };
+  return {group, [&plan](const model::ParamRow& row, int rank) { return plan.rows(row.param, Role::Weight, rank); }};
+}
+
 model::Holding holding(const RunSpec& run_spec, const StageShard& part, const ShardPlan& plan) {
   model::Holding holding{part.ids, run_spec.precision.master, run_spec.precision.compute};
   if (run_spec.training) holding.fp8 = run_spec.precision.fp8.weights(run_spec.model.layers);
   holding.exact_rows = [&plan](const model::ParamRow& row) { return plan.rows(row.param, Role::Master); };
+  if (run_spec.training && run_spec.parallelism.sharding == Sharding::Weights) holding.slices = weight_slices(plan);
   return holding;
 }
 
@@ -94,7 +106,7 @@ TrainingState::TrainingState(Arena& arena, Device target, const RunSpec& run_spe
       spec_(run_spec_.model, run_spec.parallelism.tensor()),
       stage_shard_(run_spec_.model, spec_, run_spec.parallelism),
       ctx_(arena, target, run_spec.precision.compute),
-      shard_plan_(spec_, groups_, run_spec.training && run_spec.parallelism.shard_optimizer,
+      shard_plan_(spec_, groups_, run_spec.training ? run_spec.parallelism.sharding : Sharding::None,
                   run_spec.precision.compute),
       params_(arena, run_spec_.model, spec_, holding(run_spec_, stage_shard_, shard_plan_)),
       scales_(delayed_scales(arena, run_spec_, stage_shard_)),
@@ -113,11 +125,13 @@ TrainingState::TrainingState(Arena& arena, Device target, const RunSpec& run_spe
   }
   allocate_streams(arena);
   if (target == Device::Cuda) document_offsets_ = arena.allocate(Owner::Batch, DType::I32, {run_spec.tokens() + 1});
-  ctx_.tensor = &groups_.tensor;
+  ctx_.tensor = &groups_.tensor();
   ctx_.positions = inputs_.positions;
   ctx_.document_start = inputs_.document_start;
   ctx_.documents.sequence_length = run_spec.sequence_length;
   ctx_.deterministic = run_spec.deterministic;
+  for (int stage = 0; stage < run_spec.parallelism.stages(); ++stage)
+    for (const Step step : {Step::Forward, Step::Backward}) link(step, stage);
   if (transport) groups_.open(ctx_);
 }
 
@@ -189,7 +203,7 @@ void TrainingState::forward(const Action& action, const Action* next) {
   const Tensor& x = out.free(ctx_);
   look_ahead(action, next);
   if (stage_shard_.first(chunk)) model_.embed(ctx_, params_, inputs_.tokens, x);
-  model_.forward(ctx_, params_, x, layers.begin, layers.end, saved_.take(chunk, action.micro_batch));
+  model_.forward(ctx_, params_, x, layers.begin, layers.end, saved_.take(chunk, action.micro_batch), first_layer(next));
   if (!stage_shard_.last(chunk)) out.send(ctx_, link(Step::Forward, run_spec_.parallelism.stage()), next_stage(), x);
 }
 
@@ -203,12 +217,21 @@ void TrainingState::backward(const Action& action, const Action* next, float sca
     model_.loss_backward(ctx_, params_, dx, {inputs_.targets, inputs_.loss_weights}, scale, nll_, grads());
     ops::add_weighted_sum(ctx_, nll_, inputs_.loss_weights, loss_);
   }
-  model_.backward(ctx_, params_, dx, layers.begin, layers.end, saved_.find(chunk, action.micro_batch), grads());
+  model_.backward(ctx_, params_, dx, layers.begin, layers.end, saved_.find(chunk, action.micro_batch), grads(),
+                  first_layer(next));
   saved_.release(chunk, action.micro_batch);
   if (stage_shard_.first(chunk))
     model_.embed_backward(ctx_, inputs_.tokens, dx, grads());
   else
     out.send(ctx_, link(Step::Backward, run_spec_.parallelism.stage()), previous_stage(), dx);
+}
+
+// The layer whose weights an action reads first; -1: none, or an end of the model's.
+int64_t TrainingState::first_layer(const Action* action) const {
+  if (!action) return -1;
+  const LayerRange& layers = stage_shard_.chunks[static_cast<size_t>(action->chunk)];
+  if (action->step == Step::Forward) return stage_shard_.first(action->chunk) ? -1 : layers.begin;
+  return stage_shard_.last(action->chunk) ? -1 : layers.end - 1;
 }
 
 bool TrainingState::receives(const Action& action) const {
@@ -262,7 +285,7 @@ Tensor TrainingState::forward_only(const Context& ctx, const Tensor& tokens) {
 
 UpdateResult TrainingState::end_step() {
   UpdateResult result = optimizer().result(ctx_);
-  if (scales_) scales_->end_step(ctx_, groups_.data_and_tensor, !result.skipped);
+  if (scales_) scales_->end_step(ctx_, groups_.of(model::Reduction::DataAndTensor), !result.skipped);
   return result;
 }
 
@@ -283,15 +306,15 @@ double TrainingState::take_loss() {
   double own = 0;
   download(ctx_, loss_, &own);
   zero(ctx_, loss_);
-  if (groups_.tensor.rank() != 0) own = 0;  // the ranks of a tensor group have it alike
-  const std::vector<double> all = groups_.world.values(own);
+  if (groups_.tensor().rank() != 0) own = 0;  // the ranks of a tensor group have it alike
+  const std::vector<double> all = groups_.world().values(own);
   return std::accumulate(all.begin(), all.end(), 0.0);
 }
 
 std::optional<ops::Fp8Counts> TrainingState::take_fp8_counts() {
   if (!ctx_.fp8_counter) return std::nullopt;
   ops::Fp8Counts all{};
-  for (const ops::Fp8Counts& of_rank : groups_.world.values(ctx_.fp8_counter->take(ctx_)))
+  for (const ops::Fp8Counts& of_rank : groups_.world().values(ctx_.fp8_counter->take(ctx_)))
     for (size_t i = 0; i < all.size(); ++i) all[i] += of_rank[i];
   return all;
 }
@@ -315,17 +338,19 @@ void TrainingState::logits(const MicroBatch& batch, int64_t row,
 
 void TrainingState::share_from_last_stage(const Context& ctx, const Tensor& x) const {
   const int last = run_spec_.parallelism.stages() - 1;
-  if (!stage_shard_.head) return groups_.forward.receive(ctx, last, x);
+  if (!stage_shard_.head) return groups_.pipeline(Channel::Forward).receive(ctx, last, x);
   std::vector<comm::Message> sends;
   for (int stage = 0; stage < last; ++stage) sends.push_back({stage, x});
-  groups_.forward.exchange(ctx, sends, {});
+  groups_.pipeline(Channel::Forward).exchange(ctx, sends, {});
 }
 
 // Nothing is received ahead: to load a kernel may wait for all that the GPU does, and that would be for this step.
-void TrainingState::dry_step(const MicroBatch& batch) {
-  begin_step(1);
+void TrainingState::dry_step(const MicroBatch& batch, int micro_batches) {
+  begin_step(micro_batches);
   loaded_ = nullptr;
-  for (const Action& action : actions_of(run_spec_.parallelism, 1)) run(action, nullptr, batch, 1.0f);
+  const std::vector<Action> actions = actions_of(run_spec_.parallelism, micro_batches);
+  for (size_t i = 0; i < actions.size(); ++i)
+    run(actions[i], ctx_.meta() && i + 1 < actions.size() ? &actions[i + 1] : nullptr, batch, 1.0f);
 }
 
 // Steps that count, and steps that know their scales, have kernels of their own.
@@ -342,6 +367,27 @@ void TrainingState::finish_dry_steps(const MicroBatch& batch) {
   reset_scales();
 }
 
+// What a step of all its micro-batches sends, if one of a single micro-batch sends `one`. Every micro-batch passes
+// layers and stages. With ZeRO-2 its gradients travel, too; with ZeRO-3 also weights, but for those that are still
+// here: how many, the schedule decides, and repeats itself.
+Traffic TrainingState::step_traffic(const Traffic& one, const MicroBatch& batch) {
+  const Parallelism& p = run_spec_.parallelism;
+  if (!run_spec_.training || !ctx_.meta() || p.sharding < Sharding::Gradients)
+    return one + Traffic{one.tensor, 0, one.pipeline} * static_cast<uint64_t>(p.micro_batches - 1);
+  const auto sent_by = [&](int micro_batches) {
+    const Traffic before = groups_.sent();
+    dry_step(batch, micro_batches);
+    optimizer().step(ctx_, 0.0, {});
+    end_step();
+    return groups_.sent() - before;
+  };
+  const int period = p.stages(), settled = 2 * period * p.chunks;
+  if (p.micro_batches <= settled + period) return sent_by(p.micro_batches);
+  const int first = settled + (p.micro_batches - settled) % period;
+  const Traffic some = sent_by(first), more = sent_by(first + period);
+  return some + (more - some) * static_cast<uint64_t>((p.micro_batches - first) / period);
+}
+
 Traffic TrainingState::dry_run() {
   const InventedBatch batch(run_spec_);
   const Traffic before = groups_.sent();
@@ -352,11 +398,9 @@ Traffic TrainingState::dry_run() {
       end_step();
     }
   }
-  // Every micro-batch passes layers and stages; gradients and weights are exchanged once a step.
   Traffic step = groups_.sent() - before;
   if (run_spec_.training && !ctx_.meta()) finish_dry_steps(batch.arrays);
-  step.tensor *= static_cast<uint64_t>(run_spec_.parallelism.micro_batches);
-  step.pipeline *= static_cast<uint64_t>(run_spec_.parallelism.micro_batches);
+  step = step_traffic(step, batch.arrays);
   evaluate(batch.arrays);
   logits(batch.arrays, 0, [](std::span<const float>) {});
   take_loss();
@@ -371,8 +415,8 @@ PipelineBuffer& TrainingState::buffer(const Action& action) {
 
 const comm::ProcessGroup& TrainingState::link(Step step, int from) const {
   if (step == Step::Forward)
-    return from == run_spec_.parallelism.stages() - 1 ? groups_.forward_around : groups_.forward;
-  return from == 0 ? groups_.backward_around : groups_.backward;
+    return groups_.pipeline(from == run_spec_.parallelism.stages() - 1 ? Channel::ForwardAround : Channel::Forward);
+  return groups_.pipeline(from == 0 ? Channel::BackwardAround : Channel::Backward);
 }
 
 int TrainingState::next_stage() const {
@@ -384,16 +428,18 @@ int TrainingState::previous_stage() const {
 
 std::vector<StoredTensor> TrainingState::named_tensors() {
   params_.wait_for_all();
+  params_.begin_step();  // who asked may change them
   std::vector<StoredTensor> all;
   for (const model::ParamId& id : params_.ids())
     add_stored(all, model::logical_name(spec_, id), spec_[id.param], held(id));
-  if (scales_) add_stored(all, *scales_, groups_.data_and_tensor.rank() > 0);
+  if (scales_) add_stored(all, *scales_, groups_.of(model::Reduction::DataAndTensor).rank() > 0);
   return all;
 }
 
 HeldParameter TrainingState::held(const model::ParamId& id) {
   HeldParameter held;
   held.weight = params_.at(id);
+  held.rows = params_.rows(id);
   held.exact = params_.exact(id);
   held.saved = {0, spec_[id.param].rows};
   if (!run_spec_.training) return held;

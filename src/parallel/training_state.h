@@ -112,11 +112,13 @@ class TrainingState {
   HeldParameter held(const model::ParamId& id);
   // `next`: the action that follows; null if none does.
   void run(const Action& action, const Action* next, const MicroBatch& batch, float scale);
-  void dry_step(const MicroBatch& batch);
+  void dry_step(const MicroBatch& batch, int micro_batches = 1);
+  Traffic step_traffic(const Traffic& one, const MicroBatch& batch);
   void finish_dry_steps(const MicroBatch& batch);
   void forward(const Action& action, const Action* next);
   void backward(const Action& action, const Action* next, float scale);
   // Of an action whose input another stage sends: where it arrives. expect() begins to receive it, input() waits.
+  int64_t first_layer(const Action* action) const;
   bool receives(const Action& action) const;
   void expect(const Action& action);
   PipelineBuffer& input(const Action& action);

@@ -17,7 +17,8 @@ using codec::Codec;
 // most rows to update.
 parallel::RunSpec at_stage(const parallel::RunSpec& run_spec, int stage) {
   const comm::Mesh& mesh = run_spec.parallelism.mesh;
-  return at_rank(run_spec, mesh.rank({mesh.size(comm::Axis::Tensor) - 1, 0, stage}));
+  return at_rank(run_spec, mesh.rank({{std::string(parallel::kPipeline), stage},
+                                      {std::string(parallel::kTensor), mesh.size(parallel::kTensor) - 1}}));
 }
 
 // The widths of one stage and what they take. Its total is the bytes of its saved tensors, a workspace, and what no

@@ -8,16 +8,17 @@
 namespace agoq::train {
 namespace {
 
-// body(batch) for each micro-batch of the first `samples` samples that one data rank evaluates.
+// body(batch) for each micro-batch of the first `samples` samples that one data rank evaluates. All ranks have as many:
+// with ZeRO-3 each takes part in every forward pass of the others.
 template <class Body>
 void for_held_out(const Dataset& dataset, int64_t samples, int rank, int ranks, Body&& body) {
   const int64_t per_batch = dataset.spec().micro_batch_size;
   Batch batch(dataset.spec());
-  for (int64_t first = rank * per_batch; first < samples; first += ranks * per_batch) {
-    const int64_t count = std::min(per_batch, samples - first);
+  for (int64_t round = 0; round < samples; round += ranks * per_batch) {
+    const int64_t first = round + rank * per_batch, count = std::clamp<int64_t>(samples - first, 0, per_batch);
     for (int64_t slot = 0; slot < per_batch; ++slot)
-      dataset.fill(static_cast<uint64_t>(first + std::min(slot, count - 1)), slot, batch);
-    // A last batch that is not full repeats a sample, which then must not count twice.
+      dataset.fill(static_cast<uint64_t>(std::min(first + slot, samples - 1)), slot, batch);
+    // A batch that is not full repeats a sample, which then must not count twice.
     std::fill(batch.loss_weights.begin() + count * dataset.spec().sequence_length, batch.loss_weights.end(), 0.0f);
     body(batch);
   }
@@ -32,7 +33,7 @@ double held_out_targets(const Dataset& dataset, int64_t samples, int rank, int r
 }  // namespace
 
 double held_out_loss(parallel::TrainingState& state, const Dataset& dataset, int64_t samples, double* tokens) {
-  const comm::ProcessGroup& data_ranks = state.groups().data;
+  const comm::ProcessGroup& data_ranks = state.groups().data();
   double own_weight = 0;
   for_held_out(dataset, samples, data_ranks.rank(), data_ranks.size(), [&](Batch& batch) {
     state.evaluate(view(batch));
@@ -47,7 +48,7 @@ double held_out_loss(parallel::TrainingState& state, const Dataset& dataset, int
 
 HeldOut measure_held_out(const Coordinator& coordinator, parallel::TrainingState& state, const Dataset& dataset,
                          int64_t samples) {
-  const comm::ProcessGroup& data_ranks = state.groups().data;
+  const comm::ProcessGroup& data_ranks = state.groups().data();
   double own = 0;
   const std::string problem =
       coordinator.problem([&] { own = held_out_targets(dataset, samples, data_ranks.rank(), data_ranks.size()); });

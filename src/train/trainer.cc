@@ -182,7 +182,7 @@ Trainer::Run::Run(const TrainConfig& given, Observer watcher, const Processes& p
   state->context().random.seed = config.seed;
   check_attention(*state, data_->resets_attention());
   if (!coordinator_.alone()) exposed_.emplace(state->context());
-  const std::vector<size_t> totals = state->groups().world.values(layout.total);
+  const std::vector<size_t> totals = state->groups().world().values(layout.total);
   highest_total_ = *std::max_element(totals.begin(), totals.end());
   resume_or_start();
   warm_up(*state, coordinator_);
@@ -287,7 +287,7 @@ void Trainer::Run::fit_schedule(double step_seconds) {
   speed_->step(step_seconds);
   const double left = 60 * config.train_minutes - seconds_since(start_);
   const std::vector<std::array<double, 2>> clocks =
-      state->groups().world.values(std::array{speed_->seconds_per_step().value_or(0), left});
+      state->groups().world().values(std::array{speed_->seconds_per_step().value_or(0), left});
   const auto& [seconds, seconds_left] = clocks.front();
   if (seconds == 0) return;
   speed_.reset();
@@ -422,7 +422,7 @@ StepMetrics Trainer::Run::train_step() {
 // Over all ranks.
 ExposedSeconds Trainer::Run::highest(const ExposedSeconds& own) const {
   ExposedSeconds highest{};
-  for (const ExposedSeconds& of_rank : state->groups().world.values(own))
+  for (const ExposedSeconds& of_rank : state->groups().world().values(own))
     for (size_t kind = 0; kind < highest.size(); ++kind) highest[kind] = std::max(highest[kind], of_rank[kind]);
   return highest;
 }
@@ -431,7 +431,7 @@ ExposedSeconds Trainer::Run::highest(const ExposedSeconds& own) const {
 double Trainer::Run::target_weight(std::span<const Batch> own) const {
   double sum = 0;
   for (const Batch& batch : own) sum += batch.target_weight();
-  const std::vector<double> of_ranks = state->groups().data.values(sum);
+  const std::vector<double> of_ranks = state->groups().data().values(sum);
   return std::accumulate(of_ranks.begin(), of_ranks.end(), 0.0);
 }
 

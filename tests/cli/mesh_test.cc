@@ -44,6 +44,11 @@ std::vector<Ran> run_mesh(const MeshSetting& mesh, const Words& arguments) {
   return Ranks(mesh.world, arguments + mesh.settings).wait();
 }
 
+MeshSetting with_strategy(const MeshSetting& mesh, const std::string& strategy) {
+  return {mesh.name + ", " + strategy, mesh.world,
+          mesh.settings + Words{"--data-parallel-sharding-strategy", strategy}};
+}
+
 void expect_close(const std::map<int64_t, double>& losses, const std::map<int64_t, double>& truth,
                   const std::string& what) {
   ASSERT_EQ(losses.size(), truth.size()) << what;
@@ -57,7 +62,8 @@ TEST(Mesh, LossesAreThoseOfOneProcess) {
   ASSERT_EQ(alone.status, 0) << alone.err;
   const auto truth = losses_of(tiny.file("alone"));
   ASSERT_LT(truth.at(4), truth.at(1) - 0.1) << "it learns";
-  for (const MeshSetting& mesh : {kTp2, kPp2, kDp2, kTp2Dp2, kTp2Dp2Pp2}) {
+  for (const MeshSetting& mesh : {kTp2, kPp2, kDp2, kTp2Dp2, kTp2Dp2Pp2, with_strategy(kDp2, "optim_grads"),
+                                  with_strategy(kTp2Dp2Pp2, "optim_grads_params")}) {
     const std::vector<Ran> all = run_mesh(mesh, in_fp32(mesh.name));
     expect_all_well(all);
     EXPECT_THAT(all[0].out, HasSubstr("4/4 | loss")) << mesh.name;
@@ -67,7 +73,8 @@ TEST(Mesh, LossesAreThoseOfOneProcess) {
 
 TEST(Mesh, TheSameBitsEveryTime) {
   const TinyMeshRun tiny;
-  for (const MeshSetting& mesh : {kTp2Dp2, kPp2}) {
+  for (const MeshSetting& mesh :
+       {kTp2Dp2, kPp2, with_strategy(kDp2, "optim_grads"), with_strategy(kDp2, "optim_grads_params")}) {
     const std::string first = mesh.name, second = first + " again";
     for (const std::string& save : {first, second}) expect_all_well(run_mesh(mesh, tiny.arguments(3, save)));
     EXPECT_EQ(metrics_of(tiny.file(first)), metrics_of(tiny.file(second)));
@@ -84,7 +91,8 @@ TEST(Mesh, CheckpointsGoOnInAnyOtherMesh) {
   const MeshSetting alone{"alone", 1, {}};
   const MeshSetting dp2_pp2{"dp2 x pp2", 4, {"--pipeline-model-parallel-size", "2"}};
   int steps = 0;
-  for (const MeshSetting& mesh : {dp2_pp2, kDp2, alone, kTp2, kTp2Dp2Pp2}) {
+  for (const MeshSetting& mesh :
+       {dp2_pp2, with_strategy(kDp2, "optim_grads_params"), alone, with_strategy(kTp2Dp2Pp2, "optim_grads"), kTp2}) {
     steps += 2;
     const std::vector<Ran> all = run_mesh(mesh, in_fp32(steps, "parts"));
     expect_all_well(all);

@@ -206,7 +206,7 @@ TEST(Plan, ProcessesBeyondOneCopyOfTheModelAreDataParallel) {
 TEST(Plan, TextShowsTheStages) {
   const std::string text =
       run_agoq(with({"plan"}, with(kPipeline, {"--num-virtual-stages-per-pipeline-rank", "2"}))).out;
-  EXPECT_THAT(text, HasSubstr("4 processes: tensor 1 x data 1 x pipeline 4"));
+  EXPECT_THAT(text, HasSubstr("4 processes: pipeline 4 x data 1 x tensor 1"));
   EXPECT_THAT(text, HasSubstr("12-15, 28-31"));
   EXPECT_THAT(text, HasSubstr("x1 fp4 x 8; x2 fp4 x 8; gate_up fp4 x 8"));
   EXPECT_THAT(text, testing::ContainsRegex("\n    3 +5 "));

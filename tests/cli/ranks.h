@@ -227,7 +227,7 @@ class TinyMeshRun : public TinyRun {
 
 // A mesh by its settings.
 struct MeshSetting {
-  const char* name;
+  std::string name;
   int world;
   Words settings;
 };

@@ -11,51 +11,72 @@ namespace agoq::comm {
 namespace {
 
 using testing::ElementsAre;
+using Names = std::initializer_list<std::string_view>;
 
-TEST(Mesh, RanksAndCoordinatesAreInverse) {
-  const Mesh mesh({2, 3, 4});
-  std::set<Coordinates> seen;
-  for (int rank = 0; rank < mesh.ranks(); ++rank) {
-    EXPECT_EQ(mesh.rank(mesh.coordinates(rank)), rank);
-    seen.insert(mesh.coordinates(rank));
-  }
-  EXPECT_EQ(seen.size(), 24u);
-  EXPECT_THROW(mesh.coordinates(24), Error);
-  EXPECT_THROW(mesh.coordinates(-1), Error);
+// Any number of axes, any names.
+Mesh pipeline_data_tensor(int pipeline, int data, int tensor) {
+  return Mesh({{"pipeline", pipeline}, {"data", data}, {"tensor", tensor}});
 }
 
-TEST(Mesh, TensorRanksAreNeighbours) {
-  const Mesh mesh({2, 2, 2});
-  EXPECT_THAT(mesh.group(5, {Axis::Tensor}), ElementsAre(4, 5));
-  EXPECT_THAT(mesh.group(5, {Axis::Data}), ElementsAre(5, 7));
-  EXPECT_THAT(mesh.group(5, {Axis::Pipeline}), ElementsAre(1, 5));
-  EXPECT_THAT(mesh.group(5, {Axis::Tensor, Axis::Data}), ElementsAre(4, 5, 6, 7));
+TEST(Mesh, RanksAndPlacesAreInverse) {
+  const Mesh mesh({{"pipeline", 2}, {"replica", 3}, {"data", 2}, {"context", 1}, {"tensor", 2}});
+  EXPECT_EQ(mesh.ranks(), 24);
+  std::set<std::vector<int>> seen;
+  for (int rank = 0; rank < mesh.ranks(); ++rank) {
+    std::vector<Axis> places;
+    std::vector<int> numbers;
+    for (const Axis& axis : mesh.axes()) {
+      places.push_back({axis.name, mesh.at(rank, axis.name)});
+      numbers.push_back(places.back().size);
+    }
+    EXPECT_EQ(mesh.rank(places), rank);
+    seen.insert(numbers);
+  }
+  EXPECT_EQ(seen.size(), 24U);
+  EXPECT_THROW(mesh.at(24, "data"), Error);
+  EXPECT_THROW(mesh.at(-1, "data"), Error);
+}
+
+TEST(Mesh, TheLastAxisHasNeighbours) {
+  const Mesh mesh = pipeline_data_tensor(2, 2, 2);
+  EXPECT_THAT(mesh.group(5, {"tensor"}), ElementsAre(4, 5));
+  EXPECT_THAT(mesh.group(5, {"data"}), ElementsAre(5, 7));
+  EXPECT_THAT(mesh.group(5, {"pipeline"}), ElementsAre(1, 5));
+  EXPECT_THAT(mesh.group(5, {"tensor", "data"}), ElementsAre(4, 5, 6, 7));
   EXPECT_THAT(mesh.group(5, {}), ElementsAre(5));
+  EXPECT_EQ(mesh.rank({{"pipeline", 1}, {"tensor", 1}}), 5);
+}
+
+TEST(Mesh, AnAxisThatItDoesNotHaveHasOneRank) {
+  const Mesh mesh = pipeline_data_tensor(1, 4, 2);
+  EXPECT_EQ(mesh.size("expert"), 1);
+  EXPECT_EQ(mesh.at(7, "expert"), 0);
+  EXPECT_THAT(mesh.group(5, {"expert"}), ElementsAre(5));
+  EXPECT_THAT(Mesh().group(0, {"data"}), ElementsAre(0));
+  EXPECT_EQ(Mesh().ranks(), 1);
 }
 
 // Along any axes, each rank is in exactly one group, which is the same for all of its members.
 TEST(Mesh, GroupsPartitionTheWorld) {
-  const Mesh mesh({2, 3, 4});
-  for (const std::initializer_list<Axis> axes : {std::initializer_list<Axis>{Axis::Tensor},
-                                                 {Axis::Data},
-                                                 {Axis::Pipeline},
-                                                 {Axis::Tensor, Axis::Data},
-                                                 {Axis::Data, Axis::Pipeline},
-                                                 {Axis::Tensor, Axis::Data, Axis::Pipeline}}) {
+  const Mesh mesh = pipeline_data_tensor(4, 3, 2);
+  for (const Names axes : {Names{"tensor"}, Names{"data"}, Names{"pipeline"}, Names{"tensor", "data"},
+                           Names{"data", "pipeline"}, Names{"tensor", "data", "pipeline"}}) {
     size_t size = 1;
-    for (Axis axis : axes) size *= static_cast<size_t>(mesh.size(axis));
+    for (const std::string_view axis : axes) size *= static_cast<size_t>(mesh.size(axis));
     for (int rank = 0; rank < mesh.ranks(); ++rank) {
       const std::vector<int> group = mesh.group(rank, axes);
       EXPECT_EQ(group.size(), size);
+      EXPECT_TRUE(std::ranges::is_sorted(group));
       EXPECT_THAT(group, testing::Contains(rank));
       for (int member : group) EXPECT_EQ(mesh.group(member, axes), group);
     }
   }
 }
 
-TEST(Mesh, RefusesAnEmptyAxis) {
-  EXPECT_THROW(Mesh({2, 0, 1}), Error);
-  EXPECT_EQ(Mesh({2, 1, 4}).text(), "tensor 2 x data 1 x pipeline 4");
+TEST(Mesh, RefusesAnEmptyAxisAndANameThatComesTwice) {
+  EXPECT_THROW(pipeline_data_tensor(1, 0, 2), Error);
+  EXPECT_THROW(Mesh({{"data", 2}, {"data", 2}}), Error);
+  EXPECT_EQ(pipeline_data_tensor(4, 1, 2).text(), "pipeline 4 x data 1 x tensor 2");
 }
 
 }  // namespace

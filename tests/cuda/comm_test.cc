@@ -437,7 +437,6 @@ TEST_F(Nccl, AGroupOfOneSendsToItself) {
   EXPECT_EQ(on_host<float>(*ctx, y), values);
   EXPECT_TRUE(link->all_gather(*ctx, x, all));
   EXPECT_EQ(on_host<float>(*ctx, all), values);
-  EXPECT_EQ(link->bytes_sent(), 0U);
 }
 
 TEST_F(Nccl, ARankThatNeverComesIsAnError) {

@@ -33,12 +33,12 @@ void append(const Context& ctx, const Tensor& t, std::vector<uint8_t>& bytes) {
 std::vector<uint8_t> exchanged(const Context& ctx, comm::Transport& transport, const Case& c) {
   const codec::RowBlocks row(1280, 160);
   Parallelism parallelism;
-  parallelism.mesh = comm::Mesh({1, transport.size(), 1});
+  parallelism.mesh = training_mesh({1, transport.size(), 1});
   parallelism.rank = transport.rank();
   const Groups groups(transport, parallelism);
-  const int ranks = groups.data.size();
-  GradientExchange exchange(ctx.arena(), Codec::Int8, c.main != Codec::Int8,
-                            GradientExchange::staging_bytes(Codec::Int8, ranks * c.staging_rows, row));
+  const int ranks = groups.data().size();
+  const int64_t staging = GradientExchange::staging_bytes(Codec::Int8, ranks * c.staging_rows, row);
+  GradientExchange exchange(ctx.arena(), Codec::Int8, c.main != Codec::Int8, {staging, staging});
   std::vector<SlicedGradient> gradients;
   const int64_t slice = slice_rows(kRows, ranks);
   const Tensor fresh = ctx.arena().allocate(Owner::Operands, DType::F32, {kRows, row.cols});
@@ -50,7 +50,7 @@ std::vector<uint8_t> exchanged(const Context& ctx, comm::Transport& transport, c
     SlicedGradient g{{}, kRows, slice, tensor, {}, true};
     g.storage = codec::allocate(ctx.arena(), Owner::Operands, c.main, slice * ranks, row);
     codec::encode(ctx, fresh, g.storage.row_range(0, kRows));
-    exchange.start(ctx, groups.data, g);
+    exchange.start(ctx, groups.data(), g);
     exchange.advance();
     gradients.push_back(g);
   }

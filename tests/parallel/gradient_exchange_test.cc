@@ -50,10 +50,10 @@ model::LayerSpec awkward_spec(const model::ModelConfig& config) {
 
 Parallelism data_parallel(const comm::Transport& transport, const Formats& formats, bool shard) {
   Parallelism p;
-  p.mesh = comm::Mesh({1, transport.size(), 1});
+  p.mesh = training_mesh({1, transport.size(), 1});
   p.rank = transport.rank();
   p.grad_reduce = formats.wire;
-  p.shard_optimizer = shard;
+  p.sharding = shard ? Sharding::Optimizer : Sharding::None;
   return p;
 }
 
@@ -79,17 +79,17 @@ class Rank {
   }
 
   const std::vector<ParamId>& ids() const { return stage_shard_.ids; }
-  model::Range rows(const ParamId& id) const { return plan_.rows(id.param, Role::Gradient); }
+  model::Range rows(const ParamId& id) const { return plan_.rows(id.param, Role::Sum); }
   void fill(const ParamId& id, const std::vector<float>& values) {
     const Quantized to = grads.data(id);
-    grads.acquire(id);
+    grads.acquire(ctx, id);
     codec::encode(ctx, host_tensor(values.data(), {to.rows, to.row.cols}), to);
   }
   // values(rank, id) everywhere.
   template <class F>
   void fill_all(const F& values) {
     grads.begin_step(ctx);
-    for (const ParamId& id : ids()) fill(id, values(groups.world.rank(), id));
+    for (const ParamId& id : ids()) fill(id, values(groups.world().rank(), id));
   }
   std::vector<float> invented(int rank, const ParamId& id) const {
     return test::invented(rank, id.tensor(), spec[id.param].count());
@@ -118,7 +118,7 @@ class Rank {
 
  private:
   StageShard stage_shard_;
-  ShardPlan plan_{spec, groups, parallelism_.shard_optimizer, DType::F32};
+  ShardPlan plan_{spec, groups, parallelism_.sharding, DType::F32};
 
  public:
   Gradients grads;
@@ -161,7 +161,7 @@ std::vector<float> rows_of(const std::vector<float>& values, const model::Range&
 // Which rank has which rows: all of them once, of 1-D parameters all on every rank.
 void expect_covered(const Rank& rank, const ParamId& id) {
   const model::ParamRow& row = rank.spec[id.param];
-  const std::vector<model::Range> all = rank.groups.data.values(rank.rows(id));
+  const std::vector<model::Range> all = rank.groups.data().values(rank.rows(id));
   int64_t next = 0;
   for (const model::Range& rows : all) {
     EXPECT_EQ(rows.begin, row.one_dimensional() ? 0 : next);
@@ -180,14 +180,14 @@ TEST(GradientExchange, SlicedSumsAreThoseOfAScalarLoopToTheBit) {
         Rank rank(transport, formats, true);
         for (int step = 0; step < 2; ++step) {  // the second overwrites what the first has left in its storage
           rank.fill_all([&](int r, const ParamId& id) { return rank.invented(r + step, id); });
-          const std::vector<ByTensor>& all = partial_sums.all(rank.groups.world, decoded(rank));
+          const std::vector<ByTensor>& all = partial_sums.all(rank.groups.world(), decoded(rank));
           rank.grads.end_step(rank.ctx);
           for (const ParamId& id : rank.ids()) {
             expect_covered(rank, id);
             EXPECT_EQ(rank.sum(id), rows_of(test::summed(of(all, id)), rank.rows(id), rank.spec[id.param].cols))
                 << model::logical_name(rank.spec, id);
           }
-          rank.groups.world.barrier();
+          rank.groups.world().barrier();
         }
       });
     }
@@ -335,7 +335,7 @@ TEST(GradientExchange, RanksRoundIndependently) {
     }
     const auto of_all = [&](double mine) {
       double total = 0;
-      for (const double one : rank.groups.world.values(mine)) total += one;
+      for (const double one : rank.groups.world().values(mine)) total += one;
       return total;
     };
     EXPECT_NEAR(of_all(squares) / of_all(variance), 1, 0.1) << "8 if all drew alike";
@@ -352,9 +352,9 @@ TEST(GradientExchange, TheAllReduceFormEncodesOnceAndAlikeOnAllRanks) {
         test::ThreadWorld(ranks).run([&](comm::Transport& transport) {
           Rank rank(transport, formats, false);
           rank.fill_all([&](int r, const ParamId& id) { return rank.invented(r, id); });
-          const std::vector<ByTensor>& all = partial_sums.all(rank.groups.world, decoded(rank));
+          const std::vector<ByTensor>& all = partial_sums.all(rank.groups.world(), decoded(rank));
           rank.grads.end_step(rank.ctx);
-          const std::vector<ByTensor>& all_sums = sums.all(rank.groups.world, decoded(rank));
+          const std::vector<ByTensor>& all_sums = sums.all(rank.groups.world(), decoded(rank));
           for (const ParamId& id : rank.ids()) {
             const model::ParamRow& row = rank.spec[id.param];
             const Codec kept = row.one_dimensional() ? Codec::Fp32 : codec;
@@ -407,9 +407,9 @@ std::vector<uint8_t> exchanged(comm::Transport& transport, const Formats& format
   Arena arena(Device::Cpu, size_t{16} << 20);
   Context ctx(arena, Device::Cpu, DType::F32);
   const Groups groups(transport, data_parallel(transport, formats, true));
-  const int ranks = groups.data.size();
-  GradientExchange exchange(arena, formats.wire, formats.main != formats.wire,
-                            GradientExchange::staging_bytes(formats.wire, staging_rows, row));
+  const int ranks = groups.data().size();
+  const int64_t staging = GradientExchange::staging_bytes(formats.wire, staging_rows, row);
+  GradientExchange exchange(arena, formats.wire, formats.main != formats.wire, {staging, staging});
   std::vector<uint8_t> bytes;
   std::vector<SlicedGradient> gradients;
   for (uint32_t tensor = 0; tensor < 3; ++tensor) {
@@ -419,9 +419,9 @@ std::vector<uint8_t> exchanged(comm::Transport& transport, const Formats& format
     codec::encode(ctx, host_tensor(values.data(), {kRows, row.cols}), g.storage.row_range(0, kRows));
     gradients.push_back(g);
   }
-  if (meet == Meet::BeforeStart) groups.world.barrier();
-  for (const SlicedGradient& g : gradients) exchange.start(ctx, groups.data, g);
-  if (meet == Meet::BeforeFinish) groups.world.barrier();
+  if (meet == Meet::BeforeStart) groups.world().barrier();
+  for (const SlicedGradient& g : gradients) exchange.start(ctx, groups.data(), g);
+  if (meet == Meet::BeforeFinish) groups.world().barrier();
   exchange.finish(ctx);
   for (const SlicedGradient& g : gradients)
     for (const Tensor& part : {g.storage.codes, g.storage.scales})
@@ -479,7 +479,7 @@ TEST(GradientExchange, SendsOneByteAParameterAndTwoInTheAllReduceForm) {
       const StageShard part(config, spec, parallelism);
       Arena arena(Device::Cpu, size_t{64} << 20);
       const Context ctx(arena, Device::Cpu, DType::F32);
-      const ShardPlan plan(spec, groups, shard, DType::F32);
+      const ShardPlan plan(spec, groups, shard ? Sharding::Optimizer : Sharding::None, DType::F32);
       Gradients grads(arena, spec, part, precision_of(formats), parallelism, plan);
       grads.begin_step(ctx);
       grads.end_step(ctx);
@@ -491,11 +491,11 @@ TEST(GradientExchange, SendsOneByteAParameterAndTwoInTheAllReduceForm) {
         for (const uint64_t bytes : group.values(group.bytes_sent())) sent += bytes;
         return static_cast<double>(sent) / ranks;
       };
-      const double others = (ranks - 1.0) / ranks, per_parameter = mean(groups.data) / (matrices * others);
+      const double others = (ranks - 1.0) / ranks, per_parameter = mean(groups.data()) / (matrices * others);
       EXPECT_LE(per_parameter, shard ? 1.02 : 2.04);
       EXPECT_GE(per_parameter, shard ? 1.0 : 2.0);
       // Norms go to every other rank in fp32, of a group of their own.
-      EXPECT_LE(mean(groups.data_and_tensor), 4 * vectors * (ranks - 1) + 1000);
+      EXPECT_LE(mean(groups.of(model::Reduction::DataAndTensor)), 4 * vectors * (ranks - 1) + 1000);
       EXPECT_LE(vectors, 1e-3 * matrices);
     });
   };

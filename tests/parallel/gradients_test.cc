@@ -40,7 +40,7 @@ struct World {
   model::LayerSpec spec;
   StageShard part;
   Groups groups;
-  ShardPlan plan{spec, groups, true, DType::F32};
+  ShardPlan plan{spec, groups, Sharding::Optimizer, DType::F32};
   Arena arena{Device::Cpu, size_t{64} << 20};
   Context ctx{arena, Device::Cpu, DType::F32};
   Gradients grads;
@@ -53,8 +53,8 @@ TEST(Gradients, FirstContributionOfAStepFindsThemFresh) {
       w.grads.begin_step(w.ctx);
       for (const ParamId& id : model::all_params(w.config, w.spec)) {
         const bool sparse = !tied && id.param == Param::Embedding;
-        EXPECT_EQ(w.grads.acquire(id).fresh, !sparse) << model::logical_name(w.spec, id);
-        EXPECT_FALSE(w.grads.acquire(id).fresh) << model::logical_name(w.spec, id);
+        EXPECT_EQ(w.grads.acquire(w.ctx, id).fresh, !sparse) << model::logical_name(w.spec, id);
+        EXPECT_FALSE(w.grads.acquire(w.ctx, id).fresh) << model::logical_name(w.spec, id);
       }
     }
   }
@@ -72,7 +72,7 @@ TEST(Gradients, WhatNobodyWroteReadsAsZeroInTheEnd) {
   World w(false);
   const ParamId written{0, Param::Qkv};
   w.grads.begin_step(w.ctx);
-  w.grads.acquire(written);
+  w.grads.acquire(w.ctx, written);
   w.soil(written);
   w.grads.end_step(w.ctx);
   for (const ParamId& id : model::all_params(w.config, w.spec))

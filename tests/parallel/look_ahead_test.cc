@@ -38,7 +38,7 @@ std::vector<std::string> order_of_messages(int stages, int micro_batches) {
     model::ModelConfig model = test::tiny_model();
     model.layers = stages;
     RunSpec run_spec = test::tiny_run_spec(model);
-    run_spec.parallelism.mesh = comm::Mesh({1, 1, stages});
+    run_spec.parallelism.mesh = training_mesh({1, 1, stages});
     run_spec.parallelism.rank = transport.rank();
     run_spec.parallelism.micro_batches = micro_batches;
     Recorder recorder(transport);

@@ -31,9 +31,12 @@ constexpr int kGlobalMicroBatches = 8;
 constexpr int kSteps = agoq::test::kSanitized ? 4 : 20;  // sanitized, a run only has to pass every place
 
 struct Shape {
-  int tensor = 1, pipeline = 1, data = 1, chunks = 1;
-  int ranks() const { return tensor * pipeline * data; }
-  std::string text() const { return fmt::format("tp{}_pp{}_dp{}_v{}", tensor, pipeline, data, chunks); }
+  int tensor = 1, pipeline = 1, data = 1, chunks = 1, replicas = 1;
+  int ranks() const { return tensor * pipeline * data_ranks(); }
+  int data_ranks() const { return data * replicas; }
+  std::string text() const {
+    return fmt::format("tp{}_pp{}_dp{}_v{}_replicas{}", tensor, pipeline, data, chunks, replicas);
+  }
 };
 
 // Micro-batch `index` of a step: tokens that can be predicted, so that losses fall; some do not count.
@@ -68,10 +71,10 @@ class Batch {
 };
 
 RunSpec run_spec_of(const Shape& shape, RunSpec run_spec, int rank) {
-  run_spec.parallelism.mesh = comm::Mesh({shape.tensor, shape.data, shape.pipeline});
+  run_spec.parallelism.mesh = training_mesh({shape.tensor, shape.data, shape.pipeline, shape.replicas});
   run_spec.parallelism.rank = rank;
   run_spec.parallelism.chunks = shape.chunks;
-  run_spec.parallelism.micro_batches = kGlobalMicroBatches / shape.data;
+  run_spec.parallelism.micro_batches = kGlobalMicroBatches / shape.data_ranks();
   run_spec.parallelism.grad_reduce = run_spec.precision.main_grads;
   return run_spec;
 }
@@ -199,7 +202,7 @@ Trained train(const Shape& shape, const RunSpec& run_spec, int steps = kSteps, u
       for (int i = 0; i < kGlobalMicroBatches; ++i) {
         Batch batch(mine, step, i);
         weight += batch.weight();
-        if (i % shape.data == mine.parallelism.data_rank()) batches.push_back(std::move(batch));
+        if (i % shape.data_ranks() == mine.parallelism.data_rank()) batches.push_back(std::move(batch));
       }
       std::vector<MicroBatch> views;
       for (Batch& batch : batches) views.push_back(batch.view());
@@ -216,7 +219,7 @@ Trained train(const Shape& shape, const RunSpec& run_spec, int steps = kSteps, u
     EXPECT_EQ(sent.pipeline, times(planned_step.pipeline)) << shape.text();
     Batch held_out(mine, 1000, 0);
     state.evaluate(held_out.view());
-    own.valid_loss = state.take_loss() / shape.data;
+    own.valid_loss = state.take_loss() / shape.data_ranks();
     state.logits(held_out.view(), 5, [&](std::span<const float> l) { own.logits.assign(l.begin(), l.end()); });
     EXPECT_LE(arena.total_bytes(), planned.total_bytes()) << shape.text();
     EXPECT_EQ(arena.owned_bytes(), planned.owned_bytes()) << shape.text();
@@ -263,7 +266,7 @@ class Mesh : public testing::Test {
   }
 };
 // What one process trains is the same for every mesh: trained once.
-class Meshes : public Mesh, public testing::WithParamInterface<Shape> {
+class MeshSeeds : public Mesh {
  protected:
   static const Trained& exact_alone() {
     static const Trained trained = train({}, exact_run_spec());
@@ -295,6 +298,8 @@ class Meshes : public Mesh, public testing::WithParamInterface<Shape> {
   }
 };
 
+class Meshes : public MeshSeeds, public testing::WithParamInterface<Shape> {};
+
 TEST_P(Meshes, ExactTrainingIsThatOfOneProcess) {
   const Trained& one = exact_alone();
   const Trained many = train(GetParam(), exact_run_spec());
@@ -325,6 +330,29 @@ TEST_P(Meshes, QuantizedTrainingIsWithinTheSpreadOfSeedsAndRepeatsToTheBit) {
   for (const auto& [name, alone] : values_of(one[0], agoq_run_spec()))
     EXPECT_LT(relative_distance(values.at(name), alone), 2 * apart_by_seed().at(name) + 1e-3) << name;
   EXPECT_TRUE(train(GetParam(), agoq_run_spec()) == many);
+}
+
+// Sums that are encoded again for every micro-batch, or for replicas, err by up to twice as much, and are as even.
+TEST_F(MeshSeeds, SumsThatAreEncodedAgainTrainWithinTheSpreadOfSeeds) {
+  const std::vector<Trained>& one = seeds_alone();
+  using enum Sharding;
+  for (const auto& [shape, sharding] : {std::pair{Shape{1, 1, 4}, Gradients},
+                                        {Shape{1, 1, 2, 1, 2}, Optimizer},
+                                        {Shape{1, 1, 2, 1, 2}, Weights},
+                                        {Shape{2, 2, 2}, Weights}}) {
+    SCOPED_TRACE(fmt::format("{}, strategy {}", shape.text(), static_cast<int>(sharding)));
+    RunSpec run_spec = agoq_run_spec();
+    run_spec.parallelism.sharding = sharding;
+    const Trained many = train(shape, run_spec);
+    EXPECT_NEAR(many.losses[0], one[0].losses[0], 1e-5) << "forward is exact";
+    double spread = 0;
+    for (size_t i = 0; i < kSteps; ++i) {
+      const auto [low, high] = std::minmax({one[0].losses[i], one[1].losses[i], one[2].losses[i], one[3].losses[i]});
+      spread = std::max(spread, high - low);
+      EXPECT_NEAR(many.losses[i], (low + high) / 2, 3 * spread + 1e-5) << "step " << i;
+    }
+    EXPECT_TRUE(train(shape, run_spec) == many) << "it repeats to the bit";
+  }
 }
 
 #if !defined(AGOQ_TEST_ON_GPU)  // whose products of 8-bit floats take larger matrices
@@ -389,7 +417,7 @@ TEST_F(Mesh, GradientsExchangedInPlaceAreThoseThatTravelToTheBit) {
   for (const bool shard : {true, false}) {
     RunSpec staged = agoq_run_spec();
     staged.model.vocab_size = 256;  // no padding, which is swapped but not planned
-    staged.parallelism.shard_optimizer = shard;
+    staged.parallelism.sharding = shard ? Sharding::Optimizer : Sharding::None;
     RunSpec direct = staged;
     direct.parallelism.links.gpu_transport = comm::GpuTransport::Direct;
     for (const Shape& shape : {Shape{1, 1, 2, 1}, Shape{2, 1, 2, 1}, Shape{1, 2, 2, 2}})
@@ -425,6 +453,39 @@ TEST_F(Mesh, NormsBehindAttentionAndMlpTrainAsThoseOfOneProcess) {
   run_spec.recipe = model::make_recipe(run_spec.model, model::LayerSpec(run_spec.model), model::Policy::Fp32,
                                        model::Recompute::None, "");
   expect_as_one_process(run_spec);
+}
+
+// What a strategy divides changes where it lies and when it travels. In fp32 the sums are the same to the bit where a
+// rank has one micro-batch; of several, ZeRO-2 adds up ranks first and ZeRO-1 micro-batches. Without sharding the norm
+// is added up in another order.
+TEST_F(Mesh, EveryShardingStrategyTrainsTheSame) {
+  using enum Sharding;
+  for (const bool tied : {false, true})
+    for (const Shape& shape : {Shape{1, 1, 8}, Shape{2, 1, 4}, Shape{1, 2, 2, 2}, Shape{2, 2, 2}, Shape{1, 1, 2, 1, 4},
+                               Shape{1, 2, 2, 1, 2}, Shape{2, 1, 1, 1, 2}}) {
+      SCOPED_TRACE(shape.text() + (tied ? ", tied" : ""));
+      RunSpec run_spec = exact_run_spec();
+      run_spec.model.tied_embeddings = tied;
+      const auto trained = [&](Sharding sharding) {
+        run_spec.parallelism.sharding = sharding;
+        return train(shape, run_spec, 4);
+      };
+      const Trained optimizer = trained(Optimizer);
+      const bool one_micro_batch = kGlobalMicroBatches == shape.data_ranks();
+      const Trained flat = train({shape.tensor, shape.pipeline, shape.data_ranks(), shape.chunks}, run_spec, 4);
+      for (size_t i = 0; i < flat.losses.size(); ++i) EXPECT_NEAR(flat.losses[i], optimizer.losses[i], 1e-4) << i;
+      for (const Sharding sharding : {None, Gradients, Weights}) {
+        if (sharding == None && shape.replicas > 1) continue;
+        const Trained other = trained(sharding);
+        const bool same_bits = one_micro_batch && sharding != None;
+        EXPECT_TRUE(!same_bits || other.losses == optimizer.losses);
+        EXPECT_TRUE(!same_bits || other.stored == optimizer.stored);
+        for (size_t i = 0; i < other.losses.size(); ++i) {
+          EXPECT_NEAR(other.losses[i], optimizer.losses[i], 1e-4) << "step " << i;
+          EXPECT_NEAR(other.norms[i], optimizer.norms[i], 1e-3 * optimizer.norms[i]) << "step " << i;
+        }
+      }
+    }
 }
 
 TEST_F(Mesh, AsManyActivationsAreInFlightAsTheScheduleSays) {

@@ -11,20 +11,27 @@ namespace {
 using model::Param;
 using model::Range;
 
-constexpr Role kAllRoles[] = {Role::Weight, Role::Master, Role::Gradient, Role::Moments};
+constexpr Role kAllRoles[] = {Role::Weight, Role::Master, Role::Gradient, Role::Sum, Role::Moments};
 
-// Of a rank of `ranks` data ranks.
+model::ModelConfig demo(bool tied) {
+  model::ModelConfig model = model::preset("demo");
+  model.tied_embeddings = tied;
+  return model;
+}
+
 struct Rank {
-  Rank(int rank, int ranks, bool shard, DType compute)
-      : groups(Groups::planned(of_rank(rank, ranks))), plan(spec, groups, shard, compute) {}
-  static Parallelism of_rank(int rank, int ranks) {
+  Rank(int rank, const MeshShape& shape, Sharding sharding, DType compute, bool tied = false)
+      : spec(demo(tied)), groups(Groups::planned(of_rank(rank, shape))), plan(spec, groups, sharding, compute) {}
+  // Of a rank of `ranks` data ranks.
+  Rank(int rank, int ranks, Sharding sharding, DType compute) : Rank(rank, MeshShape{1, ranks, 1}, sharding, compute) {}
+  static Parallelism of_rank(int rank, const MeshShape& shape) {
     Parallelism parallelism;
-    parallelism.mesh = comm::Mesh({1, ranks, 1});
+    parallelism.mesh = training_mesh(shape);
     parallelism.rank = rank;
     return parallelism;
   }
 
-  model::LayerSpec spec{model::preset("demo")};
+  model::LayerSpec spec;
   Groups groups;
   ShardPlan plan;
 };
@@ -33,32 +40,44 @@ TEST(ShardPlan, SlicesOfAllRanksAreTheParameter) {
   for (const int ranks : {1, 2, 3, 7, 1000}) {
     int64_t next = 0;
     for (int rank = 0; rank < ranks; ++rank) {
-      const Rank r(rank, ranks, true, DType::BF16);
+      const Rank r(rank, ranks, Sharding::Optimizer, DType::BF16);
       const Range rows = r.plan.rows(Param::GateUp, Role::Moments);
       EXPECT_EQ(rows.begin, next);
       EXPECT_LE(rows.count(), r.plan.slice(Param::GateUp));
       EXPECT_EQ(rows, r.plan.rows(Param::GateUp, Role::Moments, rank));
       next = rows.end;
     }
-    EXPECT_EQ(next, Rank(0, 1, true, DType::BF16).spec[Param::GateUp].rows) << ranks << " ranks";
+    EXPECT_EQ(next, Rank(0, 1, Sharding::Optimizer, DType::BF16).spec[Param::GateUp].rows) << ranks << " ranks";
   }
 }
 
-// ZeRO-1: a rank updates a slice, which alone it has exactly where products read bf16.
+// What a rank keeps whole, strategy by strategy: a row for each, a column for each role.
 TEST(ShardPlan, RolesOfAMatrix) {
-  const auto sharded = [](bool shard, DType compute) {
-    const Rank r(1, 4, shard, compute);
+  const auto sharded = [](Param param, Sharding sharding, DType compute, MeshShape shape = {1, 4, 1}) {
+    const Rank r(1, shape, sharding, compute, /*tied=*/true);
     std::vector<bool> roles;
-    for (const Role role : kAllRoles) roles.push_back(r.plan.sharded(Param::Qkv, role));
+    for (const Role role : kAllRoles) roles.push_back(r.plan.sharded(param, role));
     return roles;
   };
-  EXPECT_EQ(sharded(true, DType::BF16), (std::vector{false, true, true, true}));
-  EXPECT_EQ(sharded(true, DType::F32), (std::vector{false, false, true, true}));
-  EXPECT_EQ(sharded(false, DType::BF16), (std::vector{false, false, false, false}));
+  using enum Sharding;
+  const Param p = Param::Qkv;
+  //                                                   weight master gradient sum moments
+  EXPECT_EQ(sharded(p, None, DType::BF16), (std::vector{false, false, false, false, false}));
+  EXPECT_EQ(sharded(p, Optimizer, DType::BF16), (std::vector{false, true, false, true, true}));
+  EXPECT_EQ(sharded(p, Optimizer, DType::F32), (std::vector{false, false, false, true, true}));
+  EXPECT_EQ(sharded(p, Gradients, DType::BF16), (std::vector{false, true, true, true, true}));
+  EXPECT_EQ(sharded(p, Weights, DType::BF16), (std::vector{true, true, true, true, true}));
+  EXPECT_EQ(sharded(p, Weights, DType::F32), (std::vector{true, true, true, true, true}));
+  // A tied embedding keeps partial sums; where a pipeline has it on two stages, its weight, too.
+  const Param e = Param::Embedding;
+  EXPECT_EQ(sharded(e, Weights, DType::BF16), (std::vector{true, true, false, true, true}));
+  EXPECT_EQ(sharded(e, Weights, DType::BF16, {1, 2, 2}), (std::vector{false, true, false, true, true}));
+  EXPECT_EQ(sharded(e, Weights, DType::F32, {1, 2, 2}), (std::vector{false, false, false, true, true}));
+  EXPECT_EQ(sharded(p, Weights, DType::F32, {1, 2, 2}), (std::vector{true, true, true, true, true}));
 }
 
 TEST(ShardPlan, VectorsAreReplicated) {
-  const Rank r(2, 4, true, DType::BF16);
+  const Rank r(2, 4, Sharding::Optimizer, DType::BF16);
   for (const Role role : kAllRoles) {
     EXPECT_EQ(r.plan.of(Param::MlpNorm, role), Placement::Replicate);
     EXPECT_EQ(r.plan.rows(Param::MlpNorm, role), (Range{0, 1}));
@@ -67,7 +86,8 @@ TEST(ShardPlan, VectorsAreReplicated) {
 
 // Exactly one rank answers for each row.
 TEST(ShardPlan, OneRankAnswersForWhatSeveralHave) {
-  for (const bool shard : {true, false})
+  using enum Sharding;
+  for (const Sharding shard : {None, Optimizer, Gradients, Weights})
     for (const Param param : {Param::Down, Param::FinalNorm}) {
       std::vector<int> answers(static_cast<size_t>(Rank(0, 1, shard, DType::BF16).spec[param].rows));
       for (int rank = 0; rank < 5; ++rank) {

@@ -128,7 +128,7 @@ void vary_vectors(parallel::TrainingState& state) {
 
 parallel::Parallelism tensor_ranks(int ranks, int rank) {
   parallel::Parallelism parallelism;
-  parallelism.mesh = comm::Mesh({ranks, 1, 1});
+  parallelism.mesh = parallel::training_mesh({ranks, 1, 1});
   parallelism.rank = rank;
   return parallelism;
 }
@@ -308,7 +308,7 @@ SavedCodes keep_and_run_back(const ModelConfig& model, model::Policy policy, int
     const LayerSpec spec(model, run_spec.parallelism.tensor());
     Arena arena(Device::Cpu, size_t{64} << 20);
     parallel::TrainingState state(arena, Device::Cpu, run_spec, &transport);
-    const comm::ProcessGroup& group = state.groups().tensor;
+    const comm::ProcessGroup& group = state.groups().tensor();
     state.params().initialize(state.context(), 1);
     Batches batches(run_spec);
     const parallel::MicroBatch batch = batches.of(0);

@@ -23,7 +23,7 @@ using testing::ElementsAre;
 using testing::HasSubstr;
 
 parallel::RunSpec llama3(int chunks) {
-  return pipeline_run_spec("llama3-8b", comm::Mesh({1, 1, 4}), chunks, 8, 8192);
+  return pipeline_run_spec("llama3-8b", parallel::training_mesh({1, 1, 4}), chunks, 8, 8192);
 }
 
 std::vector<int> in_flight(const std::vector<RankPlan>& stages) {
@@ -49,12 +49,12 @@ TEST(StagePlan, PeaksOfAnInterleavedPipelineAreFlat) {
 }
 
 TEST(StagePlan, PeaksAreFlatWhereStagesAreDividedFurther) {
-  expect_flat_peaks(pipeline_run_spec("llama3-8b", comm::Mesh({2, 2, 4}), 2, 8, 8192));
-  expect_flat_peaks(pipeline_run_spec("llama2-7b", comm::Mesh({1, 1, 8}), 1, 8, 4096));
+  expect_flat_peaks(pipeline_run_spec("llama3-8b", parallel::training_mesh({2, 2, 4}), 2, 8, 8192));
+  expect_flat_peaks(pipeline_run_spec("llama2-7b", parallel::training_mesh({1, 1, 8}), 1, 8, 4096));
 }
 
 TEST(StagePlan, WidthsAreTheSameOnAllRanksAndOnlyWiden) {
-  parallel::RunSpec run_spec = pipeline_run_spec("llama3-8b", comm::Mesh({2, 2, 4}), 1, 8, 8192);
+  parallel::RunSpec run_spec = pipeline_run_spec("llama3-8b", parallel::training_mesh({2, 2, 4}), 1, 8, 8192);
   run_spec.recipe =
       model::make_recipe(run_spec.model, model::LayerSpec(run_spec.model), model::Policy::Agoq, model::Recompute::None,
                          "layers=0-31,x1=int8;layers=20,mlp=bf16;layers=9,norm=nf4");
@@ -78,7 +78,8 @@ TEST(StagePlan, WidthsAreTheSameOnAllRanksAndOnlyWiden) {
 
 TEST(StagePlan, NothingChangesWithoutStagesOrWhereWidthsAreToBeTheSame) {
   for (const bool wanted : {true, false}) {
-    parallel::RunSpec run_spec = pipeline_run_spec("llama3-8b", comm::Mesh({2, 2, wanted ? 1 : 4}), 1, 8, 4096);
+    parallel::RunSpec run_spec =
+        pipeline_run_spec("llama3-8b", parallel::training_mesh({2, 2, wanted ? 1 : 4}), 1, 8, 4096);
     run_spec.parallelism.stage_widths = wanted;
     EXPECT_EQ(with_stage_widths(run_spec, Device::Cuda).recipe.layers, run_spec.recipe.layers);
   }
@@ -86,7 +87,7 @@ TEST(StagePlan, NothingChangesWithoutStagesOrWhereWidthsAreToBeTheSame) {
 
 // A head much larger than the layers: the last stage is over the limit already, and stays as it is.
 TEST(StagePlan, AStageWithoutRoomKeepsItsRecipe) {
-  parallel::RunSpec run_spec = pipeline_run_spec("demo", comm::Mesh({1, 1, 2}), 1, 2, 64);
+  parallel::RunSpec run_spec = pipeline_run_spec("demo", parallel::training_mesh({1, 1, 2}), 1, 2, 64);
   run_spec.model.vocab_size = 200000;
   run_spec.model.tied_embeddings = false;
   const auto before = plan_stages(run_spec, Device::Cuda);
@@ -96,8 +97,8 @@ TEST(StagePlan, AStageWithoutRoomKeepsItsRecipe) {
 
 // Vocabulary and rows that neither axis divides.
 TEST(StagePlan, NoRankHoldsMoreThanTheLargestStage) {
-  for (const auto& extent : {comm::Coordinates{2, 3, 2}, comm::Coordinates{4, 1, 4}, comm::Coordinates{1, 5, 3}}) {
-    parallel::RunSpec run_spec = pipeline_run_spec("llama3.2-1b", comm::Mesh(extent), 1, 4, 1024);
+  for (const parallel::MeshShape& shape : {parallel::MeshShape{2, 3, 2}, {4, 1, 4}, {1, 5, 3}}) {
+    parallel::RunSpec run_spec = pipeline_run_spec("llama3.2-1b", parallel::training_mesh(shape), 1, 4, 1024);
     run_spec.model.vocab_size = 128257;
     run_spec = with_stage_widths(run_spec, Device::Cuda);
     const std::vector<RankPlan> ranks = plan_ranks(run_spec, Device::Cuda),
@@ -140,7 +141,7 @@ TEST(StagePlan, SendsActivationsToTheNeighbours) {
 
 // Codes and scales of gradients to the other, bf16 weights and their corrections back: a half of each.
 TEST(StagePlan, SendsGradientsAndWeightsOnceAStep) {
-  const parallel::RunSpec run_spec = pipeline_run_spec("llama3-8b", comm::Mesh({1, 2, 1}), 1, 4, 1024);
+  const parallel::RunSpec run_spec = pipeline_run_spec("llama3-8b", parallel::training_mesh({1, 2, 1}), 1, 4, 1024);
   const RankPlan plan = plan_rank(run_spec, Device::Cuda);
   const double bytes = static_cast<double>(run_spec.model.parameters()) / 2 * (1 + 2. / 128 + 2);
   EXPECT_NEAR(static_cast<double>(plan.layout.sent.data), bytes, 0.001 * bytes);
@@ -200,18 +201,18 @@ parallel::RunSpec tiny_run_spec(const comm::Mesh& mesh, int chunks, bool tied = 
 
 // Ranks of a tensor group gather codes of the chosen widths.
 TEST(StagePlan, WidenedStagesTrainAsPlanned) {
-  const parallel::RunSpec run_spec = tiny_run_spec(comm::Mesh({2, 1, 2}), 2),
+  const parallel::RunSpec run_spec = tiny_run_spec(parallel::training_mesh({2, 1, 2}), 2),
                           wider = with_stage_widths(run_spec, Device::Cpu);
   ASSERT_NE(wider.recipe.layers, run_spec.recipe.layers);
   expect_training_as_planned(wider);
 }
 
 TEST(StagePlan, EveryExchangeOfGradientsIsPlanned) {
-  expect_training_as_planned(tiny_run_spec(comm::Mesh({2, 2, 2}), 1, /*tied=*/true));
-  parallel::RunSpec all_alike = tiny_run_spec(comm::Mesh({2, 2, 1}), 1);
-  all_alike.parallelism.shard_optimizer = false;
+  expect_training_as_planned(tiny_run_spec(parallel::training_mesh({2, 2, 2}), 1, /*tied=*/true));
+  parallel::RunSpec all_alike = tiny_run_spec(parallel::training_mesh({2, 2, 1}), 1);
+  all_alike.parallelism.sharding = parallel::Sharding::None;
   expect_training_as_planned(all_alike);
-  parallel::RunSpec encoded = tiny_run_spec(comm::Mesh({1, 2, 2}), 1);
+  parallel::RunSpec encoded = tiny_run_spec(parallel::training_mesh({1, 2, 2}), 1);
   encoded.precision.main_grads = Codec::Fp32;
   ASSERT_EQ(encoded.parallelism.grad_reduce, Codec::Int8);
   expect_training_as_planned(encoded);
@@ -221,8 +222,9 @@ TEST(StagePlan, RefusesWhatCannotBeDivided) {
   const auto error_in = [](const parallel::RunSpec& run_spec) {
     return error_of([&] { plan_stages(with_stage_widths(run_spec, Device::Cuda), Device::Cuda); });
   };
-  EXPECT_THAT(error_in(pipeline_run_spec("llama3-8b", comm::Mesh({3, 1, 1}), 1, 1, 1024)), HasSubstr("use 1, 2, 4, 8"));
-  EXPECT_THAT(error_in(pipeline_run_spec("llama3-8b", comm::Mesh({1, 1, 33}), 1, 1, 1024)),
+  EXPECT_THAT(error_in(pipeline_run_spec("llama3-8b", parallel::training_mesh({3, 1, 1}), 1, 1, 1024)),
+              HasSubstr("use 1, 2, 4, 8"));
+  EXPECT_THAT(error_in(pipeline_run_spec("llama3-8b", parallel::training_mesh({1, 1, 33}), 1, 1, 1024)),
               HasSubstr("at most 32 stages"));
 }
 

@@ -18,16 +18,16 @@ model::ModelConfig model_of(const std::string& name) {
 
 struct Case {
   std::string model;
-  comm::Coordinates extent;  // tensor, data, pipeline
+  parallel::MeshShape mesh;
   int chunks;
   int64_t sequence;
   parallel::RunSpec run_spec() const {
-    return test::pipeline_run_spec(model_of(model), comm::Mesh(extent), chunks, 2 * extent[2], sequence);
+    return test::pipeline_run_spec(model_of(model), parallel::training_mesh(mesh), chunks, 2 * mesh.pipeline, sequence);
   }
 };
 
 void expect_full(const Case& c) {
-  SCOPED_TRACE(fmt::format("{} tp {} dp {} pp {} chunks {} S {}", c.model, c.extent[0], c.extent[1], c.extent[2],
+  SCOPED_TRACE(fmt::format("{} tp {} dp {} pp {} chunks {} S {}", c.model, c.mesh.tensor, c.mesh.data, c.mesh.pipeline,
                            c.chunks, c.sequence));
   test::expect_full_stages(c.run_spec());
 }

@@ -265,7 +265,7 @@ TEST_F(WidthsOfAStage, CountTheBytesThatTheSlotsTake) {
   for (const int chunks : {1, 2, 3})
     for (const int rank : {0, 1}) {
       parallel::Parallelism parallelism;
-      parallelism.mesh = comm::Mesh({1, 1, 2});
+      parallelism.mesh = parallel::training_mesh({1, 1, 2});
       parallelism.rank = rank;
       parallelism.chunks = chunks;
       const parallel::StageShard stage(config(), spec_, parallelism);

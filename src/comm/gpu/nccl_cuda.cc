@@ -55,7 +55,6 @@ class NcclLink : public GpuLink, public Gpu::Watch {
   std::unique_ptr<Pending> start(const Context& ctx, std::span<const Message> sends,
                                  std::span<const Message> receives) override;
   bool all_gather(const Context& ctx, const Tensor& mine, const Tensor& all) override;
-  uint64_t bytes_sent() const override { return bytes_sent_; }
   std::string description() const override { return "NCCL " + text(nccl_version().loaded); }
 
   void check() override;
@@ -72,7 +71,6 @@ class NcclLink : public GpuLink, public Gpu::Watch {
   std::shared_ptr<OpenLinks> links_;
   ncclComm_t comm_ = nullptr;  // null before connect() and after abandon()
   SideExchanges exchanges_;
-  uint64_t bytes_sent_ = 0;
 };
 
 NcclLink::NcclLink(Gpu& gpu, const NcclGroup& group) : group_(group), links_(gpu.library<SharedOpenLinks>().open) {
@@ -109,7 +107,6 @@ void NcclLink::shake_hands(Gpu& gpu) {
   }
   start(ctx, sends, receives)->wait();
   gpu.synchronize();
-  bytes_sent_ = 0;
 }
 
 // Waits until a call has done its part on the host; for an exchange: until its kernels are in the stream.
@@ -149,7 +146,6 @@ std::unique_ptr<Pending> NcclLink::start(const Context& ctx, std::span<const Mes
     for (const Message& m : sends) {
       if (result != ncclSuccess || m.data.bytes() == 0) continue;
       result = ncclSend(m.data.data, m.data.bytes(), ncclUint8, m.peer, comm_, stream);
-      if (m.peer != group_.rank) bytes_sent_ += m.data.bytes();
     }
     for (const Message& m : receives) {
       if (result != ncclSuccess || m.data.bytes() == 0) continue;
@@ -162,7 +158,6 @@ std::unique_ptr<Pending> NcclLink::start(const Context& ctx, std::span<const Mes
 
 bool NcclLink::all_gather(const Context& ctx, const Tensor& mine, const Tensor& all) {
   enqueue(ctx, [&](cudaStream_t stream) {
-    bytes_sent_ += mine.bytes() * static_cast<uint64_t>(group_.size - 1);
     return ncclAllGather(mine.data, all.data, mine.bytes(), ncclUint8, comm_, stream);
   })->wait();
   return true;

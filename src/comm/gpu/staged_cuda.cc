@@ -100,7 +100,6 @@ class StagedLink : public GpuLink {
   }
 
   bool all_gather(const Context&, const Tensor&, const Tensor&) override { return false; }
-  uint64_t bytes_sent() const override { return 0; }
   std::string description() const override { return "host memory: " + why_; }
 
  private:

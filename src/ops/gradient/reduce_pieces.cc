@@ -6,8 +6,10 @@
 
 namespace agoq::ops {
 
-void sum_pieces(const Context& ctx, const GradientSum& sum, const codec::Quantized& out,
-                const codec::Rounding& rounding) {
+namespace {
+
+void reduce(const Context& ctx, const GradientSum& sum, const codec::Quantized& out, const codec::Rounding& rounding,
+            bool add) {
   check_sum(sum, "sum_pieces");
   const codec::Quantized& first = sum.first;
   require(
@@ -18,9 +20,21 @@ void sum_pieces(const Context& ctx, const GradientSum& sum, const codec::Quantiz
   if (ctx.meta()) return;
   Timed timed(ctx.profile, Work::Codec);
   if constexpr (kCudaBuild)
-    if (ctx.cuda()) return cuda::sum_pieces(ctx, sum, out, rounding);
+    if (ctx.cuda()) return cuda::sum_pieces(ctx, sum, out, rounding, add);
   cpu::require_cpu(ctx, "sum_pieces");
-  cpu::sum_pieces(sum, out, rounding);
+  cpu::sum_pieces(sum, out, rounding, add);
+}
+
+}  // namespace
+
+void sum_pieces(const Context& ctx, const GradientSum& sum, const codec::Quantized& out,
+                const codec::Rounding& rounding) {
+  reduce(ctx, sum, out, rounding, false);
+}
+
+void add_pieces(const Context& ctx, const GradientSum& sum, const codec::Quantized& out,
+                const codec::Rounding& rounding) {
+  reduce(ctx, sum, out, rounding, true);
 }
 
 }  // namespace agoq::ops

@@ -15,6 +15,7 @@ struct PieceSum {
   QuantRows first, out;
   int pieces;
   int64_t piece_rows;
+  bool add;  // to what is there
   RngOffsets draws;
   BlockScheduler tasks;
 };
@@ -30,17 +31,20 @@ __global__ void __launch_bounds__(BlockScheduler::kThreads)
   for (int i = 0; i < kGroup; ++i) sum[i] = -0.0f;  // -0 + x is x, also where that is a zero with a sign
   const auto piece = [&](int j) { return s.first.at(task.row + j * s.piece_rows); };
   add_pieces<F, kAtOnce<F>>(0, s.pieces, piece, p, sum);
-  encode<Out>(s.out.at(task.row), s.out.row.place<Out>(task.block, task.lane), sum, s.draws, task.row);
+  const auto to = s.out.row.place<Out>(task.block, task.lane);
+  if (s.add) add_to<Out>(fetch<Out>(s.out.at(task.row), to), sum);
+  encode<Out>(s.out.at(task.row), to, sum, s.draws, task.row);
 }
 
 }  // namespace
 
 void sum_pieces(const Context& ctx, const GradientSum& sum, const codec::Quantized& out,
-                const codec::Rounding& rounding) {
+                const codec::Rounding& rounding, bool add) {
   const PieceSum s{QuantRows(sum.first),
                    QuantRows(out),
                    sum.pieces,
                    sum.piece_rows,
+                   add,
                    RngOffsets(rounding, out.row),
                    BlockScheduler(out.rows, out.row.blocks())};
   codec::dispatch(sum.first.codec, [&]<class F>() {

@@ -95,9 +95,25 @@ void one_of(const char* flag, const std::string& value, std::initializer_list<co
           fmt::join(choices, " or "));
 }
 
+parallel::Sharding sharding_of(const TrainConfig& c) {
+  using enum parallel::Sharding;
+  const std::string& name = c.data_parallel_sharding_strategy;
+  one_of("--data-parallel-sharding-strategy", name, {"no_shard", "optim", "optim_grads", "optim_grads_params"});
+  return name == "no_shard" ? None : name == "optim" ? Optimizer : name == "optim_grads" ? Gradients : Weights;
+}
+
 void check_parallel(const TrainConfig& c) {
+  positive("--num-distributed-optimizer-instances", c.num_distributed_optimizer_instances);
+  require(
+      c.num_distributed_optimizer_instances == 1 || sharding_of(c) != parallel::Sharding::None,
+      "--num-distributed-optimizer-instances {}: with --data-parallel-sharding-strategy no_shard nothing is divided "
+      "among the ranks of a group; leave one of them out",
+      c.num_distributed_optimizer_instances);
+  require(sharding_of(c) != parallel::Sharding::Weights || c.fp8_weight_cache != "on",
+          "--fp8-weight-cache on keeps all weights on every rank, which --data-parallel-sharding-strategy "
+          "optim_grads_params does not; leave one of them out");
   one_of("--pipeline-stage-widths", c.pipeline_stage_widths, {"dbca", "same"});
-  one_of("--data-parallel-sharding-strategy", c.data_parallel_sharding_strategy, {"optim", "no_shard"});
+  sharding_of(c);
   links_of(c);
 }
 
@@ -105,15 +121,19 @@ parallel::Parallelism parallelism_of(const TrainConfig& c, WorldRank place) {
   const auto number = [](int64_t n) { return static_cast<int>(n); };
   const int64_t data_ranks = data_ranks_of(c, place.world);
   parallel::Parallelism p;
-  p.mesh =
-      comm::Mesh({number(c.tensor_model_parallel_size), number(data_ranks), number(c.pipeline_model_parallel_size)});
+  const int64_t replicas = c.num_distributed_optimizer_instances;
+  require(data_ranks % replicas == 0,
+          "--num-distributed-optimizer-instances {} does not divide {} data-parallel ranks into equal groups", replicas,
+          data_ranks);
+  p.mesh = parallel::training_mesh({number(c.tensor_model_parallel_size), number(data_ranks / replicas),
+                                    number(c.pipeline_model_parallel_size), number(replicas)});
   p.rank = place.rank;
   p.chunks = number(c.num_virtual_stages_per_pipeline_rank);
   p.end_layers = {c.decoder_first_pipeline_num_layers, c.decoder_last_pipeline_num_layers};
   p.micro_batches = number(c.global_batch_size / (c.micro_batch_size * data_ranks));
   p.links = links_of(c);
   p.stage_widths = c.pipeline_stage_widths == "dbca";
-  p.shard_optimizer = c.data_parallel_sharding_strategy == "optim";
+  p.sharding = sharding_of(c);
   const codec::Codec kept = gradient_codec("--main-grads-dtype", c.main_grads_dtype);
   p.grad_reduce = c.grad_reduce_dtype.empty() ? kept : gradient_codec("--grad-reduce-dtype", c.grad_reduce_dtype);
   require(
@@ -329,8 +349,8 @@ parallel::RunSpec planned_run_spec(const TrainConfig& c, const model::ModelConfi
   cached.recipe = run_spec.recipe;
   if (cached.precision.fp8.cache_weights) return cached;
   const std::optional<ops::Fp8Recipe>& recipe = run_spec.precision.fp8.recipe;
-  if (!recipe || recipe->delayed || c.fp8_weight_cache != "auto" || c.gpu_memory.empty() ||
-      run_spec.parallelism.micro_batches < 2)
+  if (!recipe || recipe->delayed || run_spec.parallelism.sharding == parallel::Sharding::Weights ||
+      c.fp8_weight_cache != "auto" || c.gpu_memory.empty() || run_spec.parallelism.micro_batches < 2)
     return run_spec;
   cached.precision.fp8.cache_weights = true;
   const size_t needed = plan::largest_total(cached, target) + plan::beside_the_arena(target);

@@ -69,7 +69,8 @@ struct TrainConfig {
   int64_t num_virtual_stages_per_pipeline_rank = 1;
   int64_t decoder_first_pipeline_num_layers = 0, decoder_last_pipeline_num_layers = 0;  // 0: an even share
   std::string pipeline_stage_widths = "dbca";                                           // dbca or same
-  std::string data_parallel_sharding_strategy = "optim";                                // optim (ZeRO-1) or no_shard
+  int64_t num_distributed_optimizer_instances = 1;
+  std::string data_parallel_sharding_strategy = "optim";  // ZeRO-1; settings.cc has all
   std::string grad_reduce_dtype;                                                        // empty: main_grads_dtype
   std::string gpu_transport = "auto";                                                   // auto, nccl, staged, direct
   double distributed_timeout_minutes = 10;

@@ -13,7 +13,7 @@
 
 #include "base/log.h"
 #include "base/scratch_folder.h"
-#include "comm/mesh.h"
+#include "parallel/parallelism.h"
 #include "train/checkpoint/checkpoint.h"
 #include "train/checkpoint/checkpoint_save.h"
 #include "train/checkpoint/checkpoint_writer.h"
@@ -24,7 +24,7 @@ namespace agoq::train {
 namespace {
 
 namespace fs = std::filesystem;
-using comm::Axis;
+
 using ::testing::AllOf;
 using ::testing::HasSubstr;
 using ::testing::Not;
@@ -93,13 +93,12 @@ std::vector<Rectangle> tensor_rank_parts(const Logical& array, int rank, int ran
 class Rank {
  public:
   Rank(const std::vector<Logical>& arrays, const comm::Mesh& mesh, int rank) {
-    const comm::Coordinates at = mesh.coordinates(rank);
-    const auto on = [&](Axis axis) { return at[static_cast<size_t>(axis)]; };
+    const auto on = [&](std::string_view axis) { return mesh.at(rank, axis); };
     for (const Logical& array : arrays) {
-      if (array.layer * mesh.size(Axis::Pipeline) / kLayers != on(Axis::Pipeline)) continue;
-      const bool first_of_tensor = array.cut != Cut::None || on(Axis::Tensor) == 0;
-      hold(array, tensor_rank_parts(array, on(Axis::Tensor), mesh.size(Axis::Tensor)), on(Axis::Data),
-           mesh.size(Axis::Data), first_of_tensor);
+      if (array.layer * mesh.size(parallel::kPipeline) / kLayers != on(parallel::kPipeline)) continue;
+      const bool first_of_tensor = array.cut != Cut::None || on(parallel::kTensor) == 0;
+      hold(array, tensor_rank_parts(array, on(parallel::kTensor), mesh.size(parallel::kTensor)), on(parallel::kData),
+           mesh.size(parallel::kData), first_of_tensor);
     }
   }
 
@@ -185,7 +184,7 @@ struct World {
 };
 
 comm::Mesh mesh_of(int tensor, int data, int pipeline) {
-  return comm::Mesh({tensor, data, pipeline});
+  return parallel::training_mesh({tensor, data, pipeline});
 }
 
 class PiecesTest : public ::testing::Test {

@@ -24,10 +24,10 @@ constexpr int64_t kVocabulary = 264;  // of which every tensor axis here has equ
 
 struct Shape {
   int tensor = 1, data = 1, pipeline = 1;
-  bool shard = true;  // moments over the data ranks
+  parallel::Sharding sharding = parallel::Sharding::Optimizer;
   int ranks() const { return tensor * data * pipeline; }
   std::string text() const {
-    return fmt::format("tp{}_dp{}_pp{}_{}", tensor, data, pipeline, shard ? "sharded" : "whole");
+    return fmt::format("tp{}_dp{}_pp{}_{}", tensor, data, pipeline, static_cast<int>(sharding));
   }
 };
 
@@ -35,9 +35,9 @@ RunSpec run_spec_of(const Shape& shape, int rank) {
   model::ModelConfig model = test::tiny_model();
   model.vocab_size = kVocabulary;
   RunSpec run_spec = test::tiny_run_spec(model);
-  run_spec.parallelism.mesh = comm::Mesh({shape.tensor, shape.data, shape.pipeline});
+  run_spec.parallelism.mesh = parallel::training_mesh({shape.tensor, shape.data, shape.pipeline});
   run_spec.parallelism.rank = rank;
-  run_spec.parallelism.shard_optimizer = shape.shard;
+  run_spec.parallelism.sharding = shape.sharding;
   return run_spec;
 }
 
@@ -117,10 +117,11 @@ std::vector<uint8_t> cut(const std::vector<uint8_t>& array, int64_t rows, const 
 // Of a rank's rows the slice of its data rank: equal ones, the last are shorter or empty. Vectors are held whole.
 Bytes expected(const Bytes& logical, const model::ModelConfig& m, Param param, const Shape& shape,
                const parallel::Parallelism& place) {
-  const int tensor = place.at(comm::Axis::Tensor), data = place.data_rank();
+  const int tensor = place.tensor().rank, data = place.data_rank();
   const bool divided = !row_parts(m, param).empty();
   const int64_t rows = divided ? logical.rows / shape.tensor : logical.rows;
-  const int64_t slices = shape.shard ? shape.data : 1, slice = (rows + slices - 1) / slices;
+  const int64_t slices = shape.sharding == parallel::Sharding::None ? 1 : shape.data,
+                slice = (rows + slices - 1) / slices;
   const int64_t begin = logical.rows == 1 || slices == 1 ? 0 : std::min(rows, data * slice);
   const int64_t end = logical.rows == 1 || slices == 1 ? rows : std::min(rows, (data + 1) * slice);
   const auto own = [&](const std::vector<uint8_t>& array) {
@@ -182,8 +183,10 @@ TEST(MeshState, MomentsInEightBitsAreCutAgainCodeByCode) {
   for (const auto& [name, bytes] : logical)  // or nothing is compared
     EXPECT_TRUE(std::any_of(bytes.codes.begin(), bytes.codes.end(), [](uint8_t code) { return code != 0; })) << name;
   int number = 0;
-  for (const Shape& shape : {Shape{2, 1, 1}, Shape{1, 3, 1}, Shape{1, 1, 2}, Shape{2, 2, 2}, Shape{1, 4, 1, false},
-                             Shape{2, 2, 1}, Shape{1, 1, 1}}) {
+  using enum parallel::Sharding;
+  for (const Shape& shape :
+       {Shape{2, 1, 1}, Shape{1, 3, 1}, Shape{1, 1, 2}, Shape{2, 2, 2}, Shape{1, 4, 1, None}, Shape{1, 3, 2, Weights},
+        Shape{2, 2, 1}, Shape{2, 2, 1, Gradients}, Shape{1, 5, 1, Weights}, Shape{1, 1, 1}}) {
     const std::string folder = scratch.file(std::to_string(++number));
     expect_recut(path, logical, shape, folder);
     path = folder + "/step-00000001";
