@@ -1,37 +1,53 @@
 #include "comm/all_gather_strings.h"
 
+#include <numeric>
+
+#include "comm/bruck_all_gather.h"
+
 namespace agoq::comm {
 namespace {
 
-// The same to every other rank, and from each of them into its place.
-void exchange(Transport& transport, uint32_t channel, const Send& mine, std::vector<Receive> places) {
-  std::vector<Send> sends;
-  std::vector<Receive> receives;
-  for (int rank = 0; rank < transport.size(); ++rank) {
-    if (rank == transport.rank()) continue;
-    sends.push_back({rank, mine.data, mine.bytes});
-    receives.push_back(places[static_cast<size_t>(rank)]);
+using Parts = std::vector<std::span<uint8_t>>;
+
+// Each rank's to all others at once.
+void all_gather_directly(const HostLink& link, int rank, const Parts& parts) {
+  std::vector<Message> sends, receives;
+  const auto part = [&](size_t i) { return host_tensor(parts[i].data(), {static_cast<int64_t>(parts[i].size())}); };
+  for (size_t i = 0; i < parts.size(); ++i) {
+    const int other = static_cast<int>(i);
+    if (other == rank) continue;
+    sends.push_back({other, part(static_cast<size_t>(rank))});
+    receives.push_back({other, part(i)});
   }
-  transport.start(channel, sends, receives)->wait();
+  link.start(sends, receives)->wait();
 }
 
 }  // namespace
 
+// The lengths first, so that all ranks know what comes.
 std::vector<std::string> all_gather_strings(Transport& transport, uint32_t channel, const std::string& mine) {
-  const auto ranks = static_cast<size_t>(transport.size());
+  const auto ranks = static_cast<size_t>(transport.size()), own = static_cast<size_t>(transport.rank());
+  HostLink link{&transport, std::vector<int>(ranks), channel};
+  std::iota(link.ranks.begin(), link.ranks.end(), 0);
   std::vector<uint64_t> lengths(ranks);
   std::vector<std::string> texts(ranks);
-  std::vector<Receive> places(ranks);
-  const uint64_t length = mine.size();
-  for (size_t i = 0; i < ranks; ++i) places[i] = {static_cast<int>(i), &lengths[i], sizeof(uint64_t)};
-  exchange(transport, channel, {0, &length, sizeof length}, places);
+  Parts parts(ranks);
+
+  lengths[own] = mine.size();
+  for (size_t i = 0; i < ranks; ++i) parts[i] = {reinterpret_cast<uint8_t*>(&lengths[i]), sizeof(uint64_t)};
+  bruck_all_gather(link, transport.rank(), parts);
+
+  texts[own] = mine;
   for (size_t i = 0; i < ranks; ++i) {
     texts[i].resize(lengths[i]);
-    places[i].data = texts[i].data();
-    places[i].bytes = texts[i].size();
+    parts[i] = {reinterpret_cast<uint8_t*>(texts[i].data()), texts[i].size()};
   }
-  exchange(transport, channel, {0, mine.data(), mine.size()}, places);
-  texts[static_cast<size_t>(transport.rank())] = mine;
+  const uint64_t bytes = std::accumulate(lengths.begin(), lengths.end(), uint64_t{0});
+  if (bytes == 0) return texts;
+  if (bytes <= kMostBytesOfSmall)
+    bruck_all_gather(link, transport.rank(), parts);
+  else
+    all_gather_directly(link, transport.rank(), parts);
   return texts;
 }
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "comm/bruck_all_gather.h"
 #include "comm/gpu/nccl_cuda.h"
 #include "comm/gpu/peers_cuda.h"
 #include "comm/gpu/staged_cuda.h"
@@ -17,8 +18,6 @@ Tensor part_of(const Tensor& whole, int i, int n) {
   return whole.view({n, count}).row_range(i, i + 1).view({count});
 }
 
-// Of all other ranks' numbers together: less is summed in one round.
-constexpr size_t kMostBytesOfOneRound = size_t{1} << 20;
 constexpr int64_t kSliceAlignment = 64;  // numbers, so that sums are read in whole words
 
 // What needs no waiting.
@@ -116,9 +115,20 @@ void ProcessGroup::all_gather(const Context& ctx, const Tensor& mine, const Tens
 
 void ProcessGroup::all_gather_now(const Context& ctx, const Tensor& mine, const Tensor& all) const {
   open(ctx);
+  const uint64_t sent = mine.bytes() * static_cast<uint64_t>(size_ - 1);
   if (ctx.cuda() && !alone() && gpu_link_->link->all_gather(ctx, mine, all)) {
-    bytes_ += mine.bytes() * static_cast<uint64_t>(size_ - 1);
+    bytes_ += sent;
     return;
+  }
+  const Tensor own = part_of(all, rank_, size_);
+  const auto fill_in_own = [&] {
+    if (own.data != mine.data) copy(ctx, mine.view({mine.count()}), own);
+  };
+  const bool in_host_memory = host_.transport && !ctx.cuda() && !ctx.meta();
+  if (in_host_memory && all.bytes() <= kMostBytesOfSmall) {
+    fill_in_own();
+    bytes_ += sent;
+    return gather_on_host(all.data, mine.bytes());
   }
   std::vector<Message> sends, receives;
   for (int i = 0; i < size_; ++i) {
@@ -127,8 +137,7 @@ void ProcessGroup::all_gather_now(const Context& ctx, const Tensor& mine, const 
     receives.push_back({i, part_of(all, i, size_)});
   }
   const auto pending = start(ctx, sends, receives);
-  const Tensor own = part_of(all, rank_, size_);
-  if (own.data != mine.data) copy(ctx, mine.view({mine.count()}), own);
+  fill_in_own();
   pending->wait();
 }
 
@@ -158,7 +167,7 @@ void ProcessGroup::reduce_scatter_sum(const Context& ctx, const Tensor& partial_
 void ProcessGroup::all_reduce_sum(const Context& ctx, const Tensor& x) const {
   if (alone()) return;
   const size_t of_others = x.bytes() * static_cast<size_t>(size_ - 1);
-  of_others <= kMostBytesOfOneRound ? sum_in_one_round(ctx, x) : sum_by_slices(ctx, x);
+  of_others <= kMostBytesOfSmall ? sum_in_one_round(ctx, x) : sum_by_slices(ctx, x);
 }
 
 void ProcessGroup::sum_in_one_round(const Context& ctx, const Tensor& x) const {
@@ -208,17 +217,10 @@ void ProcessGroup::receive(const Context& ctx, int peer, const Tensor& x) const 
 
 void ProcessGroup::gather_on_host(void* all, size_t bytes_each) const {
   if (alone() || !host_.transport) return;
-  const auto part = [&](int rank) {
-    auto* const data = static_cast<uint8_t*>(all) + static_cast<size_t>(rank) * bytes_each;
-    return host_tensor(data, {static_cast<int64_t>(bytes_each)});
-  };
-  std::vector<Message> sends, receives;
-  for (int i = 0; i < size_; ++i) {
-    if (i == rank_) continue;
-    sends.push_back({i, part(rank_)});
-    receives.push_back({i, part(i)});
-  }
-  host_.start(sends, receives)->wait();
+  std::vector<std::span<uint8_t>> parts;
+  for (size_t i = 0; i < host_.ranks.size(); ++i)
+    parts.emplace_back(static_cast<uint8_t*>(all) + i * bytes_each, bytes_each);
+  bruck_all_gather(host_, rank_, parts);
 }
 
 }  // namespace agoq::comm

@@ -61,7 +61,8 @@ class ProcessGroup {
   // null. An error where their GPUs do not reach each other's memory. On all ranks at once.
   std::shared_ptr<Window> window(const Context& ctx, std::span<const Tensor> tensors) const;
 
-  // mine [n] of every rank -> all [size · n], in rank order. `mine` may be its own part of `all`.
+  // mine [n] of every rank -> all [size · n], in rank order. `mine` may be its own part of `all`. On a CPU a small one
+  // takes ⌈log2 size⌉ messages of a rank, as values() does.
   void all_gather(const Context& ctx, const Tensor& mine, const Tensor& all) const;
   // partial_sums [size · n] (fp32, fp64 or bf16) -> sum [n] of part `rank` of every rank's partial sums. Parts are
   // equal.
@@ -72,7 +73,8 @@ class ProcessGroup {
   void send(const Context& ctx, int peer, const Tensor& x) const;
   void receive(const Context& ctx, int peer, const Tensor& x) const;
 
-  // A small value of every rank, in rank order; in host memory whatever the device, and nothing waits for a GPU.
+  // A small value of every rank, in rank order; in host memory whatever the device, and nothing waits for a GPU. A rank
+  // sends ⌈log2 size⌉ messages (comm/bruck_all_gather.h).
   template <class T>
   std::vector<T> values(const T& mine) const {
     static_assert(std::is_trivially_copyable_v<T>);
