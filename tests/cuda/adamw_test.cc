@@ -299,6 +299,34 @@ TEST_F(AdamWCuda, SumOfWholeBlocksIsThatOfTheCpu) {
   expect_same_weights(1, 4);
 }
 
+// More columns than threads, fewer, and one; a single rank, and many. The order of the sum is the CPU's.
+TEST_F(AdamWCuda, NormOverRanksHasTheBitsOfTheCpu) {
+  for (const int64_t ranks : {1, 2, 33, 1024, 3000})
+    for (const int64_t parameters : {1, 37, 512, 1300}) {
+      start(DType::BF16, size_t{64} << 20);
+      const Twin squares = random({ranks, parameters}, 1, DType::F32);
+      for (int64_t i = 0; i < squares.cpu.count(); ++i)
+        squares.cpu.as<float>()[i] = std::ldexp(std::abs(squares.cpu.as<float>()[i]), static_cast<int>(i % 61) - 40);
+      const auto decide_both = [&] {
+        const Twin decided = zeros(update_scalars_shape(), DType::U8);
+        upload(g(), squares.cpu.data, squares.gpu);
+        decide_update(c(), squares.cpu, kLr, {}, decided.cpu);
+        decide_update(g(), squares.gpu, kLr, {}, decided.gpu);
+        const UpdateScalars want = scalars(decided.cpu), got = scalars(down(decided.gpu));
+        EXPECT_EQ(got.non_finite, want.non_finite);
+        EXPECT_EQ(got.updates, want.updates);
+        EXPECT_EQ(got.gradient_scale, want.gradient_scale);
+        if (want.non_finite == 0) {
+          EXPECT_EQ(got.grad_norm, want.grad_norm) << ranks << " ranks of " << parameters;
+        }
+      };
+      decide_both();
+      squares.cpu.as<float>()[squares.cpu.count() - 1] = NAN;
+      squares.cpu.as<float>()[squares.cpu.count() / 2] = INFINITY;
+      decide_both();
+    }
+}
+
 TEST_F(AdamWCuda, DryRunCountsTheSameBytes) {
   for (const auto& [rows, row] : kShapes) add(kDefault, rows, row);
   train(1, {});

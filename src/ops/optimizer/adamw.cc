@@ -51,12 +51,13 @@ UpdateScalars& scalars_in(const Tensor& scalars) {
 void decide_update(const Context& ctx, const Tensor& squares, double lr, const AdamWConfig& config,
                    const Tensor& scalars) {
   require(squares.dtype == DType::F32, "decide_update: squares are {}, expected fp32", name_of(squares.dtype));
+  require(squares.count() < UINT32_MAX, "decide_update: {} squares are more than can be counted", squares.count());
   check_scalars(scalars, "decide_update");
   if (ctx.meta()) return;
   if constexpr (kCudaBuild)
     if (ctx.cuda()) return cuda::decide_update(ctx, squares, lr, config, &scalars_in(scalars));
   cpu::require_cpu(ctx, "decide_update");
-  cpu::decide_update({squares.as<float>(), static_cast<size_t>(squares.count())}, lr, config, scalars_in(scalars));
+  cpu::decide_update(squares, lr, config, scalars_in(scalars));
 }
 
 void adamw(const Context& ctx, std::span<const AdamWState> states, double lr, const AdamWConfig& config,

@@ -41,7 +41,8 @@ inline Shape update_scalars_shape() {
   return {static_cast<int64_t>(sizeof(UpdateScalars))};  // of DType::U8
 }
 
-// squares [n] fp32: squared norms of the gradients. Clips as torch.nn.utils.clip_grad_norm_ does it.
+// squares [ranks, n] fp32, or [n]: squared norms of the gradients. Clips as torch.nn.utils.clip_grad_norm_ does it. In
+// double, first the ranks of each column, in rank order, then the columns: the order is the same on every device.
 void decide_update(const Context& ctx, const Tensor& squares, double lr, const AdamWConfig& config,
                    const Tensor& scalars);
 // Applies what was decided with the same settings; changes nothing if that was to skip.

@@ -1,6 +1,8 @@
 #include "ops/optimizer/adamw_cpu.h"
 
 #include <cmath>
+#include <numeric>
+#include <vector>
 
 #include "ops/cpu.h"
 
@@ -67,14 +69,16 @@ codec::Rounding rounding(const codec::Quantized& moment, RandomKey key, RngStrea
 
 }  // namespace
 
-void decide_update(std::span<const float> squares, double lr, const AdamWConfig& config, UpdateScalars& scalars) {
-  double sum = 0;
+void decide_update(const Tensor& squares, double lr, const AdamWConfig& config, UpdateScalars& scalars) {
+  const int64_t columns = squares.cols();
+  std::vector<double> of_column(static_cast<size_t>(columns));
   uint32_t non_finite = 0;
-  for (size_t i = 0; i < squares.size(); ++i) {
-    sum += squares[i];
-    if (!std::isfinite(squares[i]) && non_finite == 0) non_finite = static_cast<uint32_t>(i) + 1;
+  for (int64_t i = 0; i < squares.count(); ++i) {  // rank by rank
+    const float square = squares.as<float>()[i];
+    of_column[static_cast<size_t>(i % columns)] += square;
+    if (!std::isfinite(square) && non_finite == 0) non_finite = static_cast<uint32_t>(i) + 1;
   }
-  decide(scalars, sum, non_finite, lr, config);
+  decide(scalars, std::accumulate(of_column.begin(), of_column.end(), 0.0), non_finite, lr, config);
 }
 
 void adamw(const RandomKey& key, const AdamWState& state, const AdamWFactors& factors, const UpdateScalars& scalars) {

@@ -5,7 +5,7 @@
 
 namespace agoq::ops::cpu {
 
-void decide_update(std::span<const float> squares, double lr, const AdamWConfig& config, UpdateScalars& scalars);
+void decide_update(const Tensor& squares, double lr, const AdamWConfig& config, UpdateScalars& scalars);
 void adamw(const RandomKey& key, const AdamWState& state, const AdamWFactors& factors, const UpdateScalars& scalars);
 
 }  // namespace agoq::ops::cpu

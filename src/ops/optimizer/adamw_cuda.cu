@@ -239,17 +239,44 @@ __global__ void __launch_bounds__(kThreads, 3)
   }
 }
 
-__global__ void decide_from(const float* squares, int count, double lr, const AdamWConfig config,
-                            UpdateScalars* scalars) {
+// Squared norms [ranks, columns].
+struct RankSquares {
+  const float* numbers;
+  int64_t ranks, columns;
+};
+constexpr int kDecideThreads = 512;
+constexpr uint32_t kNone = UINT32_MAX;  // of the places of squares
+
+// A thread has a column, which it adds up rank by rank, and thread 0 adds the columns up: an order that does not depend
+// on the number of threads. Loads of several ranks are on their way before the first is added.
+__global__ void __launch_bounds__(kDecideThreads)
+    decide_from(const RankSquares squares, double lr, const AdamWConfig config, UpdateScalars* scalars) {
+  __shared__ double of_column[kDecideThreads];
+  __shared__ uint32_t first_of_column[kDecideThreads];  // that is not finite
   double sum = 0;
-  uint32_t non_finite = 0;
-#pragma unroll 8
-  for (int i = 0; i < count; ++i) {
-    const float square = squares[i];
-    sum += square;
-    if (!isfinite(square) && non_finite == 0) non_finite = static_cast<uint32_t>(i) + 1;
+  uint32_t first = kNone;
+  for (int64_t begin = 0; begin < squares.columns; begin += kDecideThreads) {
+    const int columns = static_cast<int>(min(squares.columns - begin, int64_t{kDecideThreads}));
+    const int mine = static_cast<int>(threadIdx.x);
+    if (mine < columns) {
+      double total = 0;
+      uint32_t broken = kNone;
+#pragma unroll 16
+      for (int64_t rank = 0; rank < squares.ranks; ++rank) {
+        const int64_t place = rank * squares.columns + begin + mine;
+        const float square = squares.numbers[place];
+        total += square;
+        if (!isfinite(square)) broken = min(broken, static_cast<uint32_t>(place));
+      }
+      of_column[mine] = total;
+      first_of_column[mine] = broken;
+    }
+    __syncthreads();
+    if (mine == 0)
+      for (int i = 0; i < columns; ++i) sum += of_column[i], first = min(first, first_of_column[i]);
+    __syncthreads();
   }
-  decide(*scalars, sum, non_finite, lr, config);
+  if (threadIdx.x == 0) decide(*scalars, sum, first + 1, lr, config);  // none: 0
 }
 
 // Calls fn.operator()<M, V>() with the formats of the moments.
@@ -287,8 +314,8 @@ Parameter parameter_of(const AdamWState& state, const AdamWFactors& factors) {
 
 void decide_update(const Context& ctx, const Tensor& squares, double lr, const AdamWConfig& config,
                    UpdateScalars* scalars) {
-  agoq::cuda::launch(ctx, decide_from, 1, 1, static_cast<const float*>(squares.as<float>()),
-                     static_cast<int>(squares.count()), lr, config, scalars);
+  agoq::cuda::launch(ctx, decide_from, 1, kDecideThreads,
+                     RankSquares{squares.as<float>(), squares.rows(), squares.cols()}, lr, config, scalars);
 }
 
 void adamw(const Context& ctx, std::span<const AdamWState> states, double lr, const AdamWConfig& config,

@@ -291,6 +291,33 @@ TEST(DecideUpdate, SkipsAndNamesTheFirstBrokenGradient) {
   }
 }
 
+// The norm over W ranks is the sum of each parameter over the ranks, in rank order, and then of the parameters.
+TEST(DecideUpdate, AddsUpRanksThenParameters) {
+  for (const int64_t ranks : {1, 2, 7, 1024}) {
+    TestContext t;
+    constexpr int64_t kParameters = 37;
+    std::mt19937 random(5);
+    const Tensor squares = t.filled(
+        {ranks, kParameters}, [&](int64_t) { return std::ldexp(random() / 4e9, static_cast<int>(random() % 60) - 40); },
+        DType::F32);
+    double sum = 0;
+    for (int64_t i = 0; i < kParameters; ++i) {
+      double of_parameter = 0;
+      for (int64_t rank = 0; rank < ranks; ++rank) of_parameter += squares.as<float>()[rank * kParameters + i];
+      sum += of_parameter;
+    }
+    const Tensor scalars = t.zeros(update_scalars_shape(), DType::U8);
+    const auto& decided = *static_cast<const UpdateScalars*>(scalars.data);
+    decide_update(t.ctx, squares, 1e-3, {}, scalars);
+    EXPECT_EQ(decided.grad_norm, std::sqrt(sum)) << ranks << " ranks";
+    EXPECT_EQ(decided.non_finite, 0u);
+    squares.as<float>()[ranks * kParameters - 1] = NAN;
+    squares.as<float>()[(ranks - 1) * kParameters + 5] = INFINITY;
+    decide_update(t.ctx, squares, 1e-3, {}, scalars);
+    EXPECT_EQ(decided.non_finite, (ranks - 1) * kParameters + 6) << "the first in rank order";
+  }
+}
+
 TEST(AdamW, SkippedUpdateChangesNothing) {
   TestContext t;
   const AdamWState s = state(t, "split", Codec::Int8, true);
