@@ -1,28 +1,25 @@
 #include "base/positioned_file.h"
 
 #include <fcntl.h>
-#include <sys/resource.h>
 #include <sys/stat.h>
 
 #include <cerrno>
 #include <cstring>
 #include <utility>
 
+#include "base/descriptor_limit.h"
 #include "base/error.h"
 
 namespace agoq {
 namespace {
 
 // O_NONBLOCK: opening a FIFO does not wait for a writer. A blend of many files may need more descriptors than a shell
-// allows by default; the hard limit is what the system really allows.
+// allows by default.
 int open_to_read(const std::string& path) {
   constexpr int kFlags = O_RDONLY | O_CLOEXEC | O_NONBLOCK;
   const int file = open(path.c_str(), kFlags);
   if (file >= 0 || errno != EMFILE) return file;
-  rlimit limit{};
-  if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= limit.rlim_max) return file;
-  limit.rlim_cur = limit.rlim_max;
-  if (setrlimit(RLIMIT_NOFILE, &limit) != 0) return file;
+  allow_descriptors(UINT64_MAX);
   return open(path.c_str(), kFlags);
 }
 

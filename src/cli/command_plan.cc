@@ -9,6 +9,7 @@
 #include "cli/memory_table.h"
 #include "cli/options.h"
 #include "cli/stage_tables.h"
+#include "comm/limits.h"
 #include "plan/comparison.h"
 #include "train/init_source.h"
 #include "train/memory_advice.h"
@@ -202,7 +203,7 @@ Command add_plan(CLI::App& program) {
                   "number of processes; those that tensor and pipeline leave are data parallel (default: one copy of "
                   "the model)")
       ->type_name("N")
-      ->check(CLI::Range(1, train::kMostRanks).description(""))
+      ->check(CLI::Range(1, comm::kMostRanks).description(""))
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
   app->add_option("--target", options->target, "lay out for a GPU (bf16 compute) or for the CPU (default: cuda)")
       ->type_name("cuda|cpu")

@@ -2,6 +2,8 @@
 
 #include <map>
 
+#include "comm/limits.h"
+
 namespace agoq::comm {
 namespace {
 
@@ -32,6 +34,14 @@ std::string why_staged(const GroupOptions& options, std::span<const Gpu::Uuid> g
   require(options.gpu_transport != GpuTransport::Nccl || why.empty(),
           "--gpu-transport nccl: {}; give each rank a GPU of its own, or take auto", why);
   return why;
+}
+
+void require_direct_fits(int ranks) {
+  require(
+      ranks <= kMostDirectRanks,
+      "--gpu-transport direct joins the GPUs of one machine, {} at most, and a group that exchanges gradients has {} "
+      "ranks; take --gpu-transport auto",
+      kMostDirectRanks, ranks);
 }
 
 }  // namespace agoq::comm

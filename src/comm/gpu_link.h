@@ -60,4 +60,7 @@ class GpuLink {
 // options forbid that.
 std::string why_staged(const GroupOptions& options, std::span<const Gpu::Uuid> gpus);
 
+// Error if a group has more ranks than --gpu-transport direct joins.
+void require_direct_fits(int ranks);
+
 }  // namespace agoq::comm

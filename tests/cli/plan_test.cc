@@ -224,6 +224,8 @@ TEST(Plan, RefusesAMeshAndSaysWhichWouldDo) {
   EXPECT_THAT(error({"--pipeline-model-parallel-size", "40"}), HasSubstr("at most 32 stages"));
   EXPECT_THAT(error({"--pipeline-model-parallel-size", "4", "--world-size", "6"}), HasSubstr("start 4 or 8"));
   EXPECT_THAT(error({"--pipeline-model-parallel-size", "99999999999"}), HasSubstr("more than the 65536 processes"));
+  EXPECT_THAT(error({"--gpu-transport", "direct", "--world-size", "64", "--global-batch-size", "64"}),
+              HasSubstr("direct joins the GPUs of one machine, 33 at most"));
   EXPECT_THAT(error({"--world-size", "3", "--global-batch-size", "4"}), HasSubstr("try 3 or 6"));
 }
 

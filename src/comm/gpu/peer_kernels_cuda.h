@@ -3,11 +3,13 @@
 
 #include <cstdint>
 
+#include "comm/limits.h"
+
 struct CUstream_st;
 
 namespace agoq::comm::cuda {
 
-inline constexpr int kMostPeers = 32;  // ranks of a group but one
+inline constexpr int kMostPeers = kMostDirectRanks - 1;
 inline constexpr int kMostTensors = 2;
 
 // All ranks come here before any goes on, and what they have written until then is seen by all. Each has a word for

@@ -8,6 +8,7 @@
 #include "base/checksum.h"
 #include "base/error.h"
 #include "base/text.h"
+#include "comm/limits.h"
 
 namespace agoq::comm {
 namespace {
@@ -252,6 +253,8 @@ Launch find_launch(const Lookup& environment) {
   launch.master_port = env.number("AGOQ_MASTER_PORT", launch.master_port);
   require(launch.world >= 1 && launch.rank < launch.world, "{} says that this is rank {} of {}", launch.launcher,
           launch.rank, launch.world);
+  require(launch.world <= kMostRanks, "{} says that there are {} ranks; a run has at most {}", launch.launcher,
+          launch.world, kMostRanks);
   require(launch.local_rank < launch.local_world && launch.local_world <= launch.world,
           "{} says that this is local rank {} of {} on its host, and rank {} of {} in all", launch.launcher,
           launch.local_rank, launch.local_world, launch.rank, launch.world);

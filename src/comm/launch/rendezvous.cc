@@ -5,6 +5,7 @@
 #include <thread>
 #include <utility>
 
+#include "base/descriptor_limit.h"
 #include "base/error.h"
 #include "base/text.h"
 #include "comm/launch/acceptor.h"
@@ -38,6 +39,16 @@ std::string try_connect(PeerConnector connector, std::vector<FileDescriptor>& co
   } catch (const std::exception& e) {
     return e.what();
   }
+}
+
+// Every rank is connected with every other, and rank 0 with each twice until all have met.
+void require_descriptors(int world) {
+  constexpr uint64_t kOthers = 64;  // of libraries and files
+  const uint64_t needed = 2 * static_cast<uint64_t>(world) + kOthers, allowed = allow_descriptors(needed);
+  require(allowed >= needed,
+          "{} ranks need {} open files and sockets each, and this host allows {}: raise its hard limit (ulimit -Hn; "
+          "nofile in limits.conf)",
+          world, needed, allowed);
 }
 
 // Rank 0, to whom all others come.
@@ -261,6 +272,7 @@ std::vector<FileDescriptor> meet(const Launch& launch, const ConsistencyCheck& a
   if (launch.world == 1) return std::vector<FileDescriptor>(1);
   require(launch.master_port > 0, "{} ranks need a port to meet at: set AGOQ_MASTER_PORT, the same for all",
           launch.world);
+  require_descriptors(launch.world);
   if (launch.rank == 0) return RendezvousServer(launch, agreement, options).meet();
   return RendezvousClient(launch, agreement, options).meet();
 }

@@ -7,6 +7,7 @@
 #include <numbers>
 
 #include "base/text.h"
+#include "comm/limits.h"
 #include "plan/stage_plan.h"
 #include "train/byte_vocabulary.h"
 #include "train/config/settings.h"
@@ -132,6 +133,7 @@ parallel::Parallelism parallelism_of(const TrainConfig& c, WorldRank place) {
   p.end_layers = {c.decoder_first_pipeline_num_layers, c.decoder_last_pipeline_num_layers};
   p.micro_batches = number(c.global_batch_size / (c.micro_batch_size * data_ranks));
   p.links = links_of(c);
+  if (p.links.gpu_transport == comm::GpuTransport::Direct) comm::require_direct_fits(number(data_ranks));
   p.stage_widths = c.pipeline_stage_widths == "dbca";
   p.sharding = sharding_of(c);
   const codec::Codec kept = gradient_codec("--main-grads-dtype", c.main_grads_dtype);
@@ -288,11 +290,11 @@ Device resolve_device(const std::string& name) {
 int model_ranks(const TrainConfig& c) {
   positive("--tensor-model-parallel-size", c.tensor_model_parallel_size);
   positive("--pipeline-model-parallel-size", c.pipeline_model_parallel_size);
-  require(c.tensor_model_parallel_size <= kMostRanks &&
-              c.pipeline_model_parallel_size <= kMostRanks / c.tensor_model_parallel_size,
+  require(c.tensor_model_parallel_size <= comm::kMostRanks &&
+              c.pipeline_model_parallel_size <= comm::kMostRanks / c.tensor_model_parallel_size,
           "--tensor-model-parallel-size {} times --pipeline-model-parallel-size {} is more than the {} processes that "
           "a run may have",
-          c.tensor_model_parallel_size, c.pipeline_model_parallel_size, kMostRanks);
+          c.tensor_model_parallel_size, c.pipeline_model_parallel_size, comm::kMostRanks);
   return static_cast<int>(c.tensor_model_parallel_size * c.pipeline_model_parallel_size);
 }
 

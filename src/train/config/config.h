@@ -92,7 +92,6 @@ struct TrainConfig {
   int64_t threads = 0;     // 0: all cores
 };
 
-inline constexpr int kMostRanks = 1 << 16;
 // Processes that hold one copy of the model together: tensor times pipeline.
 int model_ranks(const TrainConfig& config);
 // A process among those of a run.

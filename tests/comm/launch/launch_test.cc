@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "base/error_of.h"
+#include "comm/limits.h"
 
 namespace agoq::comm {
 namespace {
@@ -325,6 +326,14 @@ TEST(Launch, FirstHostOfASlurmList) {
   EXPECT_EQ(first_host("node[9,12]"), "node9");
   EXPECT_EQ(first_host("rack[1-2]-node[03,4]"), "rack1-node03");
   EXPECT_THROW(first_host("node[3"), Error);
+}
+
+TEST(Launch, ARunHasALargestNumberOfRanks) {
+  const auto world = [](const char* ranks) {
+    return with(with(kTorchrun, "WORLD_SIZE", ranks), "LOCAL_WORLD_SIZE", "8");
+  };
+  EXPECT_EQ(launch_in(world("65536")).world, kMostRanks);
+  EXPECT_THAT(error_in(world("65537")), HasSubstr("there are 65537 ranks; a run has at most 65536"));
 }
 
 }  // namespace

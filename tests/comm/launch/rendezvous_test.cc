@@ -6,6 +6,7 @@
 #include <netdb.h>
 #include <sched.h>
 #include <sys/ioctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 
 #include <nlohmann/json.hpp>
@@ -37,6 +38,18 @@ TEST(Rendezvous, NamesRanksThatDoNotCome) {
               Each(fmt::format("error: ranks 2, 3 of 5 did not come within 1.5 s: not started, or kept "
                                "from localhost port {}",
                                port)));
+}
+
+// Before anything waits for ranks that could not all be connected.
+TEST(Rendezvous, NeedsAnOpenSocketForEachRank) {
+  Processes processes(1, [](int) -> std::string {
+    const rlimit few{128, 512};
+    ::setrlimit(RLIMIT_NOFILE, &few);
+    connect(launch_of(1, 1000, 1), {});
+    return "";
+  });
+  EXPECT_THAT(processes.text(0),
+              HasSubstr("1000 ranks need 2064 open files and sockets each, and this host allows 512"));
 }
 
 TEST(Rendezvous, WithoutRankZeroSaysWhereItWasSought) {
