@@ -83,6 +83,7 @@ std::shared_ptr<Window> ProcessGroup::window(const Context& ctx, std::span<const
 std::shared_ptr<Peers> ProcessGroup::find_peers(const Context& ctx) const {
   if constexpr (kCudaBuild) {
     if (options_.gpu_transport != GpuTransport::Direct) return nullptr;
+    require_direct_fits(size_);
     std::shared_ptr<Peers> peers = open_peers(ctx.gpu(), *this, {options_.timeout, host_.transport});
     require(peers != nullptr,
             "--gpu-transport direct: the {} GPUs of a group do not reach each other's memory; take auto", size_);
@@ -141,6 +142,12 @@ void ProcessGroup::all_gather_now(const Context& ctx, const Tensor& mine, const 
   pending->wait();
 }
 
+// Of a tensor with a row for each rank but this one.
+Tensor ProcessGroup::row_of_other(const Tensor& rows, int rank) const {
+  const int64_t row = rank - (rank > rank_);
+  return rows.row_range(row, row + 1);
+}
+
 void ProcessGroup::reduce_scatter_sum(const Context& ctx, const Tensor& partial_sums, const Tensor& sum) const {
   require(partial_sums.dtype == sum.dtype && partial_sums.count() == sum.count() * size_,
           "reduce_scatter of {} {} over {} ranks does not give {} {}", name_of(partial_sums.dtype),
@@ -148,20 +155,14 @@ void ProcessGroup::reduce_scatter_sum(const Context& ctx, const Tensor& partial_
   const int64_t count = sum.count();
   Scope scope(ctx);
   const Tensor received = alone() ? Tensor{} : ctx.empty(partial_sums.dtype, {size_ - 1, count});
-  std::vector<Tensor> parts;
   std::vector<Message> sends, receives;
   for (int i = 0; i < size_; ++i) {
-    if (i == rank_) {
-      parts.push_back(part_of(partial_sums, i, size_));
-      continue;
-    }
-    const int64_t row = i - (i > rank_);
-    parts.push_back(received.row_range(row, row + 1));
+    if (i == rank_) continue;
     sends.push_back({i, part_of(partial_sums, i, size_)});
-    receives.push_back({i, parts.back()});
+    receives.push_back({i, row_of_other(received, i)});
   }
   exchange(ctx, sends, receives);
-  comm::sum(ctx, parts, sum);
+  comm::sum(ctx, {received, part_of(partial_sums, rank_, size_), rank_}, sum);
 }
 
 void ProcessGroup::all_reduce_sum(const Context& ctx, const Tensor& x) const {
@@ -174,9 +175,7 @@ void ProcessGroup::sum_in_one_round(const Context& ctx, const Tensor& x) const {
   Scope scope(ctx);
   const Tensor all = ctx.empty(x.dtype, {size_, x.count()});
   all_gather(ctx, x, all);
-  std::vector<Tensor> parts;
-  for (int i = 0; i < size_; ++i) parts.push_back(part_of(all, i, size_));
-  comm::sum(ctx, parts, x);
+  comm::sum(ctx, {all, {}, size_}, x);
 }
 
 // Rank i gets slice i of all ranks, adds it up, and gives the sum to all.
@@ -188,20 +187,14 @@ void ProcessGroup::sum_by_slices(const Context& ctx, const Tensor& x) const {
   const Tensor own = slice(rank_);
   Scope scope(ctx);
   const Tensor received = ctx.empty(x.dtype, {size_ - 1, own.count()});
-  std::vector<Tensor> parts;
   std::vector<Message> slices, to_add, sums;  // slices of others: sent as partial sums, received as sums
   for (int i = 0; i < size_; ++i) {
-    if (i == rank_) {
-      parts.push_back(own);
-      continue;
-    }
-    const int64_t row = i - (i > rank_);
-    parts.push_back(received.row_range(row, row + 1));
-    if (own.count() > 0) to_add.push_back({i, parts.back()}), sums.push_back({i, own});
+    if (i == rank_) continue;
+    if (own.count() > 0) to_add.push_back({i, row_of_other(received, i)}), sums.push_back({i, own});
     if (slice(i).count() > 0) slices.push_back({i, slice(i)});
   }
   exchange(ctx, slices, to_add);
-  if (own.count() > 0) comm::sum(ctx, parts, own);
+  if (own.count() > 0) comm::sum(ctx, {received, own, rank_}, own);
   exchange(ctx, sums, slices);
 }
 

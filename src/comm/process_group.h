@@ -86,6 +86,7 @@ class ProcessGroup {
 
  private:
   void all_gather_now(const Context& ctx, const Tensor& mine, const Tensor& all) const;
+  Tensor row_of_other(const Tensor& rows, int rank) const;
   void sum_in_one_round(const Context& ctx, const Tensor& x) const;
   void sum_by_slices(const Context& ctx, const Tensor& x) const;
   std::shared_ptr<Peers> find_peers(const Context& ctx) const;

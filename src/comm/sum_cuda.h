@@ -1,12 +1,10 @@
 // The CUDA side of sum.h: no checks; memory is there.
 #pragma once
 
-#include <span>
-
-#include "device/context.h"
+#include "comm/sum.h"
 
 namespace agoq::comm::cuda {
 
-void sum(const Context& ctx, std::span<const Tensor> parts, const Tensor& out);
+void sum(const Context& ctx, const SumParts& parts, const Tensor& out);
 
 }  // namespace agoq::comm::cuda

@@ -19,11 +19,6 @@ const ops::MainGrad& of(const LayerGradients& grads, Param p) {
   return grads[static_cast<size_t>(p)];
 }
 
-// x += d
-void add(const Context& ctx, const Tensor& d, const Tensor& x) {
-  comm::sum(ctx, std::array{x, d}, x);
-}
-
 }  // namespace
 
 DecoderLayer::DecoderLayer(const ModelConfig& config, const LayerSpec& spec, Tensor rope_table)
@@ -139,7 +134,7 @@ void DecoderLayer::add_output(const Context& ctx, const ops::Operand& h, const T
                               const SavedTensors& saved, const Branch& branch) const {
   if (!post_norm_) return ops::row_parallel_linear_add(ctx, h, w.matrix(branch.out), x);
   const Tensor y = ops::row_parallel_linear(ctx, h, w.matrix(branch.out));
-  add(ctx, norm_.forward(ctx, y, w[branch.norm], saved[branch.y], saved.stat(branch.rstd)), x);
+  comm::add(ctx, norm_.forward(ctx, y, w[branch.norm], saved[branch.y], saved.stat(branch.rstd)), x);
 }
 
 // The gradient of the branch's last product, of all tokens [T, H], from that of the residual stream.
@@ -163,7 +158,7 @@ void DecoderLayer::first_backward(const Context& ctx, const ops::Operand& dh, co
     ops::accumulate_dw(ctx, of(grads, branch.in), dh, first_input_transposed(ctx, w, saved, branch));
   }
   const Tensor dn = ops::linear_dx_scattered(ctx, dh, w.matrix(branch.in));
-  if (post_norm_) return add(ctx, dn, d.dx);
+  if (post_norm_) return comm::add(ctx, dn, d.dx);
   norm_.backward(ctx, dn, saved[branch.x], saved.stat(branch.rstd), w[branch.norm], d.dx, d.dx, of(grads, branch.norm),
                  ops::counted(ctx, d.dx_rows, ops::Fp8Role::Dy));
 }

@@ -1,7 +1,5 @@
 #include "ops/sequence_parallel.h"
 
-#include <array>
-
 #include "codec/codec.h"
 #include "comm/process_group.h"
 #include "comm/sum.h"
@@ -94,7 +92,7 @@ Tensor row_parallel_linear(const Context& ctx, const Operand& x, const LinearWei
 void row_parallel_linear_add(const Context& ctx, const Operand& x, const LinearWeight& w, const Tensor& y) {
   if (alone(ctx)) return linear_add(ctx, x, w, y);
   Scope scope(ctx);
-  comm::sum(ctx, std::array{y, row_parallel_linear(ctx, x, w)}, y);
+  comm::add(ctx, row_parallel_linear(ctx, x, w), y);
 }
 
 Tensor linear_dx_scattered(const Context& ctx, const Operand& dy, const LinearWeight& w) {

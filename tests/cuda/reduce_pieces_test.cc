@@ -31,5 +31,20 @@ TEST_F(SumPiecesCuda, SameBitsAsOnTheCpu) {
       }
 }
 
+// As many ranks as tests go up to: pieces of one row each, which lie a row apart or further.
+TEST_F(SumPiecesCuda, OfAThousandRanksSameBitsAsOnTheCpu) {
+  const RowBlocks row(1024);
+  for (const Codec codec : {Codec::Int8, Codec::Fp8})
+    for (const int64_t piece_rows : {1, 3}) {
+      start(DType::BF16, size_t{128} << 20);
+      const QuantizedTwin q = encoded(cpu->random({1024 * piece_rows, row.cols}, 1, DType::F32), codec, row);
+      const QuantizedTwin out = kept(codec, 1, row);
+      const codec::Rounding rounding = codec::Rounding::random(c().random);
+      sum_pieces(c(), {q.cpu.row_range(0, 1), 1024, piece_rows}, out.cpu, rounding);
+      sum_pieces(g(), {q.gpu.row_range(0, 1), 1024, piece_rows}, out.gpu, rounding);
+      expect_same_bits(out.cpu, out.gpu, "sum of 1024 pieces");
+    }
+}
+
 }  // namespace
 }  // namespace agoq::ops::test

@@ -17,31 +17,36 @@ class SumCuda : public CudaTest {
   }
 };
 
-// Numbers of parts and lengths around those that a thread takes at once; parts that begin at no multiple of 16 bytes.
-// All but the first numbers: at an address that is aligned or not.
-Tensor behind(const Tensor& numbers, int64_t skipped) {
-  const int64_t n = numbers.count();
-  return numbers.view({n, 1}).row_range(skipped, n).view({n - skipped});
+// `rows` of n numbers each, behind `skipped` that do not belong to them: at an address that is aligned or not.
+Tensor rows_behind(const Tensor& numbers, int64_t skipped, int64_t rows) {
+  const int64_t n = numbers.count() - skipped;
+  return numbers.view({numbers.count(), 1}).row_range(skipped, numbers.count()).view({rows, n / rows});
 }
 
+// Lengths around those that a thread takes at once, and rows of which not all begin at multiples of 16 bytes; more
+// parts than the parameters of a kernel have room for; the own part at either end, and between the others.
 TEST_F(SumCuda, SameBitsAsOnTheCpu) {
   for (const DType dtype : {DType::F32, DType::BF16, DType::F64})
-    for (const int count : {1, 2, 5, 8, 9})
-      for (const int64_t n : {1, 3, 7, 8, 1000, 4096, 100003})
-        for (const int64_t skipped : {0, 1}) {
-          std::vector<Tensor> on_cpu, on_gpu;
-          for (int i = 0; i < count; ++i) {
-            const Twin part = numbers(n + skipped, dtype);
-            on_cpu.push_back(behind(part.cpu, skipped));
-            on_gpu.push_back(behind(part.gpu, skipped));
+    for (const int64_t others : {1, 2, 7, 8, 1023, 2999})
+      for (const int64_t n : {1, 3, 8, 1000, 4096, 100003})
+        for (const int64_t skipped : {0, 1})
+          for (const int64_t before : {int64_t{0}, others / 2, others}) {
+            if (others * n > 10'000'000) continue;
+            start(DType::BF16, size_t{512} << 20);
+            const Twin rows = numbers(others * n + skipped, dtype), own = numbers(n + skipped, dtype);
+            const Tensor cpu_rows = rows_behind(rows.cpu, skipped, others);
+            const Tensor gpu_rows = rows_behind(rows.gpu, skipped, others);
+            const Tensor cpu_own = rows_behind(own.cpu, skipped, 1), gpu_own = rows_behind(own.gpu, skipped, 1);
+            const Twin out = zeros({n}, dtype);
+            comm::sum(c(), {cpu_rows, cpu_own, before}, out.cpu);
+            comm::sum(g(), {gpu_rows, gpu_own, before}, out.gpu);
+            expect_same_bits(out.cpu, out.gpu, "sum");
+            comm::sum(g(), {gpu_rows, gpu_own, before}, gpu_own);
+            expect_same_bits(out.cpu, gpu_own, "sum in place of the own part");
+            comm::sum(c(), {cpu_rows, {}, others}, out.cpu);
+            comm::sum(g(), {gpu_rows, {}, others}, gpu_rows.row_range(others - 1, others));
+            expect_same_bits(out.cpu, gpu_rows.row_range(others - 1, others), "sum of rows in place of the last");
           }
-          const Twin out = zeros({n}, dtype);
-          comm::sum(c(), on_cpu, out.cpu);
-          comm::sum(g(), on_gpu, out.gpu);
-          expect_same_bits(out.cpu, out.gpu, "sum");
-          comm::sum(g(), on_gpu, on_gpu.back());
-          expect_same_bits(out.cpu, on_gpu.back(), "sum in place of a part");
-        }
 }
 
 }  // namespace
