@@ -14,6 +14,7 @@ class Mesh:
     pipeline: int = 1
     data: int = 1
     chunks: int = 1  # of each stage
+    sharding: str = "optim"  # --data-parallel-sharding-strategy
 
     @property
     def ranks(self):
@@ -22,12 +23,13 @@ class Mesh:
     @property
     def name(self):
         axes = [f"{short}{size}" for short, size in (("TP", self.tensor), ("PP", self.pipeline), ("DP", self.data)) if size > 1]
-        return "·".join(axes) + (f", {self.chunks} chunks" if self.chunks > 1 else "") or "one"
+        zero = {"no_shard": ", nothing sharded", "optim": "", "optim_grads": ", ZeRO-2", "optim_grads_params": ", ZeRO-3"}[self.sharding]
+        return "·".join(axes) + (f", {self.chunks} chunks" if self.chunks > 1 else "") + zero or "one"
 
     @property
     def settings(self):
         return ["--tensor-model-parallel-size", self.tensor, "--pipeline-model-parallel-size", self.pipeline,
-                "--num-virtual-stages-per-pipeline-rank", self.chunks]
+                "--num-virtual-stages-per-pipeline-rank", self.chunks, "--data-parallel-sharding-strategy", self.sharding]
 
 
 @dataclasses.dataclass(frozen=True)

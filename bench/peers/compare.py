@@ -34,6 +34,7 @@ TINY = {"model_type": "llama", "vocab_size": 512, "hidden_size": 64, "intermedia
 # Share of a step's time that they are expected to cost, which orders a ladder.
 COST_OF_TENSOR_PARALLEL = {1: 0.0, 2: 0.10, 4: 0.20, 8: 0.35}
 COST_OF_RECOMPUTING_ALL = 0.33
+COST_OF_SHARDING = {"optim": 0.0, "optim_grads": 0.02, "optim_grads_params": 0.04}  # of AGoQ, over NVLink
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,30 +184,37 @@ class Comparison:
             yield {"seq_length": seq_length} | self.agoq_at(seq_length)
 
     def agoq_at(self, seq_length):
-        """The first mesh that fits, in the order of their expected costs; or why each does not: {"out_of_memory"}, or {"refused"} where
-        the program takes none of them."""
+        """The first setting whose plan fits, in the order of their expected costs; or why each does not: {"out_of_memory"}, or
+        {"refused"} where the program takes none of them."""
         o = self.options
         lacks, refusals = [], []
-        for mesh in meshes(o.gpus):
+        for mesh, recompute in agoq_settings(o.gpus):
             cap = ("--gpu-memory", f"{o.gpu_memory}GiB") if o.device == "cuda" else ()
-            job = agoq_run.Job(o.agoq, self.config, self.tokens, o.device, mesh, seq_length, o.micro_batches, cap)
+            more = ("--recompute-granularity", "full") if recompute else ()
+            name = mesh.name + (", all recomputed" if recompute else "")
+            job = agoq_run.Job(o.agoq, self.config, self.tokens, o.device, mesh, seq_length, o.micro_batches, (*cap, *more))
             planned = job.plan()
             if "failed" in planned:
-                refusals.append(f"{mesh.name}: {planned['failed']}")
+                refusals.append(f"{name}: {planned['failed']}")
                 continue
             if not planned.get("fits", True):
-                lacks.append(f"{mesh.name}: {(planned['total'] + planned['cuda_context_estimate']) / support.GIB:.1f} GiB")
+                lacks.append(f"{name}: {(planned['total'] + planned['cuda_context_estimate']) / support.GIB:.1f} GiB")
                 continue
             outcome = agoq_run.measure(job, o.steps, o.warmup, o.seconds, self.gpus)
             if "failed" in outcome:
-                return {"setting": mesh.name} | outcome
+                return {"setting": name} | outcome
             gib = {"allocated_gib": max(outcome["allocated"]) / support.GIB, "in_use_gib": max(outcome["in_use"], default=0) / support.GIB}
-            return {"setting": mesh.name, "ms": outcome["ms"], "tokens_per_second_per_gpu": outcome["tokens_per_second_per_gpu"], **gib}
+            return {"setting": name, "ms": outcome["ms"], "tokens_per_second_per_gpu": outcome["tokens_per_second_per_gpu"], **gib}
         return {"out_of_memory" if lacks else "refused": "; ".join(lacks + refusals)}
 
 
-def meshes(world):
-    return [agoq_run.Mesh(tensor=t, data=world // t) for t in COST_OF_TENSOR_PARALLEL if world % t == 0]
+def agoq_settings(world):
+    """(mesh, whether all is recomputed), in the order of their expected costs."""
+    options = [(COST_OF_TENSOR_PARALLEL[tensor] + COST_OF_SHARDING[sharding] + COST_OF_RECOMPUTING_ALL * recompute,
+                agoq_run.Mesh(tensor=tensor, data=world // tensor, sharding=sharding), recompute)
+               for tensor in COST_OF_TENSOR_PARALLEL if world % tensor == 0
+               for sharding in (COST_OF_SHARDING if world > tensor else ["optim"]) for recompute in (False, True)]
+    return [(mesh, recompute) for _, mesh, recompute in sorted(options, key=lambda option: option[0])]
 
 
 def tables(entries):

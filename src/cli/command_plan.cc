@@ -144,7 +144,7 @@ Json json_of(const plan::RankPlan& rank, const comm::Mesh& mesh) {
   json["total"] = rank.layout.total;
   for (const OwnerBytes& owner : rank.layout.owners)
     json["owners"].push_back({{"owner", owner.owner.text()}, {"bytes", owner.bytes}});
-  const parallel::Traffic& sent = rank.layout.sent;
+  const parallel::Traffic& sent = rank.sent;
   json["bytes_sent"] = {{"tensor", sent.tensor}, {"data", sent.data}, {"pipeline", sent.pipeline}};
   return json;
 }

@@ -36,7 +36,7 @@ std::string stage_memory_table(std::span<const plan::RankPlan> stages) {
 std::string stage_traffic_table(std::span<const plan::RankPlan> stages) {
   Table table({"stage", "in flight", "sends: tensor", "data", "pipeline", "keeps layers' inputs in"});
   for (const plan::RankPlan& stage : stages) {
-    const parallel::Traffic& sent = stage.layout.sent;
+    const parallel::Traffic& sent = stage.sent;
     table.add_row({fmt::format("{}", stage.stage), fmt::format("{}", stage.in_flight), human_bytes(sent.tensor),
                    human_bytes(sent.data), human_bytes(sent.pipeline), stage.widths});
   }

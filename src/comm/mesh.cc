@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "comm/limits.h"
 
 namespace agoq::comm {
 
@@ -12,6 +13,11 @@ Mesh::Mesh(std::vector<Axis> axes) : axes_(std::move(axes)) {
             axes_[a].size);
     for (size_t b = 0; b < a; ++b)
       require(axes_[a].name != axes_[b].name, "a mesh has two axes named {}", axes_[a].name);
+  }
+  int64_t ranks = 1;
+  for (const Axis& axis : axes_) {
+    ranks *= axis.size;
+    require(ranks <= kMostRanks, "a mesh of {} has more than {} ranks", text(), kMostRanks);
   }
 }
 

@@ -1,4 +1,4 @@
-// A set of ranks that work on one tensor together: one group per axis of the mesh, or per pair of axes (design 5).
+// A set of ranks that work on one tensor together: those along some axes of the mesh (design 5).
 //
 // Everything is one call: start(), which sends and receives tensors to and from ranks of the group. The collectives
 // below are made of it, with sums in fp32 and in rank order, so that results do not depend on timing and are the same

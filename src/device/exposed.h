@@ -14,7 +14,7 @@ namespace agoq {
 enum class Exposed : uint8_t {
   Tensor,     // collectives of the tensor group, in the way of every layer
   Pipeline,   // hidden states and their gradients; buffers that are still being sent
-  Gradients,  // sums, after the last backward step
+  Gradients,  // sums, after the last backward step; with ZeRO-2 also room for the next layer's
   Weights,    // updated by other ranks, before the layer that reads them
   Count
 };

@@ -12,7 +12,7 @@ namespace agoq {
 inline constexpr const char* kGpuQueuesVariable = "CUDA_DEVICE_MAX_CONNECTIONS";
 inline constexpr int kMostGpuQueues = 32;    // that CUDA gives
 inline constexpr int kDefaultGpuQueues = 8;  // where the variable is not set
-inline constexpr int kNeededGpuQueues = 16;  // one for each group of ranks (parallel/groups.h), and some for windows
+inline constexpr int kNeededGpuQueues = 20;  // one for each group of ranks (parallel/groups.h), and some for windows
 
 // How many a value of the variable asks for; null: it is not set.
 int gpu_queues(const char* setting);

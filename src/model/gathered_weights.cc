@@ -48,12 +48,12 @@ GatheredWeights::GatheredWeights(Arena& arena, const LayerSpec& spec, const std:
       if (part->shape.rank() == 2) sum += aligned(spec[param].count() * static_cast<int64_t>(size_of(part->dtype)));
     return sum;
   };
-  room_ = LayerRoom(arena, Owner::GatheredWeights, spec, ids, bytes);
+  buffer_ = LayerBuffer(arena, Owner::GatheredWeights, spec, ids, bytes);
 }
 
 ops::Weight GatheredWeights::place(Param param, size_t half) const {
   const ParamRow& row = (*spec_)[param];
-  const Tensor bytes = room_.of(param, half);
+  const Tensor bytes = buffer_.of(param, half);
   ops::Weight whole;
   const ops::Weight& form = forms_[static_cast<size_t>(param)];
   int64_t at = 0;
@@ -74,7 +74,7 @@ ops::Weight GatheredWeights::at(const Context& ctx, const ParamId& id) {
 }
 
 void GatheredWeights::prefetch(const Context& ctx, int64_t layer) {
-  if (room_) find_or_start(ctx, {layer});
+  if (buffer_) find_or_start(ctx, {layer});
 }
 
 size_t GatheredWeights::find_or_start(const Context& ctx, const MatrixSet& set) {
@@ -88,7 +88,7 @@ size_t GatheredWeights::find_or_start(const Context& ctx, const MatrixSet& set) 
 void GatheredWeights::start(const Context& ctx, const MatrixSet& set, size_t half) {
   for (size_t h = 0; h < halves_.size(); ++h) {
     // What an end of the model has overwritten is gone, and what overwrites a part of it ends it.
-    if (h != half && !room_.wide(set) && !room_.wide(halves_[h].set)) continue;
+    if (h != half && !buffer_.wide(set) && !buffer_.wide(halves_[h].set)) continue;
     wait(ctx, h);
     halves_[h].set = kNothing;
   }
@@ -96,7 +96,7 @@ void GatheredWeights::start(const Context& ctx, const MatrixSet& set, size_t hal
   const comm::ProcessGroup* group = nullptr;
   for (const ParamRow& row : spec_->params) {
     const ParamId id{set.layer, row.param};
-    if (!room_.has(row.param) || set_of(id) != set) continue;
+    if (!buffer_.has(row.param) || set_of(id) != set) continue;
     group = slices_.group(row);
     const auto rows = [&](int rank) { return slices_.rows(row, rank); };
     const Range own = rows(group->rank());

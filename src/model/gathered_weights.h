@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "comm/process_group.h"
-#include "model/layer_room.h"
+#include "model/layer_buffer.h"
 #include "ops/linear/weight.h"
 
 namespace agoq::model {
@@ -34,7 +34,7 @@ class GatheredWeights {
   GatheredWeights(Arena& arena, const LayerSpec& spec, const std::vector<ParamId>& ids,
                   const std::vector<ops::Weight>& weights, DType compute, WeightSlices slices);
 
-  bool has(Param param) const { return room_.has(param); }
+  bool has(Param param) const { return buffer_.has(param); }
   // All rows of a parameter, until two other sets have been asked for. Begins to gather its set unless it is here or
   // under way, and waits for it. All ranks of the group ask for the same sets in the same order.
   ops::Weight at(const Context& ctx, const ParamId& id);
@@ -58,7 +58,7 @@ class GatheredWeights {
   const std::vector<ops::Weight>* weights_ = nullptr;
   WeightSlices slices_;
   std::array<ops::Weight, kParams> forms_;  // the parts of each parameter, without data
-  LayerRoom room_;
+  LayerBuffer buffer_;
   std::array<Half, 2> halves_;
   size_t last_ = 0;  // the half that was asked for last
 };

@@ -31,7 +31,7 @@ struct SlicedGradient {
   uint32_t tensor = 0;                // logical id, for draws
   codec::GlobalOffset global_offset;  // likewise
   bool stochastic = true;             // how the wire's format and sums are rounded
-  uint32_t draws = 0;                 // an even number, another one for each sum of the same numbers
+  uint32_t draws = 0;                 // even, and 2 · ranks apart for different sums of the same numbers
   RunningSum running_sum = {};
   bool folded() const { return running_sum.slice.kept(); }
 };
@@ -60,7 +60,8 @@ class GradientExchange {
   // The one for a gradient of so many rows: as large as helps, but no larger than what has to travel.
   static int64_t usual_staging_bytes(codec::Codec wire, int64_t rows, int ranks, const codec::RowBlocks& row);
 
-  // Sends every rank its slice, behind the gradients started before. Until finish(), nobody touches the gradient. All
+  // Sends every rank its slice, behind the gradients started before. Until finish(), or wait_for() if its sum is kept
+  // elsewhere, nobody touches the gradient. All
   // ranks of a group start the same gradients in the same order.
   std::shared_ptr<const Exchanged> start(const Context& ctx, const comm::ProcessGroup& group,
                                          const SlicedGradient& gradient);

@@ -53,6 +53,8 @@ Gradients::Gradients(Arena& arena, const model::LayerSpec& spec, const StageShar
   for (const model::ParamId& id : ids_)
     if (!spec[id.param].one_dimensional()) grads_[id.index()] = allocate(arena, id, precision);
   allocate_vectors(arena);
+  for (const model::ParamId& id : ids_)  // groups are opened together, before step 0
+    if (of_micro_batch_.holds(id.param)) plan_.group(id.param, Groups::Channel::Gradients);
   const bool tied = !spec[Param::Head].present();
   tied_here_ = part.embedding && part.head && tied;
   head_alone_ = !part.embedding && part.head && tied;
@@ -160,7 +162,10 @@ void Gradients::exchange(const Context& ctx, const model::ParamId& id) {
 }
 
 SlicedGradient Gradients::sliced(const Grad& grad, const model::ParamId& id) const {
-  return {grad.main.data, grad.rows, plan_.slice(id.param), id.tensor(), grad.main.global_offset, stochastic_};
+  const auto replica = static_cast<uint32_t>(plan_.replicas().rank());
+  const auto ranks = static_cast<uint32_t>(plan_.group(id.param).size());
+  return {grad.main.data,          grad.rows,   plan_.slice(id.param), id.tensor(),
+          grad.main.global_offset, stochastic_, 2 * replica * ranks};
 }
 
 void Gradients::end_step(const Context& ctx) {
@@ -184,9 +189,7 @@ void Gradients::sum_over_replicas(const Context& ctx) {
   for (const model::ParamId& id : ids_) {
     if (spec_[id.param].one_dimensional()) continue;
     const Grad& grad = grads_[id.index()];
-    SlicedGradient own = sliced(grad, id);
-    own.draws = parallelism_.replica_index(0);
-    if (!of_micro_batch_.holds(id.param)) exchange_.sum_slice(ctx, plan_.group(id.param), own);
+    if (!of_micro_batch_.holds(id.param)) exchange_.sum_slice(ctx, plan_.group(id.param), sliced(grad, id));
     slices.push_back(slice_of_replica(id));
     exchange_.start(ctx, plan_.replicas(), slices.back());
   }
@@ -196,7 +199,7 @@ void Gradients::sum_over_replicas(const Context& ctx) {
 
 // This rank's slice, cut once more.
 SlicedGradient Gradients::slice_of_replica(const model::ParamId& id) const {
-  constexpr uint32_t kOfReplicas = 1 << 16;  // draws; those of one replica are fewer
+  constexpr uint32_t kOfReplicas = 1 << 30;  // draws, of which those of one replica are fewer
   const Grad& grad = grads_[id.index()];
   const int64_t slice = plan_.slice(id.param);
   const model::Range rows = plan_.rows(id.param, Role::Sum);

@@ -34,11 +34,12 @@ inline Traffic operator-(const Traffic& a, const Traffic& b) {
 // for the same ones.
 class Groups {
  public:
-  // What has an order of its own on the way. NCCL does not buffer sends and does one exchange after another: on one
-  // communicator, activations would wait for gradients that go the other way.
+  // What has an order of its own on the host's transport. Those of the pipeline have a communicator of their own, too:
+  // NCCL does not buffer sends and does one exchange after another, so activations would wait for gradients that go the
+  // other way.
   enum class Channel : uint8_t {
     Common,     // once a step
-    Gradients,  // of every micro-batch (ZeRO-2): when they go may depend on the host, so others take another channel
+    Gradients,  // of every micro-batch (ZeRO-2); when they go may depend on how fast the host is
     Weights,    // that are gathered where they are read (ZeRO-3)
     Control,    // the norm; its bytes are not traffic
     Ends,     // of the ranks along these axes those of the first and the last stage; on other stages this process alone

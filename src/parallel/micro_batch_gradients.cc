@@ -12,7 +12,7 @@ MicroBatchGradients::MicroBatchGradients(Arena& arena, const model::LayerSpec& s
     const bool at_once = plan.sharded(param, Role::Gradient) && !plan.group(param).alone();
     return at_once ? codec::bytes_in_view(wire, padded_rows(param), spec[param].blocks()) : 0;
   };
-  room_ = model::LayerRoom(arena, Owner::Communication, spec, ids, bytes);
+  buffer_ = model::LayerBuffer(arena, Owner::Communication, spec, ids, bytes);
 }
 
 int64_t MicroBatchGradients::padded_rows(Param param) const {
@@ -25,7 +25,7 @@ codec::Quantized MicroBatchGradients::take(const Context& ctx, GradientExchange&
 }
 
 codec::Quantized MicroBatchGradients::taken(const ParamId& id) const {
-  return codec::view_in(room_.of(id.param, half_), wire_, padded_rows(id.param), spec_[id.param].blocks());
+  return codec::view_in(buffer_.of(id.param, half_), wire_, padded_rows(id.param), spec_[id.param].blocks());
 }
 
 void MicroBatchGradients::begin(const Context& ctx, GradientExchange& exchange, const model::MatrixSet& set) {
@@ -33,8 +33,9 @@ void MicroBatchGradients::begin(const Context& ctx, GradientExchange& exchange, 
   making_ = true;
   half_ = 1 - half_;
   for (size_t half = 0; half < under_way_.size(); ++half) {
-    if (half != half_ && !room_.wide(set)) continue;
-    for (const auto& exchanged : under_way_[half]) exchange.wait_for(ctx, *exchanged);
+    if (half != half_ && !buffer_.wide(set)) continue;
+    for (const auto& exchanged : under_way_[half])
+      expose(ctx, Exposed::Gradients, [&] { exchange.wait_for(ctx, *exchanged); });
     under_way_[half].clear();
   }
 }
@@ -43,7 +44,7 @@ void MicroBatchGradients::sent(const ParamId& id, const std::shared_ptr<const Ex
   require(set_ == model::set_of(id), "a gradient was sent that is not being made");
   making_ = false;
   for (size_t half = 0; half < under_way_.size(); ++half)
-    if (half == half_ || room_.wide(set_)) under_way_[half].push_back(exchanged);
+    if (half == half_ || buffer_.wide(set_)) under_way_[half].push_back(exchanged);
 }
 
 }  // namespace agoq::parallel

@@ -5,7 +5,7 @@
 #include <memory>
 #include <vector>
 
-#include "model/layer_room.h"
+#include "model/layer_buffer.h"
 #include "parallel/gradient_exchange.h"
 #include "parallel/shard_plan.h"
 
@@ -16,7 +16,7 @@ class MicroBatchGradients {
   // Of those of `ids` whose gradients are summed at once, which may be none.
   MicroBatchGradients(Arena& arena, const model::LayerSpec& spec, const ShardPlan& plan,
                       const std::vector<model::ParamId>& ids, codec::Codec wire);
-  bool holds(model::Param param) const { return room_.has(param); }
+  bool holds(model::Param param) const { return buffer_.has(param); }
 
   // All rows of a gradient, padded to equal slices. All of a layer are taken before the first is sent. Waits until
   // what lay there has gone.
@@ -32,10 +32,10 @@ class MicroBatchGradients {
   const model::LayerSpec& spec_;
   const ShardPlan& plan_;
   codec::Codec wire_;
-  model::LayerRoom room_;
+  model::LayerBuffer buffer_;
   model::MatrixSet set_;                                                    // that is being made
   bool making_ = false;                                                     // until one of it is sent
-  size_t half_ = 1;                                                         // of the room, where it lies
+  size_t half_ = 1;                                                         // of the buffer, where it lies
   std::array<std::vector<std::shared_ptr<const Exchanged>>, 2> under_way_;  // of each half
 };
 

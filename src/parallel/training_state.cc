@@ -130,6 +130,8 @@ TrainingState::TrainingState(Arena& arena, Device target, const RunSpec& run_spe
   ctx_.document_start = inputs_.document_start;
   ctx_.documents.sequence_length = run_spec.sequence_length;
   ctx_.deterministic = run_spec.deterministic;
+  // Groups that nobody has asked for yet; they are opened together, before step 0.
+  if (scales_) groups_.of(model::Reduction::DataAndTensor);
   for (int stage = 0; stage < run_spec.parallelism.stages(); ++stage)
     for (const Step step : {Step::Forward, Step::Backward}) link(step, stage);
   if (transport) groups_.open(ctx_);
@@ -367,44 +369,45 @@ void TrainingState::finish_dry_steps(const MicroBatch& batch) {
   reset_scales();
 }
 
-// What a step of all its micro-batches sends, if one of a single micro-batch sends `one`. Every micro-batch passes
-// layers and stages. With ZeRO-2 its gradients travel, too; with ZeRO-3 also weights, but for those that are still
-// here: how many, the schedule decides, and repeats itself.
-Traffic TrainingState::step_traffic(const Traffic& one, const MicroBatch& batch) {
-  const Parallelism& p = run_spec_.parallelism;
-  if (!run_spec_.training || !ctx_.meta() || p.sharding < Sharding::Gradients)
-    return one + Traffic{one.tensor, 0, one.pipeline} * static_cast<uint64_t>(p.micro_batches - 1);
-  const auto sent_by = [&](int micro_batches) {
-    const Traffic before = groups_.sent();
-    dry_step(batch, micro_batches);
-    optimizer().step(ctx_, 0.0, {});
-    end_step();
-    return groups_.sent() - before;
-  };
-  const int period = p.stages(), settled = 2 * period * p.chunks;
-  if (p.micro_batches <= settled + period) return sent_by(p.micro_batches);
-  const int first = settled + (p.micro_batches - settled) % period;
-  const Traffic some = sent_by(first), more = sent_by(first + period);
-  return some + (more - some) * static_cast<uint64_t>((p.micro_batches - first) / period);
-}
-
-Traffic TrainingState::dry_run() {
+void TrainingState::dry_run() {
   const InventedBatch batch(run_spec_);
-  const Traffic before = groups_.sent();
   if (run_spec_.training) {
     dry_step(batch.arrays);
-    if (ctx_.meta()) {
-      optimizer().step(ctx_, 0.0, {});
-      end_step();
-    }
+    ctx_.meta() ? end_dry_step() : finish_dry_steps(batch.arrays);
   }
-  Traffic step = groups_.sent() - before;
-  if (run_spec_.training && !ctx_.meta()) finish_dry_steps(batch.arrays);
-  step = step_traffic(step, batch.arrays);
   evaluate(batch.arrays);
   logits(batch.arrays, 0, [](std::span<const float>) {});
   take_loss();
-  return step;
+}
+
+Traffic TrainingState::whole_dry_step(const MicroBatch& batch, int micro_batches) {
+  const Traffic before = groups_.sent();
+  dry_step(batch, micro_batches);
+  end_dry_step();
+  return groups_.sent() - before;
+}
+
+void TrainingState::end_dry_step() {
+  optimizer().step(ctx_, 0.0, {});
+  end_step();
+}
+
+// Every micro-batch passes layers and stages. With ZeRO-2 its gradients travel, too; with ZeRO-3 also weights, but for
+// those that are still here: how many, the schedule decides, and repeats itself.
+Traffic TrainingState::dry_traffic() {
+  if (!run_spec_.training) return {};
+  require(ctx_.meta(), "traffic is planned on Meta");
+  const InventedBatch batch(run_spec_);
+  const Parallelism& p = run_spec_.parallelism;
+  if (p.sharding < Sharding::Gradients) {
+    const Traffic one = whole_dry_step(batch.arrays, 1);
+    return one + Traffic{one.tensor, 0, one.pipeline} * static_cast<uint64_t>(p.micro_batches - 1);
+  }
+  const int period = p.stages(), settled = 2 * period * p.chunks;
+  if (p.micro_batches <= settled + period) return whole_dry_step(batch.arrays, p.micro_batches);
+  const int first = settled + (p.micro_batches - settled) % period;
+  const Traffic some = whole_dry_step(batch.arrays, first), more = whole_dry_step(batch.arrays, first + period);
+  return some + (more - some) * static_cast<uint64_t>((p.micro_batches - first) / period);
 }
 
 // What an action computes in, and sends. The last chunk's backward step finds there what its forward step has left.
@@ -414,9 +417,11 @@ PipelineBuffer& TrainingState::buffer(const Action& action) {
 }
 
 const comm::ProcessGroup& TrainingState::link(Step step, int from) const {
+  const int stages = run_spec_.parallelism.stages();
+  const bool interleaved = run_spec_.parallelism.chunks > 1;
   if (step == Step::Forward)
-    return groups_.pipeline(from == run_spec_.parallelism.stages() - 1 ? Channel::ForwardAround : Channel::Forward);
-  return groups_.pipeline(from == 0 ? Channel::BackwardAround : Channel::Backward);
+    return groups_.pipeline(interleaved && from == stages - 1 ? Channel::ForwardAround : Channel::Forward);
+  return groups_.pipeline(interleaved && from == 0 ? Channel::BackwardAround : Channel::Backward);
 }
 
 int TrainingState::next_stage() const {

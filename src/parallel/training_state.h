@@ -93,8 +93,9 @@ class TrainingState {
   void logits(const MicroBatch& batch, int64_t row, const std::function<void(std::span<const float>)>& use);
   // Every call above and one update on no data: what a dry run on Meta executes. On a GPU, before step 0: loads what
   // libraries load, chooses GEMM algorithms; weights and optimizer state stay what they are, gradients do not.
-  // On Meta it returns what this process sends in a step of all its micro-batches.
-  Traffic dry_run();
+  void dry_run();
+  // On Meta: what this process sends in a step of all its micro-batches.
+  Traffic dry_traffic();
 
   // All tensors that a checkpoint saves and fills, by logical name: "weights/layers.0.qkv",
   // "exp_avg.codes/layers.0.qkv", ... (without moments where the job is not for training). What is saved is the same
@@ -113,7 +114,8 @@ class TrainingState {
   // `next`: the action that follows; null if none does.
   void run(const Action& action, const Action* next, const MicroBatch& batch, float scale);
   void dry_step(const MicroBatch& batch, int micro_batches = 1);
-  Traffic step_traffic(const Traffic& one, const MicroBatch& batch);
+  void end_dry_step();
+  Traffic whole_dry_step(const MicroBatch& batch, int micro_batches);  // with its update; what it sends
   void finish_dry_steps(const MicroBatch& batch);
   void forward(const Action& action, const Action* next);
   void backward(const Action& action, const Action* next, float scale);

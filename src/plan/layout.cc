@@ -25,8 +25,14 @@ size_t Layout::model_state() const {
 Layout plan_layout(const parallel::RunSpec& run_spec, Device target) {
   Arena arena(Device::Meta, 0);
   parallel::TrainingState state(arena, target, run_spec);
-  const parallel::Traffic sent = state.dry_run();
-  return {arena.by_owner(), arena.total_bytes(), sent};
+  state.dry_run();
+  return {arena.by_owner(), arena.total_bytes()};
+}
+
+parallel::Traffic plan_traffic(const parallel::RunSpec& run_spec, Device target) {
+  if (run_spec.parallelism.mesh.ranks() == 1) return {};
+  Arena arena(Device::Meta, 0);
+  return parallel::TrainingState(arena, target, run_spec).dry_traffic();
 }
 
 size_t beside_the_arena(Device target) {

@@ -11,7 +11,6 @@ namespace agoq::plan {
 struct Layout {
   std::vector<OwnerBytes> owners;  // in order of allocation, Owner::Workspace last
   size_t total = 0;                // capacity of the arena
-  parallel::Traffic sent;          // by this process, in a step
 
   size_t of(Owner owner) const;  // 0 if it holds nothing here
   size_t saved() const;          // of all saved tensors
@@ -21,6 +20,8 @@ struct Layout {
 
 // `target`: the device that the layout is for (Cpu needs scratch that Cuda does not).
 Layout plan_layout(const parallel::RunSpec& run_spec, Device target);
+// What the process sends in a step.
+parallel::Traffic plan_traffic(const parallel::RunSpec& run_spec, Device target);
 
 // What a process holds on the device beside its arena: CUDA context, kernels and libraries. An estimate, measured on an
 // H200 with CUDA 13, so it is named apart and in no total of ours.

@@ -128,6 +128,7 @@ RankPlan plan_rank(const parallel::RunSpec& run_spec, Device target) {
   plan.in_flight = parallel::peak_in_flight(run_spec);
   plan.widths = width_histogram(spec, run_spec.recipe, part.chunks);
   plan.layout = plan_layout(run_spec, target);
+  plan.sent = plan_traffic(run_spec, target);
   return plan;
 }
 

@@ -23,6 +23,7 @@ struct RankPlan {
   int in_flight = 0;                         // activations of one chunk and one micro-batch, the most at a time
   std::string widths;                        // how many layers keep norm and MLP inputs in which codec
   Layout layout;
+  parallel::Traffic sent;  // in a step
 };
 
 parallel::RunSpec at_rank(parallel::RunSpec run_spec, int rank);

@@ -78,6 +78,7 @@ std::vector<int32_t> generate(parallel::TrainingState& state, std::vector<int32_
     int32_t next = 0;
     state.logits(batch, batch.tokens.count() - 1,
                  [&](std::span<const float> logits) { next = sample(logits, options, static_cast<uint32_t>(n)); });
+    next = state.groups().world().values(next).front();  // of one mind, also where GPUs differ in a last bit
     if (std::find(options.stop_tokens.begin(), options.stop_tokens.end(), next) != options.stop_tokens.end()) break;
     text.push_back(next);
     fresh.push_back(next);

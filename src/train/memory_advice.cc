@@ -20,6 +20,9 @@ constexpr SettingChange kByRisingCost[] = {
     {"exp-avg-sq-dtype", "8bit", "nothing measurable"},
     {"main-grads-dtype", "int8", "nothing measurable with stochastic rounding"},
     {"fp8-weight-cache", "off", "weights are cast for every micro-batch"},
+    {"data-parallel-sharding-strategy", "optim", "weights travel once a step"},
+    {"data-parallel-sharding-strategy", "optim_grads", "gradients travel in every micro-batch"},
+    {"data-parallel-sharding-strategy", "optim_grads_params", "gradients and weights travel in every micro-batch"},
     {"activation-policy", "agoq", "gradient noise of 4-bit norm and MLP inputs"},
     {"activation-override", "attention=int8", "a little gradient noise from attention"},
     {"recompute-granularity", "selective", "attention's forward runs twice"},
@@ -62,7 +65,8 @@ class Candidates {
     if (setting.name == "activation-override" && !config_.activation_override.empty())
       value = config_.activation_override + ";" + value;
     if (text_of(changed, setting) == value) return;
-    if (!config_.baseline.empty() && setting.name != "recompute-granularity") return;
+    const bool of_baseline = setting.group == "Precision" && setting.name != "recompute-granularity";
+    if (!config_.baseline.empty() && of_baseline) return;
     assign(changed, setting, {value});
     const std::string shown = value.find_first_of(";=") == std::string::npos ? value : "'" + value + "'";
     add(fmt::format("--{} {}", setting.name, shown), change.cost, changed);

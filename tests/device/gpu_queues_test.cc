@@ -21,7 +21,7 @@ TEST(GpuQueues, AreThoseThatTheDriverMakes) {
 
 TEST(GpuQueues, TooFewAreToldWithTheRemedy) {
   EXPECT_EQ(why_too_few_gpu_queues("32"), "");
-  EXPECT_EQ(why_too_few_gpu_queues("16"), "");
+  EXPECT_EQ(why_too_few_gpu_queues("20"), "");
   const std::string one = why_too_few_gpu_queues("1"), unset = why_too_few_gpu_queues(nullptr);
   EXPECT_THAT(one, HasSubstr("CUDA_DEVICE_MAX_CONNECTIONS=1 gives the streams of a GPU 1 queue,"));
   EXPECT_THAT(one, HasSubstr("unset it"));

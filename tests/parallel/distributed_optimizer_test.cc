@@ -25,8 +25,10 @@ struct Case {
   Sharding sharding = Sharding::Optimizer;
   Codec main = Codec::Fp32;
   int64_t vocabulary = 257;
+  int replicas = 1;
+  int ranks() const { return tensor * data * pipeline * replicas; }
   std::string text() const {
-    return fmt::format("tp{}_dp{}_pp{}_{}_{}_{}_{}", tensor, data, pipeline, tied ? "tied" : "untied",
+    return fmt::format("tp{}_dp{}_pp{}_r{}_{}_{}_{}_{}", tensor, data, pipeline, replicas, tied ? "tied" : "untied",
                        kSharding[static_cast<size_t>(sharding)], codec::name_of(main), vocabulary);
   }
 };
@@ -41,7 +43,7 @@ RunSpec run_spec_of(const Case& c, int rank) {
   run_spec.precision.master = model::MasterForm::Fp32;
   run_spec.precision.main_grads = run_spec.parallelism.grad_reduce = c.main;
   run_spec.precision.exp_avg = run_spec.precision.exp_avg_sq = Codec::Fp32;
-  run_spec.parallelism.mesh = training_mesh({c.tensor, c.data, c.pipeline});
+  run_spec.parallelism.mesh = training_mesh({c.tensor, c.data, c.pipeline, c.replicas});
   run_spec.parallelism.rank = rank;
   run_spec.parallelism.sharding = c.sharding;
   return run_spec;
@@ -85,11 +87,11 @@ class Rank {
     const comm::Mesh& mesh = parallelism().mesh;
     switch (state_.spec()[id.param].reduction) {
       case Reduction::Data:
-        return mesh.group(rank_, {kData}).front();
+        return mesh.group(rank_, {kReplica, kData}).front();
       case Reduction::DataAndTensor:
-        return mesh.group(rank_, {kData, kTensor}).front();
+        return mesh.group(rank_, {kReplica, kData, kTensor}).front();
       default:
-        return mesh.group(rank_, {kData, kPipeline}).front();
+        return mesh.group(rank_, {kReplica, kData, kPipeline}).front();
     }
   }
   std::vector<uint8_t> stored() {
@@ -148,10 +150,11 @@ class DistributedOptimizer : public testing::TestWithParam<Case> {};
 // The first moments after one update are the clipped gradients, times 1 - beta1.
 TEST_P(DistributedOptimizer, ClipsByTheNormOfAllGradientsOnce) {
   const Case& c = GetParam();
-  const int ranks = c.tensor * c.data * c.pipeline;
+  const int ranks = c.ranks();
   // Of the largest element: what a sum that is encoded again may be off by.
   const double of_format = c.main == Codec::Int8 ? 1.02 / 127 : c.main == Codec::Fp8 ? 0.125 : 1.0 / 128;
-  const double step = c.sharding == Sharding::Optimizer || c.main == Codec::Fp32 ? 0 : of_format;
+  const bool once = c.sharding == Sharding::Optimizer && c.replicas == 1;
+  const double step = once || c.main == Codec::Fp32 ? 0 : (c.replicas == 1 ? 1 : 2.5) * of_format;
   Sums sums(ranks);
   test::ThreadWorld(ranks).run([&](comm::Transport& transport) {
     Rank rank(transport, c);
@@ -213,7 +216,7 @@ void damage_one(Rank& rank, const ParamId& id, int first, bool last_row) {
 
 TEST_P(DistributedOptimizer, DamageOnOneRankSkipsTheStepOnAllAndIsNamed) {
   const Case& c = GetParam();
-  const int ranks = c.tensor * c.data * c.pipeline;
+  const int ranks = c.ranks();
   test::ThreadWorld(ranks).run([&](comm::Transport& transport) {
     Rank rank(transport, c);
     rank.fill();
@@ -240,7 +243,7 @@ TEST_P(DistributedOptimizer, DamageOnOneRankSkipsTheStepOnAllAndIsNamed) {
 // Whichever ranks have them, and whichever rows are the damaged ones.
 TEST_P(DistributedOptimizer, OfSeveralDamagedTensorsTheFirstOfTheModelIsNamed) {
   const Case& c = GetParam();
-  const int ranks = c.tensor * c.data * c.pipeline;
+  const int ranks = c.ranks();
   test::ThreadWorld(ranks).run([&](comm::Transport& transport) {
     Rank rank(transport, c);
     const std::vector<ParamId> all = model::all_params(rank->run_spec().model, rank->spec());
@@ -269,6 +272,11 @@ std::vector<Case> cases() {
     all.push_back({2, 2, 2, false, shard, Codec::Fp32});
     all.push_back({2, 2, 2, true, shard, Codec::Fp32});
     all.push_back({2, 2, 1, false, shard, Codec::Fp32, 2});  // shards of a single row
+    if (shard == None) continue;
+    all.push_back({1, 2, 1, false, shard, Codec::Fp32, 257, 2});
+    all.push_back({1, 3, 1, false, shard, Codec::Int8, 257, 2});
+    all.push_back({1, 1, 2, true, shard, Codec::Fp32, 257, 3});
+    all.push_back({2, 2, 1, true, shard, Codec::Fp32, 2, 2});
   }
   return all;
 }

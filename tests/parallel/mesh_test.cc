@@ -182,7 +182,8 @@ Trained train(const Shape& shape, const RunSpec& run_spec, int steps = kSteps, u
     const RunSpec mine = run_spec_of(shape, run_spec, transport.rank());
     Arena planned(Device::Meta, 0);
     TrainingState dry(planned, kDevice, mine);
-    const Traffic planned_step = dry.dry_run();
+    dry.dry_run();
+    const Traffic planned_step = dry.dry_traffic();
     EXPECT_EQ(planned_step.tensor > 0, shape.tensor > 1);
     EXPECT_EQ(planned_step.pipeline > 0, shape.pipeline > 1);
     EXPECT_GE(planned_step.data > 0, shape.data > 1);

@@ -33,6 +33,7 @@ struct Setting {
   Codec main = Codec::Int8, wire = Codec::Int8;
   bool stochastic = true;
   uint64_t seed = 1;
+  int replicas = 1;  // of which each has kRanks / replicas
 };
 
 // The summed gradient of a matrix, from the slices of all ranks.
@@ -45,7 +46,7 @@ std::vector<float> summed(const Setting& s, const ParamId& id) {
   test::ThreadWorld(kRanks).run([&](comm::Transport& transport) {
     omp_set_num_threads(1);
     Parallelism parallelism;
-    parallelism.mesh = training_mesh({1, kRanks, 1});
+    parallelism.mesh = training_mesh({1, kRanks / s.replicas, 1, s.replicas});
     parallelism.rank = transport.rank();
     parallelism.grad_reduce = s.wire;
     Precision precision;
@@ -161,6 +162,35 @@ TEST(RunningSum, IsUnbiased) {
   }
   const std::vector<float> averaged(mean.begin(), mean.end());
   EXPECT_LT(relative_error(averaged, want()), 1.15 * one / std::sqrt(kSeeds));
+}
+
+double root_mean_square_error(Setting s, int seeds) {
+  double squares = 0;
+  for (int seed = 1; seed <= seeds; ++seed) {
+    s.seed = static_cast<uint64_t>(seed);
+    const std::vector<float> got = summed(s, kQkv);
+    squares += std::pow(relative_error(got, truth(s.micro_batches, got.size())), 2) / seeds;
+  }
+  return std::sqrt(squares);
+}
+
+// Ranks of different replicas encode the same rows: draws that they shared would add up to a larger error.
+TEST(RunningSum, ReplicasRoundIndependently) {
+  const Setting flat{Sharding::Optimizer, 1, Codec::Fp32, Codec::Int8};
+  Setting replicas = flat;
+  replicas.replicas =
+      2;  // partial sums are encoded, then sums of replicas, then the whole sum, each with the same error
+  const double once = root_mean_square_error(flat, 6), thrice = root_mean_square_error(replicas, 6);
+  // A contribution's square is 1 + 0.3², that of a sum of n of them n + (0.3 n)²: four are encoded; then two of two,
+  // and one of four.
+  const auto square = [](double n) { return n + 0.09 * n * n; };
+  const double first = 4 * square(1);
+  EXPECT_NEAR(thrice / once, std::sqrt((first + 2 * square(2) + square(4)) / first), 0.02);
+  for (const Sharding sharding : {Sharding::Optimizer, Sharding::Gradients}) {
+    const Setting two{sharding, 3, Codec::Fp32, Codec::Fp32, true, 1, 2};
+    const std::vector<float> got = summed(two, kHead);
+    EXPECT_LT(relative_error(got, truth(3, got.size())), 1e-6);
+  }
 }
 
 TEST(RunningSum, IsTheSameEveryTime) {

@@ -131,10 +131,9 @@ TEST(StagePlan, StagesTogetherHoldTheModel) {
 TEST(StagePlan, SendsActivationsToTheNeighbours) {
   constexpr uint64_t kStream = uint64_t{8192} * 4096 * 2 * 8;
   std::vector<uint64_t> sent, interleaved;
-  for (const RankPlan& stage : plan_stages(llama3(1), Device::Cuda))
-    sent.push_back(stage.layout.sent.pipeline / kStream);
+  for (const RankPlan& stage : plan_stages(llama3(1), Device::Cuda)) sent.push_back(stage.sent.pipeline / kStream);
   for (const RankPlan& stage : plan_stages(llama3(2), Device::Cuda))
-    interleaved.push_back(stage.layout.sent.pipeline / kStream);
+    interleaved.push_back(stage.sent.pipeline / kStream);
   EXPECT_THAT(sent, ElementsAre(1, 2, 2, 1));
   EXPECT_THAT(interleaved, ElementsAre(3, 4, 4, 3));
 }
@@ -144,8 +143,8 @@ TEST(StagePlan, SendsGradientsAndWeightsOnceAStep) {
   const parallel::RunSpec run_spec = pipeline_run_spec("llama3-8b", parallel::training_mesh({1, 2, 1}), 1, 4, 1024);
   const RankPlan plan = plan_rank(run_spec, Device::Cuda);
   const double bytes = static_cast<double>(run_spec.model.parameters()) / 2 * (1 + 2. / 128 + 2);
-  EXPECT_NEAR(static_cast<double>(plan.layout.sent.data), bytes, 0.001 * bytes);
-  EXPECT_EQ(plan.layout.sent.tensor, 0U);
+  EXPECT_NEAR(static_cast<double>(plan.sent.data), bytes, 0.001 * bytes);
+  EXPECT_EQ(plan.sent.tensor, 0U);
 }
 
 // Two steps on threads, in memory of the planned size: what ranks keep and send is what was planned.
@@ -177,9 +176,9 @@ void expect_training_as_planned(const parallel::RunSpec& run_spec) {
       state.optimizer().step(state.context(), 1e-3, {});  // 1e-2 overshoots from some initial weights
       losses.push_back(state.take_loss());
       const parallel::Traffic sent = state.groups().sent() - before;
-      EXPECT_EQ(sent.tensor, plan.layout.sent.tensor) << plan.rank;
-      EXPECT_EQ(sent.data, plan.layout.sent.data) << plan.rank;
-      EXPECT_EQ(sent.pipeline, plan.layout.sent.pipeline) << plan.rank;
+      EXPECT_EQ(sent.tensor, plan.sent.tensor) << plan.rank;
+      EXPECT_EQ(sent.data, plan.sent.data) << plan.rank;
+      EXPECT_EQ(sent.pipeline, plan.sent.pipeline) << plan.rank;
     }
     EXPECT_LT(losses[1], losses[0]);
     EXPECT_EQ(state.saved().most_in_use(), plan.in_flight);

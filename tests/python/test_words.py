@@ -29,7 +29,7 @@ REPLACED = {
     r"WholePlace|WholeCell": "LaneTile",
     r"AnyNumbers|Numbers&": "FloatVec8, FloatPtr",
     r"Planes\b(?=[ &]\w+[;,)])|\bView\b(?=[ &]\w+[;,)])": "QuantPtr",
-    r"\w*[Rr]oom_?\b(?=[.({;,)=]| =)|room_for_\w+": "out, workspace",
+    r"\w*[Rr]oom_?\b(?=[.({;,)=]| =)|buffer_for_\w+": "out, workspace",
     r"addends?": "partial sum",
     r"scatter_tokens": "reduce_scatter_tokens",
     r"linear_add_scattered": "row_parallel_linear_add",

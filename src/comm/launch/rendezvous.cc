@@ -42,13 +42,15 @@ std::string try_connect(PeerConnector connector, std::vector<FileDescriptor>& co
 }
 
 // Every rank is connected with every other, and rank 0 with each twice until all have met.
-void require_descriptors(int world) {
+void require_descriptors(int world, int rank) {
   constexpr uint64_t kOthers = 64;  // of libraries and files
-  const uint64_t needed = 2 * static_cast<uint64_t>(world) + kOthers, allowed = allow_descriptors(needed);
-  require(allowed >= needed,
-          "{} ranks need {} open files and sockets each, and this host allows {}: raise its hard limit (ulimit -Hn; "
-          "nofile in limits.conf)",
-          world, needed, allowed);
+  const uint64_t needed = (rank == 0 ? 2 : 1) * static_cast<uint64_t>(world) + kOthers,
+                 allowed = allow_descriptors(needed);
+  require(
+      allowed >= needed,
+      "{} ranks need {} open files and sockets on rank {}, and this host allows {}: raise its hard limit (ulimit -Hn; "
+      "nofile in limits.conf)",
+      world, needed, rank, allowed);
 }
 
 // Rank 0, to whom all others come.
@@ -272,7 +274,7 @@ std::vector<FileDescriptor> meet(const Launch& launch, const ConsistencyCheck& a
   if (launch.world == 1) return std::vector<FileDescriptor>(1);
   require(launch.master_port > 0, "{} ranks need a port to meet at: set AGOQ_MASTER_PORT, the same for all",
           launch.world);
-  require_descriptors(launch.world);
+  require_descriptors(launch.world, launch.rank);
   if (launch.rank == 0) return RendezvousServer(launch, agreement, options).meet();
   return RendezvousClient(launch, agreement, options).meet();
 }

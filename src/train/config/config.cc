@@ -133,7 +133,8 @@ parallel::Parallelism parallelism_of(const TrainConfig& c, WorldRank place) {
   p.end_layers = {c.decoder_first_pipeline_num_layers, c.decoder_last_pipeline_num_layers};
   p.micro_batches = number(c.global_batch_size / (c.micro_batch_size * data_ranks));
   p.links = links_of(c);
-  if (p.links.gpu_transport == comm::GpuTransport::Direct) comm::require_direct_fits(number(data_ranks));
+  if (p.links.gpu_transport == comm::GpuTransport::Direct)
+    comm::require_direct_fits(number(std::max(data_ranks / replicas, replicas)));
   p.stage_widths = c.pipeline_stage_widths == "dbca";
   p.sharding = sharding_of(c);
   const codec::Codec kept = gradient_codec("--main-grads-dtype", c.main_grads_dtype);

@@ -71,8 +71,8 @@ struct TrainConfig {
   std::string pipeline_stage_widths = "dbca";                                           // dbca or same
   int64_t num_distributed_optimizer_instances = 1;
   std::string data_parallel_sharding_strategy = "optim";  // ZeRO-1; settings.cc has all
-  std::string grad_reduce_dtype;                                                        // empty: main_grads_dtype
-  std::string gpu_transport = "auto";                                                   // auto, nccl, staged, direct
+  std::string grad_reduce_dtype;                          // empty: main_grads_dtype
+  std::string gpu_transport = "auto";                     // auto, nccl, staged, direct
   double distributed_timeout_minutes = 10;
   bool rendezvous_open = false;  // whoever reaches the ranks may join
 

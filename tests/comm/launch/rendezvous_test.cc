@@ -49,7 +49,7 @@ TEST(Rendezvous, NeedsAnOpenSocketForEachRank) {
     return "";
   });
   EXPECT_THAT(processes.text(0),
-              HasSubstr("1000 ranks need 2064 open files and sockets each, and this host allows 512"));
+              HasSubstr("1000 ranks need 1064 open files and sockets on rank 1, and this host allows 512"));
 }
 
 TEST(Rendezvous, WithoutRankZeroSaysWhereItWasSought) {

@@ -1,11 +1,11 @@
-#include "model/layer_room.h"
+#include "model/layer_buffer.h"
 
 #include <algorithm>
 
 namespace agoq::model {
 
-LayerRoom::LayerRoom(Arena& arena, Owner owner, const LayerSpec& spec, const std::vector<ParamId>& ids,
-                     const std::function<int64_t(Param)>& bytes) {
+LayerBuffer::LayerBuffer(Arena& arena, Owner owner, const LayerSpec& spec, const std::vector<ParamId>& ids,
+                         const std::function<int64_t(Param)>& bytes) {
   for (const ParamRow& row : spec.params) {
     const auto i = static_cast<size_t>(row.param);
     if (!row.present()) continue;
@@ -20,11 +20,11 @@ LayerRoom::LayerRoom(Arena& arena, Owner owner, const LayerSpec& spec, const std
   if (most > 0) bytes_ = arena.allocate(owner, DType::U8, {most});
 }
 
-bool LayerRoom::wide(const MatrixSet& set) const {
+bool LayerBuffer::wide(const MatrixSet& set) const {
   return set.end != Param::Count && sizes_[static_cast<size_t>(set.end)] > half_;
 }
 
-Tensor LayerRoom::of(Param param, size_t half) const {
+Tensor LayerBuffer::of(Param param, size_t half) const {
   const auto i = static_cast<size_t>(param);
   const MatrixSet set = in_layer(param) ? MatrixSet{0} : MatrixSet{-1, param};
   const int64_t begin = (wide(set) ? 0 : static_cast<int64_t>(half) * half_) + offsets_[i];

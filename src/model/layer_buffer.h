@@ -20,12 +20,12 @@ inline MatrixSet set_of(const ParamId& id) {
   return in_layer(id.param) ? MatrixSet{id.layer, Param::Count} : MatrixSet{-1, id.param};
 }
 
-class LayerRoom {
+class LayerBuffer {
  public:
-  LayerRoom() = default;
+  LayerBuffer() = default;
   // `bytes`: of a parameter, aligned; 0 if it needs none. Only what `ids` need is allocated.
-  LayerRoom(Arena& arena, Owner owner, const LayerSpec& spec, const std::vector<ParamId>& ids,
-            const std::function<int64_t(Param)>& bytes);
+  LayerBuffer(Arena& arena, Owner owner, const LayerSpec& spec, const std::vector<ParamId>& ids,
+              const std::function<int64_t(Param)>& bytes);
 
   explicit operator bool() const { return static_cast<bool>(bytes_); }
   bool has(Param param) const { return sizes_[static_cast<size_t>(param)] > 0; }
