@@ -1,10 +1,10 @@
 // The groups of ranks that this process belongs to.
 #pragma once
 
-#include <compare>
 #include <initializer_list>
 #include <map>
 #include <memory>
+#include <utility>
 
 #include "comm/process_group.h"
 #include "parallel/parallelism.h"
@@ -76,7 +76,7 @@ class Groups {
   struct Key {
     Channel channel = Channel::Common;
     uint32_t axes = 0;  // a bit for each axis of the mesh
-    auto operator<=>(const Key&) const = default;
+    bool operator<(const Key& other) const { return std::pair(channel, axes) < std::pair(other.channel, other.axes); }
   };
   comm::ProcessGroup make(const Key& key, std::vector<int> ranks) const;
   std::vector<int> ranks(const Key& key, std::initializer_list<std::string_view> axes) const;

@@ -54,7 +54,7 @@ class ShardPlan {
  private:
   const model::LayerSpec& spec_;
   const Groups& groups_;
-  Placements of_matrices_, of_tied_;
+  Placements of_matrices_{}, of_tied_{};
 };
 
 }  // namespace agoq::parallel

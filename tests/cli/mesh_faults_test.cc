@@ -93,17 +93,18 @@ class FaultyMesh : public testing::Test {
   static Words arguments(const std::string& save, const Words& more = {}) {
     return tiny_->arguments(kSteps, save, kTp2Dp2.settings + Words{"--save-interval", "1"} + more);
   }
-  static void expect_goes_on(const std::string& save, const Words& more = {}) {
+  static void expect_goes_on(const std::string& save, const Words& more = {}, const std::string& whole = "whole") {
     const std::vector<Ran> all = Ranks(4, arguments(save, more)).wait();
     for (const Ran& ran : all) ASSERT_EQ(ran.status, 0) << ran.err;
-    EXPECT_EQ(metrics_of(tiny_->file(save)), metrics_of(tiny_->file("whole"))) << save;
+    EXPECT_EQ(metrics_of(tiny_->file(save)), metrics_of(tiny_->file(whole))) << save;
   }
   // A kill that comes too late is repeated at another moment.
-  static void expect_killed_goes_on(int seed) {
+  static void expect_killed_goes_on(int seed, const Words& more = {}, const std::string& whole = "whole") {
     constexpr int kTries = 5, kFarApart = 1000;
     for (int attempt = 0; attempt < kTries; ++attempt) {
       const std::string save = fmt::format("killed{}.{}", seed, attempt);
-      if (kill_at_random(*tiny_, arguments(save), save, seed + attempt * kFarApart)) return expect_goes_on(save);
+      if (kill_at_random(*tiny_, arguments(save, more), save, seed + attempt * kFarApart))
+        return expect_goes_on(save, more, whole);
     }
     FAIL() << "the run of seed " << seed << " had ended before each of " << kTries << " kills";
   }
@@ -137,6 +138,17 @@ TEST_F(FaultyMesh, TheSameSignalTwiceAtOnceIsOne) {
 
 TEST_F(FaultyMesh, AKilledOneEndsAllAndTheRunGoesOn) {
   for (const int seed : {1, 2, 3}) expect_killed_goes_on(seed);
+}
+
+// Ranks that wait for others' weights and gradients in every layer learn of it as soon, and checkpoints of slices are
+// whole.
+TEST_F(FaultyMesh, AKilledOneEndsAllUnderEveryShardingStrategy) {
+  int seed = 20;
+  for (const char* strategy : {"optim_grads", "optim_grads_params"}) {
+    const Words more = {"--data-parallel-sharding-strategy", strategy};
+    for (const Ran& ran : Ranks(4, arguments(strategy, more)).wait()) ASSERT_EQ(ran.status, 0) << ran.err;
+    for (int i = 0; i < 2; ++i) expect_killed_goes_on(++seed, more, strategy);
+  }
 }
 
 // At any moment of its life: also before the first step, and while a checkpoint is written.
@@ -277,6 +289,23 @@ TEST(MeshRefuses, WhatNoMeshCanDo) {
              {"--pipeline-model-parallel-size", "2", "--num-virtual-stages-per-pipeline-rank", "3"},
              "4 layers are too few for 2 stages x 3 chunks",
              "2 stages allow at most 2 chunks"},
+        Case{2,
+             {"--num-distributed-optimizer-instances", "3"},
+             "--num-distributed-optimizer-instances 3 does not divide 2 data-parallel ranks",
+             "into equal groups"},
+        Case{2,
+             {"--num-distributed-optimizer-instances", "2", "--data-parallel-sharding-strategy", "no_shard"},
+             "nothing is divided among the ranks of a group",
+             "leave one of them out"},
+        Case{2,
+             {"--data-parallel-sharding-strategy", "optim_grads_params", "--fp8-format", "e4m3", "--fp8-weight-cache",
+              "on"},
+             "--fp8-weight-cache on keeps all weights on every rank",
+             "leave one of them out"},
+        Case{2,
+             {"--data-parallel-sharding-strategy", "zero3"},
+             "--data-parallel-sharding-strategy zero3",
+             "optim_grads_params"},
         Case{3, {}, "--global-batch-size 8 is not a multiple of --micro-batch-size 1 for each of 3", "try 6 or 9"}}) {
     const std::vector<Ran> all = Ranks(it.world, tiny.arguments(1, "run", it.settings)).wait({}, kSoon);
     expect_all_fail(all, it.why);
