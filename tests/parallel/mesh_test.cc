@@ -461,6 +461,7 @@ TEST_F(Mesh, NormsBehindAttentionAndMlpTrainAsThoseOfOneProcess) {
 // is added up in another order.
 TEST_F(Mesh, EveryShardingStrategyTrainsTheSame) {
   using enum Sharding;
+  constexpr int kFew = agoq::test::kSanitized ? 2 : 4;
   for (const bool tied : {false, true})
     for (const Shape& shape : {Shape{1, 1, 8}, Shape{2, 1, 4}, Shape{1, 2, 2, 2}, Shape{2, 2, 2}, Shape{1, 1, 2, 1, 4},
                                Shape{1, 2, 2, 1, 2}, Shape{2, 1, 1, 1, 2}}) {
@@ -469,11 +470,11 @@ TEST_F(Mesh, EveryShardingStrategyTrainsTheSame) {
       run_spec.model.tied_embeddings = tied;
       const auto trained = [&](Sharding sharding) {
         run_spec.parallelism.sharding = sharding;
-        return train(shape, run_spec, 4);
+        return train(shape, run_spec, kFew);
       };
       const Trained optimizer = trained(Optimizer);
       const bool one_micro_batch = kGlobalMicroBatches == shape.data_ranks();
-      const Trained flat = train({shape.tensor, shape.pipeline, shape.data_ranks(), shape.chunks}, run_spec, 4);
+      const Trained flat = train({shape.tensor, shape.pipeline, shape.data_ranks(), shape.chunks}, run_spec, kFew);
       for (size_t i = 0; i < flat.losses.size(); ++i) EXPECT_NEAR(flat.losses[i], optimizer.losses[i], 1e-4) << i;
       for (const Sharding sharding : {None, Gradients, Weights}) {
         if (sharding == None && shape.replicas > 1) continue;
