@@ -8,12 +8,11 @@ int64_t slice_rows(int64_t rows, int ranks) {
   return (rows + ranks - 1) / ranks;
 }
 
-model::Range row_slice(int64_t rows, int ranks, int rank) {
-  const int64_t each = slice_rows(rows, ranks);
+namespace {
+
+model::Range nth_slice(int64_t rows, int64_t each, int rank) {
   return {std::min(each * rank, rows), std::min(each * (rank + 1), rows)};
 }
-
-namespace {
 
 // Products in bf16 read the upper halves alone, so what makes a weight exact is where it is updated. In fp32 they read
 // the exact weight.
@@ -29,6 +28,10 @@ Placements placements(Sharding sharding, DType compute) {
 }
 
 }  // namespace
+
+model::Range row_slice(int64_t rows, int ranks, int rank) {
+  return nth_slice(rows, slice_rows(rows, ranks), rank);
+}
 
 // A tied embedding gets two contributions of a micro-batch, which would travel one by one: its partial sums are kept.
 // Where the ends of the model are different stages, one cannot wait for the other to gather the weight.
@@ -56,9 +59,8 @@ int64_t ShardPlan::slice(model::Param param) const {
 }
 
 model::Range ShardPlan::rows(model::Param param, Role role, int rank) const {
-  const int64_t all = spec_[param].rows, each = slice(param);
-  if (!sharded(param, role)) return {0, all};
-  return {std::min(each * rank, all), std::min(each * (rank + 1), all)};
+  const int64_t all = spec_[param].rows;
+  return sharded(param, role) ? nth_slice(all, slice(param), rank) : model::Range{0, all};
 }
 
 model::Range ShardPlan::rows(model::Param param, Role role) const {
